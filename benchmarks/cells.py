@@ -1,0 +1,112 @@
+"""A cell is one run: what is trained, on what, how. Its id is a hash of that request.
+
+Torch-free. Three things are kept apart: the *cell* (the request), the *fingerprint* (the data and
+the versions of the code that answer it) and the *record* (the answer, see `benchmarks.store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RECIPE_VERSION = 1
+"""Raise it when the training loop computes other numbers from the same recipe."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Recipe(BaseModel):
+    """How a model is trained; the same loop runs every recipe (`benchmarks.train`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["sgd", "adamw"]
+    lr: float = Field(gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    weight_decay: float = Field(0.0, ge=0, description="not applied to norms and biases")
+    backbone_lr_factor: float = Field(1.0, gt=0, description="times lr, for parameters under `backbone.`")
+    schedule: Literal["one_cycle", "cosine", "step", "constant"]
+    milestones: tuple[int, ...] = Field((), description="step only: epochs before which lr is multiplied by gamma")
+    gamma: float = Field(0.1, gt=0, lt=1)
+    warmup_iters: int = Field(0, ge=0, description="linear; at most one epoch; one_cycle has its own")
+    warmup_factor: float = Field(1e-3, gt=0, le=1)
+    clip_norm: float | None = Field(None, gt=0)
+    augment: Literal["none", "hflip", "flips", "flips_photo"] = "flips"
+    precision: Precision = "fp32"
+    weights: Literal["imagenet"] | None = None
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Recipe:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule 'step', and it needs them")
+        if any(m >= self.epochs for m in self.milestones):
+            raise ValueError(f"milestones {self.milestones} lie outside the {self.epochs} epochs")
+        return self
+
+
+class Cell(BaseModel):
+    """One run, as requested."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: str
+    fold: int = Field(ge=0)
+    model: str
+    variant: str
+    scale: str
+    seed: int = Field(ge=0)
+    image_size: int = Field(ge=32, description="longer side in pixels inside the model")
+    recipe: Recipe
+
+    @property
+    def id(self) -> str:
+        """16 hex digits: SHA-256 of the canonical JSON of the request."""
+        return digest_of(self.model_dump(mode="json"))[:16]
+
+    @property
+    def stem(self) -> str:
+        """File name, without suffix, of everything that belongs to this cell, below its data set's folder."""
+        return f"{self.model}-{self.variant}-{self.scale}-f{self.fold}-s{self.seed}-{self.id[:8]}"
+
+    @property
+    def name(self) -> str:
+        """`model` or `model:variant`, as the command line takes it."""
+        return self.model if self.variant == "default" else f"{self.model}:{self.variant}"
+
+    def stream(self, purpose: str) -> int:
+        """Seed of one random stream ("init", "order", "augment", "sampling").
+
+        It depends on data set, fold and seed, and not on the model or the variant, so that
+        comparisons between models are paired.
+        """
+        text = f"{self.dataset}/{self.fold}/{self.seed}/{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+class Fingerprint(BaseModel):
+    """With what a cell was run: when any of it changes, the cell is run again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(description="digest of the data set's manifest")
+    split: str = Field(description="digest of the split list")
+    builder: int
+    recipe: int
+    transforms: int
+    evaluator: int
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no blanks, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256, in hex, of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value)).hexdigest()

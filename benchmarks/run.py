@@ -1,0 +1,220 @@
+"""`python -m benchmarks.run --suite small_defects`: train, evaluate, profile, draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from benchmarks import suites
+from benchmarks.cells import Cell
+from benchmarks.cli import console, run_app
+from benchmarks.datasets import catalogue
+from benchmarks.errors import RequestError
+from benchmarks.progress import RunProgress
+from benchmarks.store import CellPaths, RunRecord, load, require_writable, write_atomic
+
+if TYPE_CHECKING:
+    from benchmarks.datasets.prepared import PreparedDataset
+
+app = typer.Typer(add_completion=False)
+
+RESULTS, REPORTS = Path("results"), Path("reports")
+
+
+@app.command()
+def main(
+    suite: Annotated[str, typer.Option(help="name of a suite: " + ", ".join(suites.names()))],
+    tier: Annotated[str | None, typer.Option(help="quick or full  [default: quick without a GPU]")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="only this data set (repeatable)")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="only this model, or model:variant (repeatable)")] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="instead of the tier's seeds (repeatable)")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
+    out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
+    list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
+    publish: Annotated[bool, typer.Option(help="copy the finished records to results/ and redraw reports/")] = False,
+) -> None:
+    """Run a suite: every model on every data set that is here, then profile them and draw the figures.
+
+    Cells that are finished in --out are not run again, and an interrupted one goes on from its last epoch.
+    """
+    loaded = suites.load(suite)
+    root = catalogue.data_root(data_root)
+    for name in dataset or ():
+        catalogue.get(name)
+    tier = tier or _default_tier(loaded, device)
+    names, absent = _available(loaded, dataset, root)
+    cells = loaded.cells(
+        tier, datasets=names, select=model or (), folds=fold or None, seeds=seed or None, epochs=epochs
+    )
+    if not list_only:
+        require_writable(out)
+    for line in absent:
+        console.print(line, soft_wrap=True, highlight=False)
+    _check_extras(cells, explicit=bool(model))
+    data = _open(names, root)
+
+    from benchmarks import runner
+
+    where = runner.pick_device(device)
+    console.print(f"suite {suite}, tier {tier}: {len(cells)} cells on {where}, {out}/", highlight=False)
+    done = {cell: runner.finished(cell, out, data[cell.dataset]) for cell in cells}
+    if list_only:
+        _show_states(cells, out, {c for c, r in done.items() if r is not None})
+        return
+    todo = [cell for cell in cells if done[cell] is None]
+    _run(todo, data, out, where)
+    stored = {cell: load(CellPaths.of(out, cell)) for cell in cells}
+    ended_well = [cell for cell in cells if stored[cell].run.status == "ok"]
+    _profile(ended_well, data, out, where, loaded.reference)
+
+    from benchmarks.report import draw, tables
+
+    records = [load(CellPaths.of(out, cell)) for cell in cells]
+    draw.write(records, out / "report")
+    console.print(tables.console_table(records))
+    console.print(f"figure and tables: {out / 'report'}/", highlight=False)
+    if publish:
+        _publish(ended_well, out)
+    failed = [cell for cell in cells if stored[cell].run.status != "ok"]
+    for cell in failed:
+        record = stored[cell].run
+        console.print(f"[red]{record.status}[/] {cell.name} on {cell.dataset}: {record.error}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _default_tier(suite: suites.Suite, device: str) -> str:
+    """`quick` without a GPU, the suite's last tier with one."""
+    if device.startswith("cpu") or len(suite.tiers) == 1:
+        return next(iter(suite.tiers))
+    import torch
+
+    return list(suite.tiers)[-1] if torch.cuda.is_available() else next(iter(suite.tiers))
+
+
+def _available(suite: suites.Suite, asked: list[str] | None, root: Path) -> tuple[list[str], list[str]]:
+    """Data sets that take part, and a line for each that is not prepared.
+
+    What was asked for by name must be there: RequestError otherwise.
+    """
+    from benchmarks.datasets.prepared import is_prepared
+
+    names, absent = [], []
+    for name in asked or suite.datasets:
+        spec = catalogue.get(name)
+        if spec.embedded or is_prepared(name, root):
+            names.append(name)
+            continue
+        command = f"python -m benchmarks.datasets prepare {name} --from PATH"
+        if asked:
+            raise RequestError(f"data set {name!r} is not prepared under {root}; prepare it: {command}")
+        absent.append(f"left out: {name} is not prepared; to add it: {command}")
+    return names, absent
+
+
+def _check_extras(cells: list[Cell], explicit: bool) -> None:
+    """RequestError with the install command when a model's library is missing.
+
+    A run of hours that ends without some of its models would mislead, so nothing starts then.
+    """
+    from benchmarks.models import missing_extra
+
+    messages = [m for name in dict.fromkeys(c.model for c in cells) if (m := missing_extra(name))]
+    if messages:
+        raise RequestError("; ".join(messages) + ("" if explicit else "; or narrow the run with --model"))
+
+
+def _open(names: list[str], root: Path) -> dict[str, PreparedDataset]:
+    from benchmarks.datasets.prepared import ensure
+
+    return {name: ensure(name, root) for name in names}
+
+
+def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
+    table = Table("data set", "model", "scale", "fold", "seed", "px", "epochs", "id", "state")
+    for cell in cells:
+        state = "finished" if cell in finished else "to run"
+        if cell not in finished and CellPaths.of(out, cell).checkpoint.exists():
+            state = "interrupted"
+        row = (cell.dataset, cell.name, cell.scale, cell.fold, cell.seed, cell.image_size, cell.recipe.epochs)
+        table.add_row(*map(str, row), cell.id[:8], state)
+    console.print(table)
+
+
+def _run(todo: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object) -> None:
+    """Run what is not finished, with progress."""
+    from benchmarks import runner
+    from benchmarks.execute import execute
+
+    if not todo:
+        console.print("nothing to train: every cell is finished")
+        return
+    work = {cell: runner.training_iterations(cell, data[cell.dataset]) for cell in todo}
+    with RunProgress(console, len(todo), sum(work.values())) as progress:
+
+        def run(cell: Cell) -> RunRecord:
+            progress.start_cell(cell.name, cell.dataset, work[cell])
+            record = runner.run_cell(cell, data[cell.dataset], runs=out, device=device, progress=progress)
+            progress.end_cell(_outcome(record))
+            return record
+
+        for _ in execute(todo, run):
+            pass
+
+
+def _outcome(record: RunRecord) -> str:
+    if record.status != "ok" or record.metrics is None:
+        return f"[red]{record.status}[/] {record.error}"
+    m = record.metrics
+    low, high = m.AP50_interval or (None, None)
+    interval = f" [{low:.3f}, {high:.3f}]".replace("[", r"\[") if low is not None else ""
+    return f"AP50 {m.AP50:.3f}{interval}, AP {m.AP:.3f}"
+
+
+def _profile(cells: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object, reference: str) -> None:
+    """Profile the first fold and seed of every model, all models of a data set in one session."""
+    from benchmarks import runner
+
+    for name, prepared in data.items():
+        first: dict[str, Cell] = {}
+        for cell in cells:
+            if cell.dataset == name:
+                first.setdefault(cell.name, cell)
+        chosen = list(first.values())
+        sessions: set[str] = set()
+        done = [runner.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]
+        if not chosen or (all(done) and len(sessions) == 1):
+            continue
+        with console.status(f"profiling {len(chosen)} models on {name}"):
+            if not console.is_terminal:
+                console.print(f"profiling {len(chosen)} models on {name}")
+            runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference)
+
+
+def _publish(cells: list[Cell], out: Path) -> None:
+    """Copy records and detections to results/ and draw reports/ from all that is there."""
+    from benchmarks.report import draw
+
+    if not RESULTS.is_dir():
+        raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
+    for cell in cells:
+        here, there = CellPaths.of(out, cell), CellPaths.of(RESULTS, cell)
+        for source, target in (
+            (here.detections, there.detections),
+            (here.record, there.record),
+            (here.profile, there.profile),
+        ):
+            if source.exists():
+                write_atomic(target, source.read_bytes())
+    draw.write_all(RESULTS, REPORTS)
+    console.print(f"published {len(cells)} records to {RESULTS}/ and redrew {REPORTS}/", highlight=False)
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,0 +1,321 @@
+"""One cell from start to file, and the profile of cells that have ended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from benchmarks import models
+from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, digest_of
+from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
+from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.datasets.splits import load_split
+from benchmarks.errors import DataError, RequestError
+from benchmarks.metrics import EVALUATOR_VERSION, evaluate
+from benchmarks.progress import RunProgress
+from benchmarks.store import (
+    CellPaths,
+    Detections,
+    Latency,
+    Macs,
+    ModelFacts,
+    ProfileRecord,
+    Provenance,
+    RunRecord,
+    Status,
+    Stored,
+    now,
+    provenance,
+    read_record,
+    write_atomic,
+    write_record,
+)
+from benchmarks.train import Diverged, iterations_per_epoch, seed_everything, train
+
+
+def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
+    """With what `cell` would be run now."""
+    return Fingerprint(
+        data=data.manifest_digest,
+        split=load_split(cell.dataset, cell.split, cell.fold).digest,
+        builder=models.get(cell.model).version,
+        recipe=RECIPE_VERSION,
+        transforms=TRANSFORMS_VERSION,
+        evaluator=EVALUATOR_VERSION,
+    )
+
+
+def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
+    """The record that makes running `cell` needless, or None.
+
+    A cell is finished when its record has the same id and fingerprint and it ended well or
+    diverged (it would diverge again); what failed or ran out of memory is tried again.
+    """
+    paths = CellPaths.of(runs, cell)
+    if not paths.record.exists():
+        return None
+    record = read_record(paths.record, RunRecord)
+    if record.cell_id != cell.id or record.fingerprint != fingerprint(cell, data):
+        return None
+    if record.status == "diverged":
+        return record
+    return record if record.status == "ok" and paths.detections.exists() else None
+
+
+def training_iterations(cell: Cell, data: PreparedDataset) -> int:
+    """Optimiser steps that the cell's training takes."""
+    images = len(load_split(cell.dataset, cell.split, cell.fold).train)
+    return cell.recipe.epochs * iterations_per_epoch(images, cell.recipe)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. RequestError when the device asked for is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise RequestError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise RequestError(f"--device {name}: {str(e).splitlines()[0]}") from None
+    return device
+
+
+def _provenance(started: str, device: torch.device) -> Provenance:
+    cuda = device.type == "cuda"
+    return provenance(
+        started=started,
+        threads=torch.get_num_threads(),
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if cuda else None,
+        driver=torch.version.cuda if cuda else None,
+    )
+
+
+def build_cell_model(cell: Cell, num_classes: int) -> nn.Module:
+    """The cell's model, initialised from its own random stream."""
+    seed_everything(cell.stream("init"))
+    return models.build_model(
+        cell.model,
+        num_classes=num_classes,
+        image_size=cell.image_size,
+        scale=cell.scale,
+        weights=cell.recipe.weights,
+        variant=cell.variant,
+    )
+
+
+def run_cell(
+    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: RunProgress
+) -> RunRecord:
+    """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
+
+    Raises:
+        DataError: the data set is damaged or the record cannot be written; not a matter of one cell.
+    """
+    paths = CellPaths.of(runs, cell)
+    started = now()
+    mark = fingerprint(cell, data)
+    timings: dict[str, float] = {}
+    known: dict[str, Any] = {}
+    status: Status = "ok"
+    error = None
+    try:
+        _train_and_evaluate(cell, data, mark, paths, device, progress, timings, known)
+    except Diverged as e:
+        status, error = "diverged", str(e)
+    except (DataError, RequestError):
+        raise
+    except Exception as e:
+        status = "out_of_memory" if _is_out_of_memory(e) else "failed"
+        error = "".join(traceback.format_exception_only(e)).strip() + _where(e)
+    record = RunRecord(
+        cell_id=cell.id,
+        cell=cell,
+        fingerprint=mark,
+        status=status,
+        timings_s={k: round(v, 3) for k, v in timings.items()},
+        provenance=_provenance(started, device),
+        error=error,
+        **known,
+    )
+    write_record(paths.record, record)
+    if status in ("ok", "diverged"):
+        paths.checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _train_and_evaluate(
+    cell: Cell,
+    data: PreparedDataset,
+    mark: Fingerprint,
+    paths: CellPaths,
+    device: torch.device,
+    progress: RunProgress,
+    timings: dict[str, float],
+    known: dict[str, Any],
+) -> None:
+    """The cell's phases; what is known so far is left in `known` and `timings`, whatever happens."""
+    split = load_split(cell.dataset, cell.split, cell.fold)
+    with _timed(timings, "build"):
+        model = build_cell_model(cell, len(data.classes)).to(device)
+        known["model"] = _facts(model)
+    with _timed(timings, "load"):
+        training = DetectionDataset(
+            data, split.train, transform=train_transform(cell.recipe.augment), seed=cell.stream("augment")
+        )
+    with _timed(timings, "train"):
+        known["curve"] = train(
+            model,
+            training,
+            cell,
+            device=device,
+            checkpoint=paths.checkpoint,
+            tag=digest_of([cell.id, mark.model_dump()]),
+            progress=progress,
+        )
+    write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
+    progress.phase("detecting")
+    with _timed(timings, "detect"):
+        detections = detect(model, data, split.test, device)
+        content = detections.dumps()
+        write_atomic(paths.detections, content)
+        known["detections_sha256"] = hashlib.sha256(content).hexdigest()
+    progress.phase("evaluating")
+    with _timed(timings, "evaluate"):
+        stored = Detections.loads(content, str(paths.detections))
+        known["metrics"] = evaluate(data.coco(split.test), stored, data.classes)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    # Cloned: safetensors refuses tensors that share memory, and tied weights do.
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str):
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        timings[name] = time.monotonic() - began
+
+
+def _facts(model: nn.Module) -> ModelFacts:
+    made = model.provenance
+    return ModelFacts(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        weights=made["weights"],
+        frozen=tuple(made["frozen"]),
+        norm=made["norm"],
+    )
+
+
+def _is_out_of_memory(e: Exception) -> bool:
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+
+
+def _where(e: Exception) -> str:
+    frames = traceback.extract_tb(e.__traceback__)
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f" (in {last.name}, {os.path.basename(last.filename)}:{last.lineno})"
+
+
+@torch.inference_mode()
+def detect(model: nn.Module, data: PreparedDataset, file_names: Sequence[str], device: torch.device) -> Detections:
+    """Detections of `model` on images, one image at a time: batches would change the padding."""
+    model.eval()
+    images = DetectionDataset(data, file_names, cache=False)
+    results = []
+    for i in range(len(images)):
+        (found,) = model([images[i][0].to(device)])
+        results.append(tuple(found[k].cpu().numpy() for k in ("boxes", "scores", "labels")))
+    return Detections.from_images(file_names, results)
+
+
+def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.device) -> nn.Module:
+    """The trained model of a finished cell, in evaluation mode. DataError if its weights are damaged."""
+    paths = CellPaths.of(runs, cell)
+    model = build_cell_model(cell, len(data.classes))
+    try:
+        model.load_state_dict(load_file(str(paths.weights)))
+    except Exception as e:
+        text = f"{paths.weights} cannot be loaded ({type(e).__name__}); delete {paths.record} and run again"
+        raise DataError(text) from e
+    return model.to(device).eval()
+
+
+PROFILE_RUNS = 60
+"""Timed rounds per model after a suite. `python -m benchmarks.profile --runs` does longer ones."""
+
+_MACS_IMAGES = 3
+
+
+def profiled(stored: Stored, session_of: set[str]) -> bool:
+    """Whether a finished cell's profile is there, for the run it belongs to; adds its session."""
+    if stored.profile is None or stored.profile.cell_id != stored.run.cell_id:
+        return False
+    if stored.profile.provenance.started < stored.run.provenance.ended:
+        return False  # the cell was run again since
+    session_of.add(stored.profile.session)
+    return True
+
+
+def profile_cells(
+    cells: Sequence[Cell],
+    data: PreparedDataset,
+    *,
+    runs: Path,
+    device: torch.device,
+    reference: str,
+    runs_per_model: int = PROFILE_RUNS,
+) -> None:
+    """Count and time the trained models of cells of one data set, in turns in one process.
+
+    Args:
+        cells: finished ones, one per model and variant.
+        reference: `Cell.name` that ratios are taken to; the first cell where it is not among them.
+
+    Writes a ProfileRecord beside each cell's record.
+    """
+    from benchmarks import profile
+
+    started = now()
+    split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
+    dataset = DetectionDataset(data, split.test[: max(16, _MACS_IMAGES)])
+    images = [dataset[i][0] for i in range(len(dataset))]
+    built = {cell.name: load_trained(cell, data, runs, device) for cell in cells}
+    reference = reference if reference in built else cells[0].name
+    latency = profile.measure_latency(
+        built, images, device=device, runs=runs_per_model, warmup=5, seed=0, reference=reference
+    )
+    session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
+    for cell in cells:
+        model = built[cell.name]
+        macs = profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])
+        record = ProfileRecord(
+            cell_id=cell.id,
+            session=session,
+            precision="fp32",
+            parameters=profile.count_parameters(model),
+            macs=Macs(**{k: macs[k] for k in Macs.model_fields}),
+            output_shapes=profile.output_shapes(model, images[0].to(device)),
+            peak_memory_bytes=profile.peak_memory(model, images[0].to(device)),
+            latency=Latency(reference=reference, **latency[cell.name]),
+            provenance=_provenance(started, device),
+        )
+        write_record(CellPaths.of(runs, cell).profile, record)

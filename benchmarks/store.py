@@ -1,0 +1,429 @@
+"""Records and the files beside them: written whole or not at all, checked when read.
+
+A record is JSON with a schema version and a digest of its own content. Detections lie beside it as
+a compressed, quantised `.npz`, and it is these that are evaluated. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.cells import Cell, Fingerprint, digest_of
+from benchmarks.errors import DataError, RequestError
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Status = Literal["ok", "failed", "diverged", "out_of_memory"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Provenance(_Model):
+    """Where, when and with what a record was made."""
+
+    commit: str | None
+    dirty: bool | None
+    python: str
+    platform: str
+    packages: dict[str, str]
+    cpu: str
+    cores: int
+    threads: int
+    device: str
+    device_name: str | None
+    driver: str | None
+    started: str
+    ended: str
+
+
+class EpochPoint(_Model):
+    """One epoch of the training curve: mean losses, last learning rate, images per second."""
+
+    epoch: int
+    lr: float
+    losses: dict[str, float]
+    images_per_second: float
+
+
+class ClassMetrics(_Model):
+    """AP of one class; None where the test images hold no box of it."""
+
+    AP: float | None
+    AP50: float | None
+    boxes: int
+
+
+class Metrics(_Model):
+    """COCO metrics in [0, 1]; None where they are not defined (no box of that size)."""
+
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    AP_small: float | None
+    AP_medium: float | None
+    AP_large: float | None
+    AR_100: float | None
+    AP50_interval: tuple[float, float] | None
+    images: int
+    boxes: int
+    boxes_small: int
+    boxes_medium: int
+    boxes_large: int
+    per_class: dict[str, ClassMetrics]
+
+
+class ModelFacts(_Model):
+    """What was really built: counts, and what was loaded and frozen."""
+
+    parameters: int
+    trainable: int
+    weights: str | None
+    frozen: tuple[str, ...]
+    norm: str
+
+
+class _Record(_Model):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cell_id: str
+    digest: str = ""
+
+    def sealed_json(self) -> str:
+        """JSON text with the digest of everything else in it."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return type(self)(**{**content, "digest": digest_of(content)}).model_dump_json(indent=1) + "\n"
+
+
+class RunRecord(_Record):
+    """The answer to one cell."""
+
+    cell: Cell
+    fingerprint: Fingerprint
+    status: Status
+    metrics: Metrics | None = None
+    model: ModelFacts | None = None
+    timings_s: dict[str, float] = {}
+    curve: tuple[EpochPoint, ...] = ()
+    detections_sha256: str | None = None
+    provenance: Provenance
+    error: str | None = None
+
+
+class Macs(_Model):
+    """Multiply-accumulates of one image, averaged over the images that were profiled."""
+
+    macs: float
+    flops: float
+    input_shape: tuple[int, ...]
+    proposals: float | None
+    uncounted: dict[str, int]
+
+
+class Latency(_Model):
+    """Milliseconds at batch 1. `ratio` is to the reference model, paired within rounds."""
+
+    first_call_ms: float
+    p50: dict[str, float]
+    p90: dict[str, float]
+    p99: dict[str, float]
+    samples_ms: dict[str, list[float]]
+    reference: str
+    ratio: float
+    ratio_interval: tuple[float, float]
+
+
+class ProfileRecord(_Record):
+    """What one trained model costs. Models of one session were timed in turns in one process."""
+
+    session: str
+    engine: Literal["torch"] = "torch"
+    precision: str
+    parameters: dict[str, Any]
+    macs: Macs | None
+    output_shapes: dict[str, tuple[int, ...]]
+    peak_memory_bytes: int | None
+    latency: Latency | None
+    provenance: Provenance
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(fd, "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if hasattr(os, "O_DIRECTORY"):
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as e:
+        raise DataError(f"cannot write {path}: {e.strerror or e}; free or choose another place with --out") from e
+
+
+def require_writable(folder: Path) -> None:
+    """RequestError unless files can be made in `folder`, which is made where missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise RequestError(f"cannot write into {folder}: {e.strerror or e}; choose another with --out") from None
+
+
+def write_record(path: Path, record: _Record) -> None:
+    """Seal a record and write it atomically."""
+    write_atomic(path, record.sealed_json().encode())
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read and check a record.
+
+    Raises:
+        DataError: unreadable, another schema, or changed since it was written.
+    """
+    try:
+        record = kind.model_validate_json(path.read_bytes())
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror or e}") from None
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "file"
+        raise DataError(f"{path} is not a {kind.__name__}: {field}: {first['msg']}; delete it and run again") from None
+    if record.digest != digest_of(record.model_dump(mode="json", exclude={"digest"})):
+        raise DataError(f"{path} was changed after it was written: digest mismatch; delete it and run again")
+    return record
+
+
+@dataclass(frozen=True)
+class CellPaths:
+    """Where a cell's files lie under `root` (a folder like runs/ or results/)."""
+
+    root: Path
+    dataset: str
+    stem: str
+
+    @classmethod
+    def of(cls, root: Path, cell: Cell) -> CellPaths:
+        return cls(root, cell.dataset, cell.stem)
+
+    def _path(self, suffix: str) -> Path:
+        return self.root / self.dataset / (self.stem + suffix)
+
+    @property
+    def record(self) -> Path:
+        return self._path(".json")
+
+    @property
+    def profile(self) -> Path:
+        return self._path(".profile.json")
+
+    @property
+    def detections(self) -> Path:
+        return self._path(".detections.npz")
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an interrupted training goes on from; removed when the cell has ended."""
+        return self._path(".resume.safetensors")
+
+    @property
+    def weights(self) -> Path:
+        return self._path(".safetensors")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run record with its files and, where there is one, its profile."""
+
+    run: RunRecord
+    profile: ProfileRecord | None
+    paths: CellPaths
+
+
+def scan(root: Path) -> Iterator[Stored]:
+    """All records below `root`, in a stable order. A folder `_name` is not looked into."""
+    if not root.is_dir():
+        return
+    for path in sorted(root.glob("[!_.]*/*.json")):
+        if path.name.endswith(".profile.json"):
+            continue
+        paths = CellPaths(root, path.parent.name, path.name[: -len(".json")])
+        yield load(paths)
+
+
+def load(paths: CellPaths) -> Stored:
+    """The record at `paths` with its profile; DataError as in `read_record`."""
+    run = read_record(paths.record, RunRecord)
+    profile = read_record(paths.profile, ProfileRecord) if paths.profile.exists() else None
+    return Stored(run, profile, paths)
+
+
+# ---------------------------------------------------------------- detections
+
+_SCORE_STEPS = 65535
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of a list of images, ragged: image i owns rows offsets[i] to offsets[i + 1].
+
+    boxes: float32 (N, 4), x1 y1 x2 y2 in pixels; scores: float32 (N,) in [0, 1]; labels: int64 (N,), 1..K.
+    """
+
+    file_names: tuple[str, ...]
+    offsets: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    @classmethod
+    def from_images(
+        cls,
+        file_names: Sequence[str],
+        per_image: Iterable[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
+    ) -> Detections:
+        """From one (boxes, scores, labels) per image."""
+        boxes, scores, labels, offsets = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0)], [0]
+        for b, s, c in per_image:
+            boxes.append(np.asarray(b, dtype=np.float64).reshape(-1, 4))
+            scores.append(np.asarray(s, dtype=np.float64).reshape(-1))
+            labels.append(np.asarray(c).reshape(-1))
+            offsets.append(offsets[-1] + len(scores[-1]))
+        return cls(
+            tuple(file_names),
+            np.asarray(offsets, dtype=np.int64),
+            np.concatenate(boxes).astype(np.float32),
+            np.concatenate(scores).astype(np.float32),
+            np.concatenate(labels).astype(np.int64),
+        )
+
+    def image_index(self) -> npt.NDArray[np.int64]:
+        """Index of the image that each row belongs to, (N,)."""
+        return np.repeat(np.arange(len(self.file_names)), np.diff(self.offsets))
+
+    def dumps(self) -> bytes:
+        """Compressed npz. Boxes keep 1/32 px (coarser above 2,047 px), scores 1/65,535."""
+        largest = float(self.boxes.max(initial=1.0))
+        steps = 32
+        while steps > 1 and largest * steps > 65535:
+            steps //= 2
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            file_names=np.asarray(self.file_names, dtype=np.str_),
+            offsets=self.offsets.astype(np.int32),
+            box_steps=np.int32(steps),
+            boxes=np.clip(np.rint(self.boxes.astype(np.float64) * steps), 0, 65535).astype(np.uint16),
+            scores=np.rint(np.clip(self.scores.astype(np.float64), 0, 1) * _SCORE_STEPS).astype(np.uint16),
+            labels=self.labels.astype(np.uint16),
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def loads(cls, content: bytes, where: str) -> Detections:
+        """The inverse of `dumps`, up to the quantisation. DataError if `content` is damaged."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as z:
+                return cls(
+                    tuple(str(n) for n in z["file_names"]),
+                    z["offsets"].astype(np.int64),
+                    (z["boxes"].astype(np.float64) / int(z["box_steps"])).astype(np.float32),
+                    (z["scores"].astype(np.float64) / _SCORE_STEPS).astype(np.float32),
+                    z["labels"].astype(np.int64),
+                )
+        except Exception as e:
+            raise DataError(f"{where} is damaged ({type(e).__name__}); delete it and its record and run again") from e
+
+
+# ---------------------------------------------------------------- provenance
+
+_PACKAGES = ("canet-bench", "torch", "torchvision", "numpy", "pycocotools", "fvcore", "ultralytics", "mmdet")
+
+
+def now() -> str:
+    """UTC time in ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance(
+    *, started: str, threads: int, device: str, device_name: str | None = None, driver: str | None = None
+) -> Provenance:
+    """Provenance of something that began at `started` and ends now."""
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return Provenance(
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if status is None else bool(status),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages=packages,
+        cpu=_cpu_name(),
+        cores=os.cpu_count() or 1,
+        threads=threads,
+        device=device,
+        device_name=device_name,
+        driver=driver,
+        started=started,
+        ended=now(),
+    )

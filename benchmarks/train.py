@@ -1,0 +1,251 @@
+"""One training loop for every model under the detector contract.
+
+The loop is a function of the recipe and of the cell's random streams alone. It can be interrupted
+after any epoch and goes on to the same numbers, to the last bit, on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from benchmarks.cells import Cell, Recipe
+from benchmarks.datasets.loading import DetectionDataset, batches
+from benchmarks.progress import RunProgress
+from benchmarks.store import EpochPoint, write_atomic
+
+
+class Diverged(Exception):
+    """The loss was not finite; the message says when, and which term."""
+
+
+def iterations_per_epoch(images: int, recipe: Recipe) -> int:
+    """Full batches only, since a batch of one has no batch statistics; a set below one batch is one batch."""
+    return max(images // recipe.batch_size, 1)
+
+
+def lr_factor(recipe: Recipe, step: int, per_epoch: int) -> float:
+    """What the peak learning rate is multiplied by at iteration `step` (from 0).
+
+    one_cycle is Smith's (2018) in its cosine form: from 1/25 up over the first 30%, then down to
+    1e-4 / 25. Others start with a linear warm-up of at most one epoch where the recipe has one.
+    """
+    total = recipe.epochs * per_epoch
+    if recipe.schedule == "one_cycle":
+        top = max(0.3 * total - 1, 1)
+        if step <= top:
+            return _cosine(1 / 25, 1.0, step / top)
+        return _cosine(1.0, 4e-6, (step - top) / max(total - 1 - top, 1))
+    factor = 1.0
+    warmup = min(recipe.warmup_iters, per_epoch)
+    if step < warmup:
+        factor = recipe.warmup_factor + (1 - recipe.warmup_factor) * step / warmup
+    if recipe.schedule == "cosine":
+        factor *= _cosine(1.0, 0.0, step / total)
+    elif recipe.schedule == "step":
+        factor *= recipe.gamma ** sum(step // per_epoch >= m for m in recipe.milestones)
+    return factor
+
+
+def _cosine(a: float, b: float, t: float) -> float:
+    return b + (a - b) * (1 + math.cos(math.pi * min(t, 1.0))) / 2
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Trainable parameters, by whether they are decayed and whether they belong to the backbone.
+
+    Norms and biases (one-dimensional) are not decayed.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups[p.ndim > 1, name.startswith("backbone.")].append(p)
+    out = []
+    for (decayed, backbone), parameters in sorted(groups.items(), key=lambda kv: kv[0]):
+        lr = recipe.lr * (recipe.backbone_lr_factor if backbone else 1.0)
+        decay = recipe.weight_decay if decayed else 0.0
+        out.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay})
+    return out
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW over `parameter_groups`."""
+    groups = parameter_groups(model, recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(groups, lr=recipe.lr)
+
+
+def train(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    cell: Cell,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    tag: str = "",
+    progress: RunProgress | None = None,
+    stop_after: int | None = None,
+) -> tuple[EpochPoint, ...]:
+    """Train `model` in place for the cell's recipe and return its training curve.
+
+    Args:
+        dataset: training images, with the recipe's augmentation.
+        checkpoint: file to resume from and to write after every epoch; None for neither.
+        tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
+        stop_after: end early after this many iterations (tests).
+
+    Raises:
+        Diverged: a loss term was NaN or infinite.
+    """
+    recipe = cell.recipe
+    per_epoch = iterations_per_epoch(len(dataset), recipe)
+    optimizer = build_optimizer(model, recipe)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    autocast = _autocast(recipe, device)
+    first, curve = 0, list[EpochPoint]()
+    if checkpoint is not None and checkpoint.exists():
+        first, curve = _restore(checkpoint, tag, model, optimizer, scaler, progress)
+        if progress is not None:
+            progress.skip(first * per_epoch)
+    trained = 0
+    for epoch in range(first, recipe.epochs):
+        seed_everything(cell.stream("sampling") + epoch)
+        if hasattr(model, "on_epoch"):
+            model.on_epoch(epoch)
+        model.train()
+        dataset.set_epoch(epoch)
+        sums: dict[str, float] = defaultdict(float)
+        began, seen = time.monotonic(), 0
+        loader = batches(
+            dataset,
+            batch_size=min(recipe.batch_size, len(dataset)),
+            seed=cell.stream("order"),
+            epoch=epoch,
+            shuffle=True,
+            drop_last=True,
+        )
+        for i, (images, targets) in enumerate(loader):
+            step = epoch * per_epoch + i
+            factor = lr_factor(recipe, step, per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            images = [x.to(device) for x in images]
+            targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
+            with autocast():
+                losses = model(images, targets)
+                loss = sum(losses.values())
+            values = {k: float(v.detach()) for k, v in losses.items()}
+            if not all(math.isfinite(v) for v in values.values()):
+                bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
+                raise Diverged(
+                    f"loss not finite in epoch {epoch + 1}, iteration {i + 1} of {per_epoch} ({bad}); "
+                    "lower the recipe's lr or clip gradients (clip_norm)"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if recipe.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            for k, v in values.items():
+                sums[k] += v
+            seen += len(images)
+            trained += 1
+            if progress is not None:
+                progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
+            if stop_after is not None and trained >= stop_after:
+                break
+        rate = seen / (time.monotonic() - began)
+        mean = {k: v / max(i + 1, 1) for k, v in sums.items()}
+        curve.append(EpochPoint(epoch=epoch, lr=recipe.lr * factor, losses=mean, images_per_second=round(rate, 2)))
+        if progress is not None:
+            progress.epoch(epoch, recipe.epochs, mean, rate)
+        if stop_after is not None and trained >= stop_after:
+            break
+        if checkpoint is not None and epoch + 1 < recipe.epochs:
+            _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
+    return tuple(curve)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> Callable[[], torch.autocast]:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    enabled = recipe.precision != "fp32"
+    return lambda: torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled)
+
+
+def _save(
+    path: Path,
+    tag: str,
+    epoch: int,
+    curve: list[EpochPoint],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Model, optimiser and curve in one safetensors file, written atomically."""
+    tensors = {f"model/{k}": v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for k, v in state.items():
+            if v is not None:
+                tensors[f"optimizer/{index}/{k}"] = torch.as_tensor(v).detach().cpu().contiguous().clone()
+    header = {
+        "tag": tag,
+        "epoch": str(epoch),
+        "curve": json.dumps([p.model_dump() for p in curve]),
+        "scaler": json.dumps(scaler.state_dict()),
+    }
+    write_atomic(path, save(tensors, metadata=header))
+
+
+def _restore(
+    path: Path,
+    tag: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: RunProgress | None,
+) -> tuple[int, list[EpochPoint]]:
+    """Load what `_save` wrote; a file of another cell or version, or a damaged one, is left out, said aloud."""
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            header = f.metadata()
+            if header.get("tag") != tag:
+                raise ValueError("it belongs to another version of this cell")
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, name = key.split("/", 2)
+                state[int(index)][name] = value
+        model.load_state_dict({k[len("model/") :]: v for k, v in tensors.items() if k.startswith("model/")})
+        optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
+        scaler.load_state_dict(json.loads(header["scaler"]))
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as e:
+        if progress is not None:
+            progress.line(f"  not resuming from {path.name}: {e}; training starts anew")
+        return 0, []
+    curve = [EpochPoint(**p) for p in json.loads(header["curve"])]
+    epoch = int(header["epoch"])
+    if progress is not None:
+        progress.line(f"  resuming after epoch {epoch}")
+    return epoch, curve
