@@ -1,0 +1,1 @@
+"""Studies as data: what changes, and what that isolates. No torch here."""
