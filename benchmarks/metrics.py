@@ -159,8 +159,8 @@ def _interval(run: COCOeval, t: int) -> tuple[float, float] | None:
         return None
     ap = np.stack(per_class)  # (classes, B)
     # A resample without a box of a class leaves that class out, as the metric itself does.
-    means = np.nanmean(ap, axis=0)
-    low, high = np.nanpercentile(means, [2.5, 97.5])
+    means = np.nanmean(ap[:, ~np.isnan(ap).all(axis=0)], axis=0)
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 

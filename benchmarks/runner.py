@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -306,16 +306,46 @@ def profile_cells(
     session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
     for cell in cells:
         model = built[cell.name]
-        macs = profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])
         record = ProfileRecord(
             cell_id=cell.id,
             session=session,
             precision="fp32",
             parameters=profile.count_parameters(model),
-            macs=Macs(**{k: macs[k] for k in Macs.model_fields}),
-            output_shapes=profile.output_shapes(model, images[0].to(device)),
-            peak_memory_bytes=profile.peak_memory(model, images[0].to(device)),
-            latency=Latency(reference=reference, **latency[cell.name]),
+            macs=Macs(**profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
+            output_shapes=output_shapes(model, images[0].to(device)),
+            peak_memory_bytes=profile.peak_memory(model, images[:1], device=device),
+            latency=Latency(**latency[cell.name]),
             provenance=_provenance(started, device),
         )
         write_record(CellPaths.of(runs, cell).profile, record)
+
+
+@torch.inference_mode()
+def output_shapes(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shapes of the maps that the model's top-level modules return for one image.
+
+    Boxes and what is pooled for them are left out: how many there are depends on the weights.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            if value.ndim >= 3:
+                shapes[name] = tuple(value.shape)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                note(f"{name}.{key}", item)
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                note(f"{name}.{i}", item)
+
+    hooks = [
+        child.register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
+        for name, child in model.named_children()
+    ]
+    try:
+        model.network(model.preprocess([image]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dict(sorted(shapes.items()))

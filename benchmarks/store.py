@@ -126,26 +126,33 @@ class RunRecord(_Record):
 
 
 class Macs(_Model):
-    """Multiply-accumulates of one image, averaged over the images that were profiled."""
+    """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.profile.count_macs`."""
 
     macs: float
     flops: float
+    sampling_macs: float
+    by_operator: dict[str, float]
+    uncounted: dict[str, int]
+    coverage: float
+    uncounted_elements: float
     input_shape: tuple[int, ...]
     proposals: float | None
-    uncounted: dict[str, int]
 
 
 class Latency(_Model):
-    """Milliseconds at batch 1. `ratio` is to the reference model, paired within rounds."""
+    """Milliseconds by phase at batch 1; see `benchmarks.profile.measure_latency`."""
 
     first_call_ms: float
     p50: dict[str, float]
     p90: dict[str, float]
     p99: dict[str, float]
+    iqr: dict[str, float]
+    outliers: dict[str, int]
     samples_ms: dict[str, list[float]]
     reference: str
     ratio: float
     ratio_interval: tuple[float, float]
+    session: dict[str, Any]
 
 
 class ProfileRecord(_Record):

@@ -1,0 +1,104 @@
+"""Records made of real parts: a small data set prepared once, and records built by hand for the torch-free rooms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cells import Cell, Fingerprint, Recipe
+from benchmarks.store import (
+    CellPaths,
+    ClassMetrics,
+    Metrics,
+    ModelFacts,
+    Provenance,
+    RunRecord,
+    Stored,
+    read_record,
+    write_record,
+)
+
+RECIPE = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=1e-3, schedule="one_cycle")
+
+
+def make_cell(**changes: object) -> Cell:
+    base = dict(
+        dataset="synthetic_small",
+        split="synthetic_small-5fold-v1",
+        fold=0,
+        model="canet",
+        variant="default",
+        scale="nano",
+        seed=0,
+        image_size=160,
+        recipe=RECIPE,
+    )
+    return Cell(**{**base, **changes})
+
+
+def make_metrics(ap50: float | None = 0.5, **changes: object) -> Metrics:
+    base = dict(
+        AP=None if ap50 is None else ap50 / 2,
+        AP50=ap50,
+        AP75=None,
+        AP_small=0.2,
+        AP_medium=None,
+        AP_large=None,
+        AR_100=0.6,
+        AP50_interval=None if ap50 is None else (ap50 - 0.05, ap50 + 0.05),
+        images=60,
+        boxes=100,
+        boxes_small=90,
+        boxes_medium=10,
+        boxes_large=0,
+        per_class={"pit": ClassMetrics(AP=0.25, AP50=ap50, boxes=100)},
+    )
+    return Metrics(**{**base, **changes})
+
+
+def make_record(cell: Cell | None = None, **changes: object) -> RunRecord:
+    cell = cell or make_cell()
+    base = dict(
+        cell_id=cell.id,
+        cell=cell,
+        fingerprint=Fingerprint(data="d", split="s", builder=1, recipe=1, transforms=1, evaluator=1),
+        status="ok",
+        metrics=make_metrics(),
+        model=ModelFacts(parameters=1_800_000, trainable=1_800_000, weights=None, frozen=(), norm="batch"),
+        provenance=Provenance(
+            commit=None,
+            dirty=None,
+            python="3.11",
+            platform="Linux x86_64",
+            packages={},
+            cpu="cpu",
+            cores=2,
+            threads=2,
+            device="cpu",
+            device_name=None,
+            driver=None,
+            started="2026-01-01T00:00:00+00:00",
+            ended="2026-01-01T00:01:00+00:00",
+        ),
+    )
+    return RunRecord(**{**base, **changes})
+
+
+@pytest.fixture
+def stored(tmp_path: Path):
+    """Write a record below tmp_path/<folder> and give it back as `scan` would."""
+
+    def make(folder: str = "runs", cell: Cell | None = None, **changes: object) -> Stored:
+        record = make_record(cell, **changes)
+        paths = CellPaths.of(tmp_path / folder, record.cell)
+        write_record(paths.record, record)
+        return Stored(read_record(paths.record, RunRecord), None, paths)
+
+    return make
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import store
+from benchmarks.errors import DataError, RequestError
+from benchmarks.store import CellPaths, Detections, RunRecord, read_record, scan, write_atomic, write_record
+from tests.benchmarks.conftest import make_cell, make_record
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = make_record()
+    write_record(tmp_path / "r.json", record)
+    again = read_record(tmp_path / "r.json", RunRecord)
+    assert again.model_copy(update={"digest": ""}) == record
+    assert again.digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: b[: len(b) // 2], "not a RunRecord"),
+        (lambda b: b.replace(b'"boxes": 100', b'"boxes": 101', 1), "digest mismatch"),
+        (lambda b: b.replace(b'"schema_version": 1', b'"schema_version": 9'), "schema_version"),
+        (lambda b: b"", "not a RunRecord"),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name(tmp_path: Path, damage, message: str) -> None:
+    path = tmp_path / "r.json"
+    write_record(path, make_record())
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    with pytest.raises(DataError, match=message) as error:
+        read_record(path, RunRecord)
+    assert str(path) in str(error.value)
+
+
+def test_nan_never_reaches_a_record(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path / "r.json", make_record(timings_s={"train": float("nan")}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch, call: str) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.os, call, full)
+    with pytest.raises(DataError, match=r"a\.json: No space left on device"):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    """A process that rewrites a file without end is killed; what is there is one of its two versions."""
+    path = tmp_path / "a.bin"
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.store import write_atomic\n"
+        "p = Path(sys.argv[1]); write_atomic(p, b'a' * 100000); print('go', flush=True)\n"
+        "while True:\n    write_atomic(p, b'b' * 300000); write_atomic(p, b'a' * 100000)"
+    )
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert path.read_bytes() in (b"a" * 100000, b"b" * 300000)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_a_wrong_request(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(RequestError, match="choose another with --out"):
+        store.require_writable(tmp_path / "runs")
+    tmp_path.chmod(0o700)
+
+
+def test_a_file_in_the_way_is_a_wrong_request(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RequestError, match="choose another with --out"):
+        store.require_writable(tmp_path / "runs")
+
+
+def test_scan_leaves_out_what_is_no_record_of_a_suite(tmp_path: Path, stored) -> None:
+    one = stored("runs")
+    gate = CellPaths(tmp_path / "runs" / "_gate", "synthetic_small", "x")
+    write_record(gate.record, make_record())
+    (one.paths.record.parent / ".left.json.tmp").write_text("half")
+    assert [s.run.cell_id for s in scan(tmp_path / "runs")] == [one.run.cell_id]
+    assert list(scan(tmp_path / "absent")) == []
+
+
+def detections(rng: np.random.Generator, images: int = 5, size: float = 160) -> Detections:
+    per_image = []
+    for n in [0, *rng.integers(0, 100, images - 1)]:
+        corner = rng.uniform(0, size - 20, (n, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(1, 20, (n, 2))], axis=1)
+        per_image.append((boxes, rng.uniform(0.001, 1, n), rng.integers(1, 7, n)))
+    return Detections.from_images([f"{i}.png" for i in range(images)], per_image)
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [(160, 1 / 64), (600, 1 / 64), (4608, 1 / 16)])
+def test_detections_survive_within_the_quantisation(rng, size: float, tolerance: float) -> None:
+    found = detections(rng, size=size)
+    content = found.dumps()
+    assert content == found.dumps()
+    again = Detections.loads(content, "x")
+    assert again.file_names == found.file_names
+    np.testing.assert_array_equal(again.offsets, found.offsets)
+    np.testing.assert_array_equal(again.labels, found.labels)
+    np.testing.assert_allclose(again.boxes, found.boxes, atol=tolerance * 1.01)
+    np.testing.assert_allclose(again.scores, found.scores, atol=1 / 131070 * 1.01)
+    assert again.dumps() == content, "quantising twice must change nothing"
+
+
+def test_no_detections_at_all(tmp_path: Path) -> None:
+    nothing = Detections.from_images(["a", "b"], [((), (), ()), ((), (), ())])
+    again = Detections.loads(nothing.dumps(), "x")
+    assert again.boxes.shape == (0, 4)
+    assert list(again.offsets) == [0, 0, 0]
+
+
+def test_damaged_detections_are_refused_by_name(rng) -> None:
+    content = detections(rng).dumps()
+    with pytest.raises(DataError, match=r"some\.npz is damaged"):
+        Detections.loads(content[:100], "some.npz")
+
+
+def test_provenance_names_the_packages() -> None:
+    made = store.provenance(started=store.now(), threads=1, device="cpu")
+    assert {"torch", "torchvision", "numpy"} <= set(made.packages)
+    assert made.started <= made.ended
+
+
+def test_paths_of_a_cell_carry_its_id() -> None:
+    cell = make_cell(variant="no_sae", fold=2, seed=1)
+    paths = CellPaths.of(Path("results"), cell)
+    assert str(paths.record) == f"results/synthetic_small/canet-no_sae-nano-f2-s1-{cell.id[:8]}.json"
