@@ -1,0 +1,1 @@
+"""Data sets: the catalogue, preparing, verifying, split lists, loading. Nothing heavy is imported here."""

@@ -1,0 +1,352 @@
+"""Prepared sets: COCO JSON, images and a manifest of digests in one folder, put there in one step.
+
+<data root>/<name>/manifest.json      classes, counts, SHA-256 and size of every other file
+                   annotations.json   COCO
+                   images/...
+                   source.json        what it was made from; not part of the manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.datasets import catalogue, images
+from benchmarks.datasets.catalogue import DatasetSpec
+from benchmarks.datasets.sources import Box, Sample, is_unsafe, open_source
+from benchmarks.errors import DataError, RequestError
+
+SCHEMA = 1
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A set as it lies on disk. `file_name`s are the keys that split lists use."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    native_size: int
+    manifest: dict[str, Any]
+    manifest_digest: str
+
+    @cached_property
+    def _coco(self) -> dict[str, Any]:
+        return json.loads((self.root / "annotations.json").read_bytes())
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """COCO image entries, in the order of their ids."""
+        return self._coco["images"]
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        return self._coco["annotations"]
+
+    @cached_property
+    def _by_name(self) -> dict[str, dict[str, Any]]:
+        return {image["file_name"]: image for image in self.images}
+
+    @cached_property
+    def _by_image(self) -> dict[int, list[dict[str, Any]]]:
+        found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
+        for annotation in self.annotations:
+            found[annotation["image_id"]].append(annotation)
+        return found
+
+    def image(self, file_name: str) -> dict[str, Any]:
+        """The COCO entry of an image. DataError when the set has none of that name."""
+        if file_name not in self._by_name:
+            raise DataError(f"data set {self.name!r} has no image {file_name!r}; is its split list the right one?")
+        return self._by_name[file_name]
+
+    def boxes(self, file_name: str) -> list[dict[str, Any]]:
+        """The COCO annotations of an image."""
+        return self._by_image[self.image(file_name)["id"]]
+
+    def coco(self, file_names: Sequence[str]) -> dict[str, Any]:
+        """COCO ground truth of some images, in the order given; ids stay those of the whole set."""
+        return {
+            "info": {"description": self.name},
+            "images": [self.image(name) for name in file_names],
+            "annotations": [annotation for name in file_names for annotation in self.boxes(name)],
+            "categories": self._coco["categories"],
+        }
+
+    def path(self, file_name: str) -> Path:
+        return self.root / "images" / self.image(file_name)["file_name"]
+
+
+def _folder(name: str, root: Path | str | None) -> Path:
+    return catalogue.data_root(root) / name
+
+
+def _command(name: str) -> str:
+    tail = "" if catalogue.get(name).embedded else " --from PATH"
+    return f"python -m benchmarks.datasets prepare {name}{tail}"
+
+
+def is_prepared(name: str, root: Path | str | None = None) -> bool:
+    """Whether the set lies under the data root `root`; nothing is checked."""
+    catalogue.get(name)
+    folder = _folder(name, root)
+    _recover(folder)
+    return (folder / "manifest.json").is_file()
+
+
+def open_prepared(name: str, root: Path | str | None = None) -> PreparedDataset:
+    """Open the set that lies under the data root `root`.
+
+    Checks that every file is there in its size, and the digest of the annotations; `verify` checks every digest.
+
+    Raises:
+        RequestError: unknown name, or not prepared; names the command that prepares it.
+        DataError: prepared by another version, or damaged.
+    """
+    spec = catalogue.get(name)
+    folder = _folder(name, root)
+    if not is_prepared(name, root):
+        raise RequestError(f"data set {name!r} is not prepared under {folder.parent}; run: {_command(name)}")
+    remedy = f"prepare it again: {_command(name)} --force"
+    try:
+        content = (folder / "manifest.json").read_bytes()
+        manifest = json.loads(content)
+        files = manifest["files"]
+        current = (manifest["schema"], manifest["name"], manifest["version"], manifest["classes"])
+        sizes = {entry: files[entry]["size"] for entry in files}
+        recorded = files["annotations.json"]["sha256"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{folder / 'manifest.json'} is damaged ({type(e).__name__}: {e}); {remedy}") from None
+    if current != (SCHEMA, name, spec.version, list(spec.classes)):
+        raise DataError(f"{folder} was prepared by another version of this project; {remedy}")
+    for entry, size in sizes.items():
+        try:
+            actual = os.stat(folder / entry).st_size
+        except OSError:
+            raise DataError(f"{folder / entry} is missing; {remedy}") from None
+        if actual != size:
+            raise DataError(f"{folder / entry} has {actual} bytes, not {size}; {remedy}")
+    if hashlib.sha256((folder / "annotations.json").read_bytes()).hexdigest() != recorded:
+        raise DataError(f"{folder / 'annotations.json'} was changed since it was prepared; {remedy}")
+    return PreparedDataset(name, folder, spec.classes, spec.native_size, manifest, hashlib.sha256(content).hexdigest())
+
+
+def verify(name: str, root: Path | str | None = None) -> PreparedDataset:
+    """`open_prepared`, and every file's digest. DataError names the first file that differs."""
+    data = open_prepared(name, root)
+    for entry, facts in data.manifest["files"].items():
+        if hashlib.sha256((data.root / entry).read_bytes()).hexdigest() != facts["sha256"]:
+            raise DataError(f"{data.root / entry} was changed; prepare it again: {_command(name)} --force")
+    return data
+
+
+def ensure(name: str, root: Path | str | None = None) -> PreparedDataset:
+    """Open a prepared set; one that needs no input is made on the spot."""
+    if catalogue.get(name).embedded and not is_prepared(name, root):
+        return prepare(name, root)
+    return open_prepared(name, root)
+
+
+def prepare(
+    name: str,
+    root: Path | str | None = None,
+    source: Path | str | None = None,
+    *,
+    report: Report | None = None,
+    force: bool = False,
+) -> PreparedDataset:
+    """Make the set under the data root `root`, or find it up to date.
+
+    It is built in a folder beside its place and then renamed: killed at any moment, this leaves the old state or the
+    new one.
+
+    Args:
+        source: a folder or archive; None for sets that are made without input.
+        report: takes lines of progress.
+        force: build it even when it is up to date.
+
+    Raises:
+        RequestError: unknown name, or a source is wanted and not given or not there.
+        DataError: a file of the source is wrong; the message names it, the field and the remedy.
+    """
+    say = report or (lambda line: None)
+    spec = catalogue.get(name)
+    folder = _folder(name, root)
+    if source is None and not spec.embedded:
+        if not force and is_prepared(name, root):
+            say(f"{name}: up to date in {folder}")
+            return open_prepared(name, root)
+        raise RequestError(f"{name} needs its archive or folder: {_command(name)}; to get it: {spec.how_to_get}")
+    if source is not None and spec.embedded:
+        raise RequestError(f"{name} is made without input; leave --from out")
+    opened = open_source(source) if source is not None else None
+    try:
+        origin = opened.fingerprint() if opened is not None else "embedded"
+        if not force and (data := _up_to_date(spec, folder, origin)) is not None:
+            say(f"{name}: up to date in {folder}")
+            return data
+        began = time.monotonic()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clean(folder)
+        work = folder.parent / f".{name}.tmp-{socket.gethostname()}-{os.getpid()}"
+        try:
+            work.mkdir()
+            samples = importlib.import_module(spec.module).read(opened)
+            _build(spec, samples, work, say)
+            facts = {"source": str(source) if source is not None else None, "fingerprint": origin}
+            _write(work / "source.json", _json(facts))
+            _swap(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    finally:
+        if opened is not None:
+            opened.close()
+    data = open_prepared(name, root)
+    seconds = time.monotonic() - began
+    say(f"{name}: {len(data.images)} images, {len(data.annotations)} boxes in {folder} ({seconds:.1f} s)")
+    return data
+
+
+def _up_to_date(spec: DatasetSpec, folder: Path, origin: str) -> PreparedDataset | None:
+    if not is_prepared(spec.name, folder.parent):
+        return None
+    try:
+        known = json.loads((folder / "source.json").read_bytes()).get("fingerprint")
+        return open_prepared(spec.name, folder.parent) if known == origin else None
+    except (DataError, OSError, ValueError, AttributeError):
+        return None  # damaged or old: made again
+
+
+def _build(spec: DatasetSpec, samples: Iterable[Sample], work: Path, say: Report) -> None:
+    ids = {label: i for i, label in enumerate(spec.classes, start=1)}
+    (work / "images").mkdir()
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    files: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        relative = f"images/{sample.file_name}"
+        if is_unsafe(sample.file_name):
+            raise DataError(f"{sample.origin}: image name {sample.file_name!r} points outside the data set")
+        if relative in files:
+            raise DataError(f"{sample.origin}: a second image is called {sample.file_name!r}")
+        height, width, _ = images.decode(sample.data, sample.file_name).shape
+        image_id = len(entries) + 1
+        entries.append({"id": image_id, "file_name": sample.file_name, "width": width, "height": height})
+        for box in sample.boxes:
+            _check_box(box, width, height, ids, sample.origin)
+            w, h = box.x2 - box.x1, box.y2 - box.y1
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": ids[box.label],
+                    "bbox": [box.x1, box.y1, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
+        target = work / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(sample.data)
+        files[relative] = {"sha256": hashlib.sha256(sample.data).hexdigest(), "size": len(sample.data)}
+        if len(entries) % 500 == 0:
+            say(f"{spec.name}: {len(entries)} images")
+    if (len(entries), len(annotations)) != (spec.images, spec.boxes):
+        raise DataError(
+            f"{spec.name}: the source holds {len(entries)} images and {len(annotations)} boxes, "
+            f"the data set has {spec.images} and {spec.boxes}; is it complete?"
+        )
+    coco = {
+        "info": {"description": spec.title, "version": str(spec.version), "url": spec.homepage},
+        "licenses": [{"id": 1, "name": spec.licence, "url": spec.homepage}],
+        "images": entries,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": label} for label, i in ids.items()],
+    }
+    content = _json(coco)
+    _write(work / "annotations.json", content)
+    files["annotations.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    manifest = {
+        "schema": SCHEMA,
+        "name": spec.name,
+        "version": spec.version,
+        "classes": list(spec.classes),
+        "images": len(entries),
+        "boxes": len(annotations),
+        "files": dict(sorted(files.items())),
+    }
+    _write(work / "manifest.json", _json(manifest))
+
+
+def _check_box(box: Box, width: int, height: int, ids: dict[str, int], origin: str) -> None:
+    corners = (box.x1, box.y1, box.x2, box.y2)
+    shown = "[" + ", ".join(f"{v:g}" for v in corners) + "]"
+    if box.label not in ids:
+        raise DataError(f"{origin}: class {box.label!r} is not one of {', '.join(ids)}; correct the file")
+    if not all(math.isfinite(v) for v in corners):
+        raise DataError(f"{origin}: box {shown} is not finite; correct the file")
+    if box.x2 <= box.x1 or box.y2 <= box.y1:
+        raise DataError(f"{origin}: box {shown} ({box.label}) is empty or inverted; correct the file")
+    if box.x1 < 0 or box.y1 < 0 or box.x2 > width or box.y2 > height:
+        raise DataError(
+            f"{origin}: box {shown} ({box.label}) leaves the image of {width}x{height} pixels; correct the file"
+        )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _old(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.old"
+
+
+def _swap(work: Path, folder: Path) -> None:
+    """Put `work` in the place of `folder`. Between the two renames `_recover` can still find the old state."""
+    old = _old(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        if not (folder / "manifest.json").is_file():  # else another process was faster, with the same set
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Undo a swap that was killed half-way."""
+    old = _old(folder)
+    if not folder.exists() and (old / "manifest.json").is_file():
+        old.rename(folder)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed runs on this machine left behind."""
+    prefix = f".{folder.name}.tmp-{socket.gethostname()}-"
+    for left in folder.parent.glob(f"{prefix}*"):
+        pid = left.name.removeprefix(prefix)
+        if not (pid.isdigit() and psutil.pid_exists(int(pid)) and int(pid) != os.getpid()):
+            shutil.rmtree(left, ignore_errors=True)

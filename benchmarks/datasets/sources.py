@@ -1,0 +1,195 @@
+"""Where raw data come from: a folder or an archive, read member by member and never unpacked to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from benchmarks.errors import DataError, RequestError
+
+MAX_MEMBERS = 200_000
+MAX_MEMBER_BYTES = 512 * 2**20
+MAX_TOTAL_BYTES = 64 * 2**30
+MAX_RATIO = 200
+"""Unpacked over packed size of one member; a text file of one repeated line stays below it."""
+_RATIO_FREE = 2**20  # members up to this size cannot hurt, whatever their ratio
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotated defect: corners in pixels of the image, x2 and y2 exclusive."""
+
+    label: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as its data set gives it: encoded bytes, boxes, and the file that states the boxes."""
+
+    file_name: str
+    data: bytes
+    boxes: tuple[Box, ...]
+    origin: str
+
+
+class Source:
+    """Read-only access to raw files by their relative POSIX names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        """All files, sorted; hidden ones and macOS leftovers left out."""
+        raise NotImplementedError
+
+    def read(self, name: str) -> bytes:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Says whether this is the same input as before; does not depend on where it lies."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what is open."""
+
+    def where(self, name: str) -> str:
+        """How messages name a member."""
+        return f"{self.path.name}:{name}"
+
+
+class FolderSource(Source):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._files: dict[str, Path] = {}
+        root = path.resolve()
+        for folder, _, files in os.walk(root):  # links to folders are not followed
+            for file in files:
+                found = Path(folder) / file
+                name = found.relative_to(root).as_posix()
+                if not _is_noise(name) and found.is_file() and found.resolve().is_relative_to(root):
+                    self._files[name] = found
+
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        return self._files[name].read_bytes()
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in self.names():
+            info = self._files[name].stat()
+            digest.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+class ZipSource(Source):
+    """A zip archive, refused as a whole when any member looks hostile."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, NotImplementedError) as e:
+            raise DataError(f"{path} is not a zip archive ({e}); download it again or name the unpacked folder") from e
+        try:
+            self._members = self._checked()
+        except DataError:
+            self._zip.close()
+            raise
+
+    def _checked(self) -> dict[str, zipfile.ZipInfo]:
+        members: dict[str, zipfile.ZipInfo] = {}
+        infos = self._zip.infolist()
+        if len(infos) > MAX_MEMBERS:
+            raise DataError(f"{self.path} holds {len(infos)} members, more than the {MAX_MEMBERS} allowed")
+        total = 0
+        for info in infos:
+            name = info.filename
+            if is_unsafe(name):
+                raise DataError(f"{self.path}: member {name!r} points outside the archive; nothing was unpacked")
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{self.path}: member {name!r} is a link or device; only plain files are read")
+            if info.flag_bits & 0x1:
+                raise DataError(f"{self.path}: member {name!r} is encrypted; unpack it and name the folder")
+            total += info.file_size
+            too_dense = info.file_size > max(MAX_RATIO * max(info.compress_size, 1), _RATIO_FREE)
+            if info.file_size > MAX_MEMBER_BYTES or total > MAX_TOTAL_BYTES or too_dense:
+                raise DataError(f"{self.path}: member {name!r} unpacks to {info.file_size} bytes, beyond the limits")
+            if info.is_dir() or _is_noise(name):
+                continue
+            if name in members:
+                raise DataError(f"{self.path}: member {name!r} occurs twice")
+            members[name] = info
+        return members
+
+    def names(self) -> list[str]:
+        return sorted(self._members)
+
+    def read(self, name: str) -> bytes:
+        info = self._members[name]
+        try:
+            with self._zip.open(info) as f:
+                data = f.read(info.file_size + 1)  # a lying header cannot make us read more
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as e:
+            raise DataError(f"{self.where(name)} is damaged in the archive ({e}); download the archive again") from e
+        if len(data) != info.file_size:
+            raise DataError(f"{self.where(name)} is damaged in the archive (size); download the archive again")
+        return data
+
+    def fingerprint(self) -> str:
+        with self.path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def _digest(stream) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a member's name is absolute, climbs out, or means something else on another system."""
+    return (
+        not name
+        or name.startswith(("/", "\\"))
+        or "\\" in name
+        or "\0" in name
+        or ":" in PurePosixPath(name).parts[0]
+        or ".." in PurePosixPath(name).parts
+    )
+
+
+def _is_noise(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return parts[0] == "__MACOSX" or any(p.startswith(".") for p in parts) or parts[-1] == "Thumbs.db"
+
+
+def open_source(path: Path | str) -> Source:
+    """The source at `path`.
+
+    Raises:
+        RequestError: nothing is there.
+        DataError: it is neither a folder nor an archive that can be trusted.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.exists():
+        raise RequestError(f"--from {path}: no such file or folder")
+    return ZipSource(path)
