@@ -25,11 +25,11 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import boxes as box_ops
-from torchvision.ops import roi_align
 
 from canet.backbone import ResNet, load_imagenet
 from canet.config import CANetConfig
 from canet.pyramid import build_neck
+from canet.roi_align import multilevel_roi_align
 
 Target = dict[str, Tensor]
 
@@ -296,25 +296,9 @@ class RoIPool(nn.Module):
             torch.tensor([len(b) for b in boxes], device=sides.device),
         )
         rois = torch.cat([image[:, None].to(sides.dtype), torch.cat(boxes)], dim=1)
-        order, pooled = [], []
-        for index, x in enumerate(maps):
-            chosen = torch.where(level == index)[0]
-            if len(chosen) == 0:
-                continue
-            order.append(chosen)
-            pooled.append(
-                roi_align(
-                    x,
-                    rois[chosen].to(x.dtype),
-                    self.resolution,
-                    spatial_scale=1 / 2 ** (index + 2),
-                    sampling_ratio=self.sampling,
-                    aligned=self.aligned,
-                )
-            )
-        if not pooled:
-            return maps[0].new_zeros((0, maps[0].shape[1], self.resolution, self.resolution))
-        return torch.cat(pooled)[torch.argsort(torch.cat(order))]
+        return multilevel_roi_align(
+            maps, rois, level, resolution=self.resolution, sampling=self.sampling, aligned=self.aligned
+        )
 
 
 class BoxPredictor(nn.Module):
