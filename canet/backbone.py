@@ -146,7 +146,8 @@ class ResNet(nn.Module):
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.stem(x)
+        # NHWC inside: a fifth of a CPU training step at nano. Weights keep their layout, for checkpoints.
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         out: dict[str, Tensor] = {}
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)

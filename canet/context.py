@@ -76,8 +76,8 @@ class ContextBlockDecoder(nn.Module):
         if self.mask is None:
             return z.mean((2, 3))
         pixels = z.flatten(2)
-        # The mask's bias cancels in the softmax: it is kept for the checkpoint's sake only.
-        attention = (self.mask.weight @ pixels).softmax(-1)
+        # The mask's bias cancels in the softmax; it stays in the graph so that every parameter has a gradient.
+        attention = (self.mask.weight @ pixels + self.mask.bias).softmax(-1)
         return (pixels @ attention.transpose(1, 2)).squeeze(2)
 
     def forward(self, z: Tensor) -> Tensor:

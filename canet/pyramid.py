@@ -95,7 +95,7 @@ class MutualAttention(nn.Module):
     def context(self, x: Tensor) -> Tensor:
         """The vector that is added at every pixel, (B, C)."""
         pixels = x.flatten(2)
-        attention = (self.mask.weight @ pixels).softmax(-1)
+        attention = (self.mask.weight @ pixels + self.mask.bias).softmax(-1)
         pooled = (pixels @ attention.transpose(1, 2)).squeeze(2)
         return self.expand(self.reduce(self.value(pooled)))
 

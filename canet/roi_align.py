@@ -35,9 +35,7 @@ def multilevel_roi_align(
     return _align(maps, rois, level, resolution, sampling, aligned)
 
 
-def _align(
-    maps: list[Tensor], rois: Tensor, level: Tensor, resolution: int, sampling: int, aligned: bool
-) -> Tensor:
+def _align(maps: list[Tensor], rois: Tensor, level: Tensor, resolution: int, sampling: int, aligned: bool) -> Tensor:
     out = maps[0].new_empty((len(rois), maps[0].shape[1], resolution, resolution))
     for index, x in enumerate(maps):
         chosen = torch.where(level == index)[0]
@@ -84,9 +82,7 @@ class _ProductBackward(torch.autograd.Function):
         return tuple(out)
 
 
-def axis_weights(
-    start: Tensor, end: Tensor, size: int, resolution: int, sampling: int, aligned: bool
-) -> Tensor:
+def axis_weights(start: Tensor, end: Tensor, size: int, resolution: int, sampling: int, aligned: bool) -> Tensor:
     """Weight of each of `size` pixels in each bin of a box's extent along one axis, (K, resolution, size).
 
     start, end: extents (K,) in pixels of the map. As in RoIAlign, samples up to one pixel outside count as at the

@@ -24,7 +24,7 @@ class LiteralSAE(SpatialAttentionEncoder):
     """E = Q^T K at all L x L pairs, softmax over keys, values, projection, bilinear resize, gamma."""
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
+        b, h, w = x.shape[0], *x.shape[2:]
         m, d, r = self.heads, self.head_channels, self.kv_stride
         if self.pixel_shuffle:
             s = F.conv2d(F.pixel_unshuffle(x, r), self.unshuffle.weight[:, :, None, None], self.unshuffle.bias)
