@@ -133,7 +133,7 @@ def build_model(
     Args:
         num_classes: foreground classes, K; labels are 1..K.
         image_size: longer side in pixels that images are resized to inside the model.
-        scale: one of the keys of the entry's `scales`.
+        scale: one of the builder's own, the values of the entry's `scales`.
         weights: "imagenet" for a pretrained backbone, None to train from scratch.
         variant: name in `ablations.variants`, for models that can be ablated.
 
@@ -142,6 +142,8 @@ def build_model(
     """
     spec = get(name)
     check_variant(name, variant)
+    if scale not in spec.scales.values():
+        raise RequestError(f"model {name!r} has no scale {scale!r}; {nearest(scale, spec.scales.values())}")
     if (message := missing_extra(name)) is not None:
         raise RequestError(message)
     module, _, function = spec.builder.partition(":")
@@ -150,6 +152,6 @@ def build_model(
         from ablations.variants import apply
         from canet.config import CANetConfig
 
-        options["config"] = apply(variant, CANetConfig.preset("pytorch", scale=spec.scale(scale)))
+        options["config"] = apply(variant, CANetConfig.preset("pytorch", scale=scale))
     build = getattr(importlib.import_module(module), function)
     return build(num_classes=num_classes, image_size=image_size, scale=spec.scale(scale), weights=weights, **options)

@@ -1,10 +1,14 @@
-"""What a long run shows: bars with rates and ETA on a terminal, plain lines elsewhere. Torch-free."""
+"""What a long run shows: bars with rates and ETA on a terminal, plain lines elsewhere. Torch-free.
+
+A cell reports to a `CellProgress`, here or in a worker process; `RunProgress` draws what it is told.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +22,52 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+Event = tuple[str, dict[str, Any]]
+
+_EVERY_S = 0.2  # iterations are reported at most this often
+
+
+class CellProgress:
+    """What one cell says of itself. `emit` takes events; it may send them to another process."""
+
+    def __init__(self, emit: Callable[[Event], None] = lambda event: None) -> None:
+        self._emit = emit
+        self._done = 0
+        self._last = 0.0
+
+    def line(self, text: str) -> None:
+        """Something the user should read."""
+        self._emit(("line", {"text": text}))
+
+    def phase(self, text: str) -> None:
+        """Another part of the cell begins: detecting, evaluating."""
+        self._emit(("phase", {"text": text}))
+
+    def skip(self, iterations: int) -> None:
+        """Iterations that an earlier, interrupted run has done already."""
+        self._emit(("advance", {"by": iterations}))
+
+    def iteration(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
+        """One training iteration is done; `rate` in images per second."""
+        self._done += 1
+        if time.monotonic() - self._last < _EVERY_S:
+            return
+        self._flush(epoch, epochs, losses, rate)
+
+    def epoch(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
+        """One epoch is done; mean losses."""
+        self._flush(epoch, epochs, losses, rate)
+        self._emit(("epoch", {"epoch": epoch, "epochs": epochs, "losses": dict(losses), "rate": rate}))
+
+    def _flush(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
+        # The last of the model's loss terms would not fit on a line; their sum does.
+        note = f"epoch {epoch + 1}/{epochs}  loss {sum(losses.values()):.3f}"
+        self._emit(("advance", {"by": self._done, "rate": rate, "note": note}))
+        self._done, self._last = 0, time.monotonic()
+
 
 class RunProgress:
-    """Progress of a suite: cells, and within a cell epochs, iterations, rate, ETA and losses.
+    """Draws a run: all cells together, and each that is under way with its epoch, rate, ETA and loss.
 
     Args:
         cells: number of cells to run.
@@ -28,15 +75,11 @@ class RunProgress:
     """
 
     def __init__(self, console: Console, cells: int, iterations: int) -> None:
-        self._console = console
-        self._cells = cells
-        self._cell = 0
-        self._name = ""
-        self._began = 0.0
+        self._cells, self._started, self._ended = cells, 0, 0
         self._live = console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", style="cyan"),
             TimeElapsedColumn(),
@@ -49,60 +92,59 @@ class RunProgress:
             speed_estimate_period=60,
         )
         self._all: TaskID = self._bars.add_task("[bold]suite", total=max(iterations, 1), rate="", note="")
-        self._one: TaskID = self._bars.add_task("", total=None, rate="", note="", visible=False)
+        self._under_way: dict[object, tuple[str, float, TaskID]] = {}
 
     def __enter__(self) -> RunProgress:
+        self._note()
         self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.update(self._one, visible=False)
+        for _, _, task in self._under_way.values():
+            self._bars.update(task, visible=False)
         self._bars.stop()
 
-    def line(self, text: str) -> None:
-        """Print one line above the bars."""
+    def _print(self, text: str) -> None:
         self._bars.console.print(text, soft_wrap=True, highlight=False)
 
-    def start_cell(self, name: str, dataset: str, iterations: int) -> None:
-        """A new cell begins; `iterations` is what its training takes in all."""
-        self._cell += 1
-        self._name = f"[{self._cell}/{self._cells}] {name} on {dataset}"
-        self._began = time.monotonic()
-        title = escape(self._name)
-        self._bars.update(self._all, description="[bold]suite", note=f"cell {self._cell} of {self._cells}")
-        self._bars.reset(self._one, total=max(iterations, 1), description=title, visible=True, rate="", note="")
+    def _note(self) -> None:
+        self._bars.update(self._all, note=f"{self._ended} of {self._cells} cells done")
+
+    def start(self, key: object, name: str, dataset: str, iterations: int) -> None:
+        """The cell `key` begins; `iterations` is what its training takes in all."""
+        self._started += 1
+        title = escape(f"[{self._started}/{self._cells}] {name} on {dataset}")
+        task = self._bars.add_task(title, total=max(iterations, 1), rate="", note="starting")
+        self._under_way[key] = title, time.monotonic(), task
         if not self._live:
-            self.line(title)
+            self._print(title)
 
-    def phase(self, text: str) -> None:
-        """Another part of the cell begins: detecting, evaluating."""
-        self._bars.update(self._one, note=text)
+    def handle(self, key: object, event: Event) -> None:
+        """Draw an event of the cell `key`."""
+        title, began, task = self._under_way[key]
+        what, facts = event
+        if what == "advance":
+            self._bars.advance(self._all, facts["by"])
+            rate = f"{facts['rate']:.0f} img/s" if "rate" in facts else ""
+            self._bars.update(task, advance=facts["by"], rate=rate, note=facts.get("note", ""))
+        elif what == "phase":
+            self._bars.update(task, note=facts["text"])
+        elif what == "line":
+            self._print(f"{title}: {escape(facts['text'])}")
+        elif what == "epoch" and not self._live:
+            losses = facts["losses"]
+            terms = "  ".join(f"{k} {v:.3f}" for k, v in losses.items())
+            self._print(
+                f"{title}  epoch {facts['epoch'] + 1}/{facts['epochs']}  {facts['rate']:.1f} img/s  "
+                f"{time.monotonic() - began:.0f} s  loss {sum(losses.values()):.3f}  {terms}"
+            )
 
-    def skip(self, iterations: int) -> None:
-        """Iterations that an earlier, interrupted run has done already."""
-        self._bars.advance(self._one, iterations)
-        self._bars.advance(self._all, iterations)
-
-    def iteration(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
-        """One training iteration is done; `rate` in images per second."""
-        note = f"epoch {epoch + 1}/{epochs}  " + "  ".join(f"{k} {v:.2f}" for k, v in losses.items())
-        self._bars.update(self._one, advance=1, rate=f"{rate:.0f} img/s", note=note)
-        self._bars.advance(self._all, 1)
-
-    def epoch(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
-        """One epoch is done: a plain line where there is no terminal."""
-        if self._live:
-            return
-        spent = time.monotonic() - self._began
-        mean = "  ".join(f"{k} {v:.3f}" for k, v in losses.items())
-        self.line(
-            f"  epoch {epoch + 1}/{epochs}  loss {sum(losses.values()):.3f}  {mean}  {rate:.1f} img/s  {spent:.0f} s"
-        )
-
-    def end_cell(self, outcome: str) -> None:
-        """The cell has ended; `outcome` is what to say of it."""
-        spent = time.monotonic() - self._began
-        self._bars.update(self._one, visible=False)
-        self.line(f"{escape(self._name)}: {outcome} [dim]({spent:.0f} s)[/]")
+    def end(self, key: object, outcome: str) -> None:
+        """The cell `key` has ended; `outcome`, in console markup, is what to say of it."""
+        title, began, task = self._under_way.pop(key)
+        self._ended += 1
+        self._bars.remove_task(task)
+        self._note()
+        self._print(f"{title}: {outcome} [dim]({time.monotonic() - began:.0f} s)[/]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,11 @@ from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
 from benchmarks.progress import RunProgress
-from benchmarks.store import CellPaths, RunRecord, load, require_writable, write_atomic
+from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, write_atomic
 
 if TYPE_CHECKING:
     from benchmarks.datasets.prepared import PreparedDataset
+    from benchmarks.runner import Job
 
 app = typer.Typer(add_completion=False)
 
@@ -34,6 +36,10 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="instead of the tier's seeds (repeatable)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="cells at a time  [default: on a CPU as cores and memory allow, else 1]")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a cell; the last bits depend on it")] = 1,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
@@ -68,7 +74,8 @@ def main(
         _show_states(cells, out, {c for c, r in done.items() if r is not None})
         return
     todo = [cell for cell in cells if done[cell] is None]
-    _run(todo, data, out, where)
+    jobs = [runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None) for cell in todo]
+    _run(jobs, data, workers or _default_workers(where.type, threads, len(jobs)))
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells}
     ended_well = [cell for cell in cells if stored[cell].run.status == "ok"]
     _profile(ended_well, data, out, where, loaded.reference)
@@ -80,7 +87,7 @@ def main(
     console.print(tables.console_table(records))
     console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
-        _publish(ended_well, out)
+        _publish(ended_well, out, RESULTS / loaded.results)
     failed = [cell for cell in cells if stored[cell].run.status != "ok"]
     for cell in failed:
         record = stored[cell].run
@@ -147,25 +154,44 @@ def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
     console.print(table)
 
 
-def _run(todo: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object) -> None:
+_WORKER_BYTES = 2 * 2**30
+
+
+def _default_workers(device: str, threads: int, jobs: int) -> int:
+    """On a CPU, a worker for every `threads` cores that has 2 GB of free memory; one on an accelerator."""
+    if device != "cpu":
+        return 1
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().available // _WORKER_BYTES
+    return max(1, min(cores // threads, memory, jobs))
+
+
+def _run(jobs: list[Job], data: dict[str, PreparedDataset], workers: int) -> None:
     """Run what is not finished, with progress."""
     from benchmarks import runner
     from benchmarks.execute import execute
 
-    if not todo:
+    if not jobs:
         console.print("nothing to train: every cell is finished")
         return
-    work = {cell: runner.training_iterations(cell, data[cell.dataset]) for cell in todo}
-    with RunProgress(console, len(todo), sum(work.values())) as progress:
+    work = {job: runner.training_iterations(job.cell, data[job.cell.dataset]) for job in jobs}
+    with RunProgress(console, len(jobs), sum(work.values())) as progress:
 
-        def run(cell: Cell) -> RunRecord:
-            progress.start_cell(cell.name, cell.dataset, work[cell])
-            record = runner.run_cell(cell, data[cell.dataset], runs=out, device=device, progress=progress)
-            progress.end_cell(_outcome(record))
-            return record
+        def ended(job: Job, died: str | None) -> None:
+            paths = CellPaths.of(job.runs, job.cell)
+            record = read_record(paths.record, RunRecord) if died is None else runner.record_death(job, died)
+            progress.end(job, _outcome(record))
 
-        for _ in execute(todo, run):
-            pass
+        execute(
+            jobs,
+            runner.run_job,
+            workers=workers,
+            started=lambda job: progress.start(job, job.cell.name, job.cell.dataset, work[job]),
+            event=progress.handle,
+            ended=ended,
+        )
 
 
 def _outcome(record: RunRecord) -> str:
@@ -197,14 +223,14 @@ def _profile(cells: list[Cell], data: dict[str, PreparedDataset], out: Path, dev
             runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference)
 
 
-def _publish(cells: list[Cell], out: Path) -> None:
-    """Copy records and detections to results/ and draw reports/ from all that is there."""
+def _publish(cells: list[Cell], out: Path, results: Path) -> None:
+    """Copy records, detections and profiles to `results`; redraw reports/ when they belong there."""
     from benchmarks.report import draw
 
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
     for cell in cells:
-        here, there = CellPaths.of(out, cell), CellPaths.of(RESULTS, cell)
+        here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
         for source, target in (
             (here.detections, there.detections),
             (here.record, there.record),
@@ -212,8 +238,9 @@ def _publish(cells: list[Cell], out: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
-    draw.write_all(RESULTS, REPORTS)
-    console.print(f"published {len(cells)} records to {RESULTS}/ and redrew {REPORTS}/", highlight=False)
+    if results == RESULTS:
+        draw.write_all(RESULTS, REPORTS)
+    console.print(f"published {len(cells)} records to {results}/", highlight=False)
 
 
 if __name__ == "__main__":

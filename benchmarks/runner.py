@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, digest_of
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
-from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import load_split
 from benchmarks.errors import DataError, RequestError
 from benchmarks.metrics import EVALUATOR_VERSION, evaluate
-from benchmarks.progress import RunProgress
+from benchmarks.progress import CellProgress
 from benchmarks.store import (
     CellPaths,
     Detections,
@@ -116,8 +117,42 @@ def build_cell_model(cell: Cell, num_classes: int) -> nn.Module:
     )
 
 
+@dataclass(frozen=True)
+class Job:
+    """A cell with all that a worker process needs to run it."""
+
+    cell: Cell
+    data_root: Path
+    runs: Path
+    device: str
+    threads: int | None
+
+
+def run_job(job: Job, progress: CellProgress) -> None:
+    """`run_cell`, in whatever process; the answer is the cell's record in `job.runs`."""
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    data = open_prepared(job.cell.dataset, job.data_root)
+    run_cell(job.cell, data, runs=job.runs, device=torch.device(job.device), progress=progress)
+
+
+def record_death(job: Job, how: str) -> RunRecord:
+    """Write the record of a cell whose worker process died."""
+    data = open_prepared(job.cell.dataset, job.data_root)
+    record = RunRecord(
+        cell_id=job.cell.id,
+        cell=job.cell,
+        fingerprint=fingerprint(job.cell, data),
+        status="out_of_memory" if "memory" in how else "failed",
+        provenance=_provenance(now(), torch.device(job.device)),
+        error=how,
+    )
+    write_record(CellPaths.of(job.runs, job.cell).record, record)
+    return record
+
+
 def run_cell(
-    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: RunProgress
+    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: CellProgress
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
 
@@ -162,7 +197,7 @@ def _train_and_evaluate(
     mark: Fingerprint,
     paths: CellPaths,
     device: torch.device,
-    progress: RunProgress,
+    progress: CellProgress,
     timings: dict[str, float],
     known: dict[str, Any],
 ) -> None:

@@ -53,6 +53,7 @@ class Suite(_Strict):
     datasets: tuple[str, ...] = Field(min_length=1)
     models: tuple[SuiteModel, ...] = Field(min_length=1)
     reference: str = Field(description="the model that latency ratios are taken to")
+    results: str = Field("", pattern="^(_[a-z]+)?$", description="folder below results/ that --publish fills")
     tiers: dict[str, Tier] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cell, Recipe
 from benchmarks.datasets.loading import DetectionDataset, batches
-from benchmarks.progress import RunProgress
+from benchmarks.progress import CellProgress
 from benchmarks.store import EpochPoint, write_atomic
 
 
@@ -95,7 +95,7 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     tag: str = "",
-    progress: RunProgress | None = None,
+    progress: CellProgress | None = None,
     stop_after: int | None = None,
 ) -> tuple[EpochPoint, ...]:
     """Train `model` in place for the cell's recipe and return its training curve.
@@ -223,7 +223,7 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    progress: RunProgress | None,
+    progress: CellProgress | None,
 ) -> tuple[int, list[EpochPoint]]:
     """Load what `_save` wrote; a file of another cell or version, or a damaged one, is left out, said aloud."""
     try:
@@ -242,10 +242,10 @@ def _restore(
         scaler.load_state_dict(json.loads(header["scaler"]))
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as e:
         if progress is not None:
-            progress.line(f"  not resuming from {path.name}: {e}; training starts anew")
+            progress.line(f"not resuming from {path.name}: {e}; training starts anew")
         return 0, []
     curve = [EpochPoint(**p) for p in json.loads(header["curve"])]
     epoch = int(header["epoch"])
     if progress is not None:
-        progress.line(f"  resuming after epoch {epoch}")
+        progress.line(f"resuming after epoch {epoch}")
     return epoch, curve

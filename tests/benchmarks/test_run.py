@@ -1,0 +1,243 @@
+"""The commands as a user runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.store import CellPaths, RunRecord, read_record, scan
+
+MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report"]
+
+
+def call(module: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": root, **env}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_starts_without_torch(module: str) -> None:
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['x', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('benchmarks.{module}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as e:\n"
+        "    assert not e.code, e.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["store", "cells", "compare", "report", "suites", "models", "metrics"])
+def test_these_rooms_are_torch_free(module: str) -> None:
+    code = f"import sys, benchmarks.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--suite", "smal_defects"), "did you mean 'small_defects'"),
+        (("--suite", "small_defects", "--tier", "quik"), "quick"),
+        (("--suite", "small_defects", "--model", "yolo8n"), "did you mean 'yolov8n'"),
+        (("--suite", "small_defects", "--model", "canet:nosae"), "no_sae"),
+        (("--suite", "small_defects", "--dataset", "neu_dett"), "neu_det"),
+        (("--suite", "small_defects", "--dataset", "neu_det"), "benchmarks.datasets prepare neu_det --from"),
+        (("--suite", "small_defects", "--fold", "9"), "folds 0 to 4"),
+        (("--suite", "small_defects", "--device", "cuda:77"), "--device cuda:77"),
+        (("--suite", "small_defects", "--epochs", "0"), "epochs"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_wrong_request_is_one_line_and_exit_2(tmp_path: Path, data_root: Path, synthetic, arguments, hint) -> None:
+    out = tmp_path / "runs"
+    done = call("run", *arguments, "--out", out, "--data-root", data_root)
+    assert done.returncode == 2, done.stderr
+    assert hint in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not list(out.rglob("*.json"))
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path, data_root: Path, synthetic) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("run", "--suite", "smoke", "--out", tmp_path / "file" / "runs", "--data-root", data_root)
+    assert done.returncode == 2
+    assert "choose another with --out" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_root: Path, synthetic) -> tuple[Path, str]:
+    """The smoke suite's RetinaNet for one epoch, run from start to end by the command."""
+    out = tmp_path_factory.mktemp("finished") / "runs"
+    done = call("run", *smoke(out, data_root))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return out, done.stdout
+
+
+def smoke(out: Path, data_root: Path, model: str = "retinanet", epochs: int = 1) -> list[object]:
+    return [
+        *("--suite", "smoke", "--tier", "quick", "--device", "cpu", "--model", model, "--epochs", epochs),
+        *("--out", out, "--data-root", data_root),
+    ]
+
+
+def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Path, str]) -> None:
+    out, stdout = finished
+    (stored,) = scan(out)
+    run = stored.run
+    assert run.status == "ok"
+    assert run.metrics.images == 60
+    assert len(run.curve) == 1
+    assert set(run.timings_s) == {"build", "load", "train", "detect", "evaluate"}
+    assert run.provenance.threads == 1
+    assert stored.profile.macs.macs > 1e7
+    assert stored.profile.parameters["total"] == run.model.parameters
+    assert len(stored.profile.latency.samples_ms["end_to_end"]) >= 60
+    assert stored.paths.detections.exists()
+    assert stored.paths.weights.exists()
+    assert not stored.paths.checkpoint.exists()
+    assert (out / "report" / "trade_off.svg").exists()
+    assert "RetinaNet" in (out / "report" / "summary.md").read_text()
+    assert "epoch 1/1" in stdout
+
+
+def test_a_finished_cell_is_not_run_again(finished: tuple[Path, str], data_root: Path) -> None:
+    out, _ = finished
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in out.rglob("*") if p.is_file()}
+    done = call("run", *smoke(out, data_root))
+    assert done.returncode == 0
+    assert "nothing to train" in done.stdout
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_list_shows_states(finished: tuple[Path, str], data_root: Path) -> None:
+    out, _ = finished
+    done = call("run", *smoke(out, data_root), "--list")
+    assert "finished" in done.stdout
+    done = call("run", *smoke(out, data_root, epochs=2), "--list")
+    assert "to run" in done.stdout
+
+
+def test_evaluate_reproduces_the_record(finished: tuple[Path, str], data_root: Path) -> None:
+    out, _ = finished
+    (stored,) = scan(out)
+    done = call("evaluate", stored.paths.record, "--data-root", data_root)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compare_passes_on_itself_and_fails_on_changed_detections(
+    finished: tuple[Path, str], data_root: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    out, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    assert call("compare", out, copy, "--data-root", data_root, "--strict").returncode == 0
+    (stored,) = scan(copy)
+    content = bytearray(stored.paths.detections.read_bytes())
+    content[len(content) // 2] ^= 1
+    stored.paths.detections.write_bytes(content)
+    done = call("compare", out, copy, "--data-root", data_root)
+    assert done.returncode == 1
+    assert "digest mismatch" in " ".join(done.stdout.split())
+
+
+def test_a_damaged_record_stops_the_run_by_name(finished: tuple[Path, str], data_root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    (stored,) = scan(copy)
+    record = json.loads(stored.paths.record.read_text())
+    record["metrics"]["AP50"] = 0.99
+    stored.paths.record.write_text(json.dumps(record))
+    done = call("run", *smoke(copy, data_root))
+    assert done.returncode == 1
+    assert "was changed after it was written" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_and_run_again_gives_the_same_numbers(
+    tmp_path: Path, data_root: Path, finished: tuple[Path, str], how: signal.Signals
+) -> None:
+    """Killed after its first epoch, a run goes on and ends where an undisturbed one ends."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    arguments = [str(a) for a in smoke(cut, data_root, epochs=2)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.run", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    )
+    deadline = time.monotonic() + 120
+    while not list(cut.rglob("*.resume.safetensors")):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(how)
+    child.wait()
+    assert child.returncode == (130 if how == signal.SIGINT else -9)
+    assert not list(scan(cut))
+    resumed = call("run", *smoke(cut, data_root, epochs=2))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after epoch 1" in resumed.stdout
+    assert call("run", *smoke(whole, data_root, epochs=2)).returncode == 0
+    (a,), (b,) = scan(whole), scan(cut)
+    assert a.run.metrics == b.run.metrics
+    assert [p.losses for p in a.run.curve] == [p.losses for p in b.run.curve]
+    assert a.paths.weights.read_bytes() == b.paths.weights.read_bytes()
+
+
+def test_publish_copies_what_belongs_in_a_repository(
+    finished: tuple[Path, str], data_root: Path, tmp_path: Path
+) -> None:
+    out, _ = finished
+    done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "repository's root" in done.stderr
+    (tmp_path / "results").mkdir()
+    done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (stored,) = scan(tmp_path / "results" / "_gate")
+    names = {p.name.split(".", 1)[1] for p in stored.paths.record.parent.iterdir()}
+    assert names == {"json", "profile.json", "detections.npz"}
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, data_root: Path, synthetic) -> None:
+    """RetinaNet at a learning rate that explodes diverges; YOLOv8n beside it ends well."""
+    from benchmarks import suites
+
+    text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
+    suite = suites.parse(
+        text.replace("lr: 0.002", "lr: 1.0e+30").replace("optimizer: adamw", "optimizer: sgd").replace("epochs: 3", "epochs: 1"),
+        "x",
+    )
+    from rich.console import Console
+
+    import torch
+    from benchmarks import runner
+    from benchmarks.progress import RunProgress
+
+    (cell,) = suite.cells("quick", datasets=["synthetic_small"], select=["retinanet"])
+    with RunProgress(Console(file=open(os.devnull, "w")), 1, 1) as progress:
+        record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=progress)
+    assert record.status == "diverged"
+    assert "lower the recipe's lr" in record.error
+    assert record.metrics is None
+    stored = read_record(CellPaths.of(tmp_path, cell).record, RunRecord)
+    assert runner.finished(cell, tmp_path, synthetic) is not None
+    assert stored.status == "diverged"

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import models, suites
+from benchmarks.cells import Recipe
+from benchmarks.errors import DataError, RequestError
+
+MINIMAL = """
+name: x
+title: x
+datasets: [synthetic_small]
+models: [{model: canet}]
+reference: canet
+tiers:
+  quick:
+    scale: nano
+    image_size: native
+    folds: [0]
+    seeds: [0]
+    recipe: {epochs: 1, batch_size: 2, optimizer: sgd, lr: 0.1, schedule: constant}
+"""
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_every_suite_resolves_to_cells_with_distinct_ids(name: str) -> None:
+    suite = suites.load(name)
+    assert suite.name == name
+    for tier in suite.tiers:
+        cells = suite.cells(tier, datasets=suite.datasets)
+        assert len({c.id for c in cells}) == len(cells) > 0
+        assert len({(c.dataset, c.stem) for c in cells}) == len(cells)
+
+
+def test_the_full_tier_is_the_protocol_of_the_paper() -> None:
+    suite = suites.load("small_defects")
+    cells = suite.cells("full", datasets=["neu_det"])
+    assert {(c.fold, c.seed) for c in cells} == {(f, s) for f in range(5) for s in range(3)}
+    canet = next(c for c in cells if c.name == "canet")
+    assert (canet.scale, canet.image_size, canet.recipe.epochs, canet.recipe.batch_size) == ("r50", 600, 12, 2)
+    assert canet.recipe.weights == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (("canet}", "canett}"), "did you mean 'canet'"),
+        (("[synthetic_small]", "[synthetic_smal]"), "synthetic_small"),
+        (("lr: 0.1", "lr: -0.1"), "lr"),
+        (("folds: [0]", "fold: [0]"), "fold"),
+        (("epochs: 1", "epochs: none"), "epochs"),
+        (("reference: canet", "reference: yolov8n"), "reference"),
+        (("title: x", "title: [x"), "not YAML"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_wrong_suite_names_the_field(change: tuple[str, str], field: str) -> None:
+    suites.parse(MINIMAL, "x.yaml")
+    with pytest.raises(DataError) as error:
+        suites.parse(MINIMAL.replace(*change), "x.yaml")
+    assert "x.yaml" in str(error.value)
+    assert field in str(error.value)
+
+
+def test_narrowing() -> None:
+    suite = suites.load("small_defects")
+    quick = {"datasets": ["synthetic_small"]}
+    every = [c.name for c in suite.cells("quick", **quick)]
+    assert every == ["canet", "canet:no_sae", "canet:no_cbd", "canet:fpn", "fasterrcnn_fpn", "retinanet", "yolov8n"]
+    assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:4]
+    assert [c.name for c in suite.cells("quick", select=["yolov8n", "canet:no_sae"], **quick)] == [every[1], every[6]]
+    assert [c.name for c in suite.cells("quick", select=["canet:one_head"], **quick)] == ["canet:one_head"]
+    (cell,) = suite.cells("quick", select=["retinanet"], folds=[3], seeds=[7], epochs=1, **quick)
+    assert (cell.fold, cell.seed, cell.recipe.epochs) == (3, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "hint"),
+    [
+        ({"select": ["canett"]}, "did you mean 'canet'"),
+        ({"select": ["canet:nosae"]}, "no_sae"),
+        ({"select": ["retinanet:no_sae"]}, "no variants"),
+        ({"folds": [5]}, "folds 0 to 4"),
+    ],
+)
+def test_wrong_names_are_wrong_requests(narrow: dict, hint: str) -> None:
+    with pytest.raises(RequestError, match=hint):
+        suites.load("small_defects").cells("quick", datasets=["synthetic_small"], **narrow)
+
+
+def test_an_unknown_suite_or_tier() -> None:
+    with pytest.raises(RequestError, match="did you mean 'small_defects'"):
+        suites.load("smal_defects")
+    with pytest.raises(RequestError, match="quick"):
+        suites.load("small_defects").cells("quikc", datasets=["synthetic_small"])
+
+
+def test_a_data_set_then_a_family_change_the_recipe() -> None:
+    tier = suites.load("small_defects").tiers["quick"].model_copy(
+        update={"by_dataset": {"neu_det": {"lr": 0.5, "epochs": 3}}, "by_family": {"yolo": {"lr": 0.25}}}
+    )
+    assert tier.resolve("neu_det", "canet").lr == 0.5
+    resolved = tier.resolve("neu_det", "yolo")
+    assert (resolved.lr, resolved.epochs) == (0.25, 3)
+    assert isinstance(resolved, Recipe)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_names_its_builder_and_scales(name: str) -> None:
+    spec = models.get(name)
+    assert spec.name == name
+    assert ":" in spec.builder
+    assert {"nano", "r50"} <= set(spec.scales)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import train as training
+from benchmarks.cells import Cell, Recipe
+from benchmarks.datasets.loading import DetectionDataset, train_transform
+from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.datasets.splits import load_split
+from benchmarks.runner import build_cell_model
+from benchmarks.store import EpochPoint
+from benchmarks.train import Diverged, build_optimizer, lr_factor, parameter_groups, train
+from tests.benchmarks.conftest import RECIPE, make_cell
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe(**{**RECIPE.model_dump(), "epochs": 10, **changes})
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step", "constant"])
+def test_learning_rates_stay_between_zero_and_peak(schedule: str) -> None:
+    r = recipe(schedule=schedule, milestones=(8,) if schedule == "step" else (), warmup_iters=7)
+    factors = [lr_factor(r, step, 13) for step in range(130)]
+    assert all(0 < f <= 1 for f in factors)
+    assert max(factors) == pytest.approx(1, abs=0.02)
+
+
+def test_one_cycle_equals_torchs(rng) -> None:
+    r = recipe(schedule="one_cycle")
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=130, cycle_momentum=False)
+    for step in range(130):
+        assert lr_factor(r, step, 13) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_step_and_warm_up() -> None:
+    r = recipe(schedule="step", milestones=(4, 8), gamma=0.1, warmup_iters=1000, warmup_factor=1e-3)
+    assert lr_factor(r, 0, 20) == pytest.approx(1e-3)
+    assert lr_factor(r, 10, 20) == pytest.approx(1e-3 + 0.999 * 0.5)
+    assert lr_factor(r, 20, 20) == 1, "the warm-up ends with the first epoch"
+    assert lr_factor(r, 4 * 20, 20) == pytest.approx(0.1)
+    assert lr_factor(r, 9 * 20, 20) == pytest.approx(0.01)
+
+
+def test_norms_and_biases_are_not_decayed_and_the_backbone_learns_slower() -> None:
+    model = torch.nn.ModuleDict(
+        {"backbone": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), "head": torch.nn.Linear(4, 2)}
+    )
+    groups = parameter_groups(model, recipe(weight_decay=0.1, backbone_lr_factor=0.1, lr=1.0))
+    got = {(g["weight_decay"], g["lr"]): sum(p.numel() for p in g["params"]) for g in groups}
+    assert got == {(0.0, 1.0): 2, (0.0, 0.1): 4 + 8, (0.1, 1.0): 8, (0.1, 0.1): 108}
+
+
+def test_frozen_parameters_are_not_optimised() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    assert sum(p.numel() for g in build_optimizer(model, RECIPE).param_groups for p in g["params"]) == 4
+
+
+@pytest.fixture(scope="module")
+def dataset(synthetic: PreparedDataset):
+    split = load_split("synthetic_small", "synthetic_small-5fold-v1", 0)
+
+    def make(cell: Cell, images: int = 8) -> DetectionDataset:
+        return DetectionDataset(
+            synthetic,
+            split.train[:images],
+            transform=train_transform(cell.recipe.augment),
+            seed=cell.stream("augment"),
+        )
+
+    return make
+
+
+def fit(cell: Cell, dataset, **options: object) -> tuple[dict[str, torch.Tensor], tuple[EpochPoint, ...]]:
+    model = build_cell_model(cell, 6)
+    curve = train(model, dataset(cell), cell, device=torch.device("cpu"), **options)
+    return model.state_dict(), curve
+
+
+@pytest.mark.parametrize("model", ["canet", "retinanet"])
+def test_the_same_cell_twice_is_the_same_to_the_last_bit(dataset, model: str) -> None:
+    cell = make_cell(model=model)
+    (one, first), (two, second) = fit(cell, dataset), fit(cell, dataset)
+    assert [p.losses for p in first] == [p.losses for p in second]
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_another_seed_is_another_result(dataset) -> None:
+    (_, first), (_, second) = fit(make_cell(), dataset), fit(make_cell(seed=1), dataset)
+    assert first[0].losses != second[0].losses
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("optimizer", "die_in"), [("adamw", 1), ("sgd", 2)])
+def test_interrupted_training_goes_on_to_the_same_bits(
+    dataset, tmp_path: Path, monkeypatch, optimizer: str, die_in: int
+) -> None:
+    cell = make_cell(recipe=RECIPE.model_copy(update={"epochs": 3, "optimizer": optimizer}))
+    whole, curve = fit(cell, dataset)
+    path = tmp_path / "c.safetensors"
+    seeding = training.seed_everything
+
+    def dying(seed: int) -> None:
+        if seed == cell.stream("sampling") + die_in:
+            raise Killed
+        seeding(seed)
+
+    monkeypatch.setattr(training, "seed_everything", dying)
+    with pytest.raises(Killed):
+        fit(cell, dataset, checkpoint=path, tag="t")
+    monkeypatch.undo()
+    assert path.exists()
+    resumed, again = fit(cell, dataset, checkpoint=path, tag="t")
+    assert [p.losses for p in again] == [p.losses for p in curve]
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another version"])
+def test_a_checkpoint_that_does_not_fit_is_left_out(dataset, tmp_path: Path, monkeypatch, damage: str) -> None:
+    cell = make_cell()
+    path = tmp_path / "c.safetensors"
+    whole, _ = fit(cell, dataset, checkpoint=path, tag="t")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    resumed, curve = fit(cell, dataset, checkpoint=path, tag="other" if damage != "truncated" else "t")
+    assert len(curve) == cell.recipe.epochs
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_a_loss_that_is_not_finite_names_the_moment_and_the_remedy(dataset) -> None:
+    cell = make_cell()
+    model = build_cell_model(cell, 6)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if n.endswith("cls_score.weight")).fill_(math.nan)
+    with pytest.raises(Diverged, match=r"epoch 1, iteration 1 of 2 .*loss_classifier=nan.*lower the recipe's lr"):
+        train(model, dataset(cell), cell, device=torch.device("cpu"))
+
+
+def test_bfloat16_trains(dataset) -> None:
+    cell = make_cell(recipe=RECIPE.model_copy(update={"precision": "bf16"}))
+    _, curve = fit(cell, dataset)
+    assert all(math.isfinite(v) for p in curve for v in p.losses.values())
