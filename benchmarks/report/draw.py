@@ -106,7 +106,7 @@ def _panel(fig: Any, ax: Any, title: str, panel: list[Row]) -> None:
     if any(r.untrained for r in panel):
         label = f"untrained (AP50 < {100 * UNTRAINED_BELOW:.0f})"
         handles.append(Line2D([], [], marker="o", color=_UNTRAINED, linestyle="none", markersize=5, label=label))
-    ax.legend(handles=handles, loc="lower right", frameon=True, fancybox=False, edgecolor="#374151", fontsize=8)
+    ax.legend(handles=handles, loc="upper left", frameon=True, fancybox=False, edgecolor="#374151", fontsize=8)
     _place_names(fig, ax, panel)
 
 
