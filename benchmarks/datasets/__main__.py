@@ -117,7 +117,7 @@ def splits(
     from benchmarks.datasets import splits as lists
 
     data = prepared.ensure(name, data_root)
-    content = lists.make_list(data)
+    content = lists.make_list(data, report=_say)
     table = Table("fold", "images", *data.classes, "defect-free")
     for i, part in enumerate(content["folds"]):
         count = Counter(a["category_id"] for file_name in part for a in data.boxes(file_name))

@@ -35,6 +35,8 @@ class DatasetSpec:
     embedded: bool = False
     """Whether it is made on the spot, without any input."""
     folds: int = 5
+    overlaps: bool = False
+    """Whether its images may be crops of one larger image that overlap; a split must then keep those together."""
 
 
 CATALOGUE: dict[str, DatasetSpec] = {
@@ -67,6 +69,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             boxes=4189,
             native_size=200,
             split="neu_det-5fold-v1",
+            overlaps=True,
             licence="none stated; for academic use, not to be redistributed",
             redistributable=False,
             homepage="http://faculty.neu.edu.cn/songkechen/en/zhym/263269/list/index.htm",

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets import catalogue
-from benchmarks.datasets.duplicates import THRESHOLD, near_duplicates
+from benchmarks.datasets.duplicates import OVERLAP_THRESHOLD, THRESHOLD, linked, near_duplicates, overlapping
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -157,7 +157,7 @@ def _improve(
     for other_unit in units:
         other = other_unit[0]
         away = place[other]
-        if away == home or len(other_unit) != 1:
+        if away == home:
             continue
         gain = 0.0
         for k in keys:
@@ -178,25 +178,27 @@ def _improve(
     return 1
 
 
-def make_list(data: PreparedDataset, *, folds: int = 5, seed: int = SEED) -> dict[str, Any]:
+def make_list(
+    data: PreparedDataset,
+    *,
+    folds: int = 5,
+    seed: int = SEED,
+    report: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
     """The content of a data set's split list file."""
-    names = [image["file_name"] for image in data.images]
-    groups = near_duplicates({name: data.path(name) for name in names})
-    labels = {name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)] for name in names}
-    return {
-        "schema": 1,
-        "dataset": data.name,
-        "folds": make_folds(labels, groups, folds=folds, seed=seed),
-        "seed": seed,
-        "near_duplicate_threshold": THRESHOLD,
-        "near_duplicate_groups": groups,
-    }
+    paths = {image["file_name"]: data.path(image["file_name"]) for image in data.images}
+    labels = {name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)] for name in paths}
+    groups = near_duplicates(paths)
+    content: dict[str, Any] = {"schema": 1, "dataset": data.name}
+    found: dict[str, Any] = {"seed": seed, "near_duplicate_threshold": THRESHOLD}
+    if catalogue.get(data.name).overlaps:
+        pairs = overlapping(paths, labels, report=report)
+        groups = linked(paths, [(g[0], other) for g in groups for other in g[1:]] + [(a, b) for a, b, _ in pairs])
+        found["overlap_threshold"] = OVERLAP_THRESHOLD
+    content["folds"] = make_folds(labels, groups, folds=folds, seed=seed)
+    return {**content, **found, "near_duplicate_groups": groups}
 
 
 def dumps(content: Mapping[str, Any]) -> str:
     """A split list as its file has it."""
     return json.dumps(content, indent=1) + "\n"
-
-
-def default_split(name: str) -> str:
-    return catalogue.get(name).split
