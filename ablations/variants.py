@@ -27,6 +27,14 @@ VARIANTS: dict[str, Variant] = {
         Variant("no_sae", "the pooled context before conv3", "w/o SAE", {"sae": False}),
         Variant("no_cbd", "the context block after conv3", "w/o CBD", {"cbd": False}),
         Variant("fpn", "Laplacian fusion against plain addition", "FPN neck", {"neck": "fpn"}),
+        Variant(
+            "fpn_convs",
+            "capacity alone: the fusion's two convolutions per merge, added",
+            "FPN + 2 convs",
+            {"neck": "fpn_convs"},
+        ),
+        Variant("pafpn", "Laplacian fusion against an extra bottom-up path", "PAFPN", {"neck": "pafpn"}),
+        Variant("bfp", "Laplacian fusion against a balanced pyramid", "BFP", {"neck": "bfp"}),
         Variant("no_difference", "the difference branch of the fusion", "beta = 0", {"difference": False}),
         Variant(
             "no_gates",

@@ -54,7 +54,8 @@ class CANetConfig:
     """"resnet": N(0, 2/fan_out) for every weight of SAE and CBD; "plugin": the blocks' own initialisation."""
 
     # Neck.
-    neck: Literal["laplacian", "fpn"] = "laplacian"
+    neck: Literal["laplacian", "fpn", "fpn_convs", "pafpn", "bfp"] = "laplacian"
+    """"fpn_convs": an FPN with the fusion's two 3x3 convolutions at each merge, and nothing else of it."""
     neck_channels: int = 256
     neck_init: Literal["kaiming", "xavier"] = "kaiming"
     gates: bool = True
@@ -103,7 +104,7 @@ class CANetConfig:
             "sae_query": ("shared", "mean", "input"),
             "cbd_pooling": ("attention", "average"),
             "context_init": ("resnet", "plugin"),
-            "neck": ("laplacian", "fpn"),
+            "neck": ("laplacian", "fpn", "fpn_convs", "pafpn", "bfp"),
             "neck_init": ("kaiming", "xavier"),
             "anchor_grid": ("torchvision", "mmdet"),
         }
@@ -122,6 +123,8 @@ class CANetConfig:
             raise ValueError("sae_kv_stride and sae_heads must be positive")
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
             raise ValueError("anchor_sizes: every level needs the same number of sizes, the RPN head is shared")
+        if self.mutual_attention and self.neck != "laplacian":
+            raise ValueError(f"mutual_attention is part of the laplacian neck, not of {self.neck!r}")
         if not 1 <= self.roi_levels <= len(self.anchor_sizes):
             raise ValueError(f"roi_levels={self.roi_levels}: there are {len(self.anchor_sizes)} levels")
 

@@ -14,6 +14,59 @@ from torch import Tensor, nn
 from canet.config import CANetConfig
 
 
+def upsampled_conv(conv: nn.Conv2d, x: Tensor, size: torch.Size) -> Tensor:
+    """`conv` (3x3, padding 1) of `x` upsampled to `size` by nearest neighbours, which is a step of exactly 2.
+
+    An output pixel sees at most two rows and columns of `x`, so that sums of the 3x3 weights make one 2x2
+    convolution to four phases: 4/9 of the multiplications. `size` is twice that of `x`, or one less, where the
+    last row or column ends at the border and is computed anew. Any other size takes the direct way.
+
+    Shapes: (B, C, h, w) -> (B, D, H, W) with H in {2h, 2h - 1} and W in {2w, 2w - 1}.
+    """
+    height, width = x.shape[-2:]
+    if size[0] not in (2 * height, 2 * height - 1) or size[1] not in (2 * width, 2 * width - 1):
+        return conv(F.interpolate(x, size=size, mode="nearest"))
+    out = phase_conv(x, phase_weights(conv.weight), conv.bias)
+    return trim_phases(out, x, size, conv.weight, conv.bias)
+
+
+def phase_weights(weight: Tensor) -> Tensor:
+    """3x3 weights (D, C, 3, 3) to the 2x2 weights of the four phases, (4 D, C, 2, 2), row phase first."""
+    first, middle, last = weight.unbind(2)
+    rows = (torch.stack([first, middle + last], 2), torch.stack([first + middle, last], 2))
+    phases = []
+    for row in rows:
+        first, middle, last = row.unbind(3)
+        phases += [torch.stack([first, middle + last], 3), torch.stack([first + middle, last], 3)]
+    return torch.cat(phases)
+
+
+def phase_conv(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """The 3x3 convolution of `x` upsampled by 2, from `phase_weights`: (B, C, h, w) -> (B, D, 2 h, 2 w)."""
+    height, width = x.shape[-2:]
+    maps = F.conv2d(x, weights, None if bias is None else bias.repeat(4), padding=1)
+    maps = maps.unflatten(1, (2, 2, -1))  # (B, row phase, column phase, D, h + 1, w + 1)
+    rows = [
+        torch.stack([maps[:, i, j, :, i : i + height, j : j + width] for j in range(2)], 4).flatten(3) for i in range(2)
+    ]
+    return torch.stack(rows, 3).flatten(2, 3)
+
+
+def trim_phases(out: Tensor, x: Tensor, size: torch.Size, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`phase_conv`'s map cut to `size`; where that is odd, the last row or column has zeros behind it."""
+    height, width = size
+    out = out[:, :, :height, :width]
+    if height % 2:  # its last row sees the last row of x and, above, the one before
+        kernel = weight[:, :, :2] if height > 1 else weight[:, :, 1:2]
+        rows = x[:, :, -2:].repeat_interleave(2, 3)[..., :width]
+        out = torch.cat([out[:, :, :-1], F.conv2d(rows, kernel, bias, padding=(0, 1))], 2)
+    if width % 2:
+        kernel = weight[..., :2] if width > 1 else weight[..., 1:2]
+        columns = x[..., -2:].repeat_interleave(2, 2)[:, :, :height]
+        out = torch.cat([out[..., :-1], F.conv2d(columns, kernel, bias, padding=(1, 0))], 3)
+    return out
+
+
 class Gate(nn.Module):
     """Channel gate of squeeze and excitation without reduction: sigmoid(B relu(A m)), (B, C) -> (B, C)."""
 
@@ -74,7 +127,7 @@ class LaplacianFusion(nn.Module):
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         low = self.conv_low(low)
-        high = self.conv_high(F.interpolate(high, size=low.shape[-2:], mode="nearest"))
+        high = upsampled_conv(self.conv_high, high, low.shape[-2:])
         scale_low, scale_high = self.coefficients(low.mean((2, 3)), high.mean((2, 3)))
         return torch.addcmul(scale_low * low, scale_high, high)
 
@@ -114,17 +167,13 @@ class FPN(nn.Module):
         self.reset_parameters(init)
 
     def reset_parameters(self, init: str) -> None:
-        """ "kaiming": laterals and outputs kaiming-uniform, fusion at its default; "xavier": every weight."""
-        convs = [*self.lateral, *self.output]
+        """Laterals and outputs kaiming-uniform and the rest at its default ("kaiming"), or all Xavier-uniform."""
+        layers: list[nn.Module] = [*self.lateral, *self.output]
         if init == "xavier":
-            convs = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        for conv in convs:
-            if init == "xavier":
-                nn.init.xavier_uniform_(conv.weight)
-            else:
-                nn.init.kaiming_uniform_(conv.weight, a=1)
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
+            layers = [*self.modules()]
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                _init(layer, init)
 
     def merge(self, index: int, low: Tensor, high: Tensor) -> Tensor:
         """Level `index` (0 is the finest) from its lateral and the coarser merged map."""
@@ -158,9 +207,7 @@ class LaplacianFPN(FPN):
         learned_mixing: bool = True,
         mutual_attention: bool = False,
     ) -> None:
-        nn.Module.__init__(self)
-        self.out_channels = out_channels
-        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        super().__init__(in_channels, out_channels, init=init)
         self.fusion = nn.ModuleList(
             LaplacianFusion(
                 out_channels,
@@ -172,7 +219,6 @@ class LaplacianFPN(FPN):
             for _ in in_channels[1:]
         )
         self.attention = nn.ModuleList(MutualAttention(out_channels) for _ in in_channels) if mutual_attention else None
-        self.output = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels)
         self.reset_parameters(init)
 
     def merge(self, index: int, low: Tensor, high: Tensor) -> Tensor:
@@ -182,10 +228,100 @@ class LaplacianFPN(FPN):
         return self.output[index](x if self.attention is None else self.attention[index](x))
 
 
+class ConvFPN(FPN):
+    """FPN that adds conv_low(lateral) and conv_high(upsampled): the fusion's capacity without its idea."""
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, *, init: str = "kaiming") -> None:
+        super().__init__(in_channels, out_channels, init=init)
+        merges = range(len(in_channels) - 1)
+        self.conv_low = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in merges)
+        self.conv_high = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in merges)
+        self.reset_parameters(init)
+
+    def merge(self, index: int, low: Tensor, high: Tensor) -> Tensor:
+        conv_high = self.conv_high[index]
+        assert isinstance(conv_high, nn.Conv2d)
+        return self.conv_low[index](low) + upsampled_conv(conv_high, high, low.shape[-2:])
+
+
+class PAFPN(FPN):
+    """Path aggregation (Liu et al. 2018): a bottom-up path of stride-2 convolutions over the FPN's outputs."""
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, *, init: str = "kaiming") -> None:
+        super().__init__(in_channels, out_channels, init=init)
+        paths = range(len(in_channels) - 1)
+        self.down = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1) for _ in paths)
+        self.path_output = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in paths)
+        for conv in [*self.down, *self.path_output]:
+            _init(conv, init)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        *levels, _ = super().forward(features).values()
+        below = levels[0]
+        out = [below]
+        for down, output, x in zip(self.down, self.path_output, levels[1:], strict=True):
+            below = x + down(below)
+            out.append(output(below))
+        return _named([*out, out[-1][:, :, ::2, ::2]])
+
+
+class BFP(FPN):
+    """Balanced pyramid (Libra R-CNN, Pang et al. 2019): all levels averaged at P4, refined, and added back.
+
+    The refinement is an embedded-Gaussian non-local block whose last layer starts at zero.
+    """
+
+    REFINED = 2  # index of P4
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, *, init: str = "kaiming") -> None:
+        super().__init__(in_channels, out_channels, init=init)
+        self.query = nn.Linear(out_channels, out_channels)
+        self.key = nn.Linear(out_channels, out_channels)
+        self.value = nn.Linear(out_channels, out_channels)
+        self.project = nn.Linear(out_channels, out_channels)
+        for linear in (self.query, self.key, self.value):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        levels = list(super().forward(features).values())
+        size = levels[self.REFINED].shape[-2:]
+        balanced = torch.stack([_resize(x, size) for x in levels]).mean(0)
+        pixels = balanced.flatten(2).transpose(1, 2)
+        context = F.scaled_dot_product_attention(self.query(pixels), self.key(pixels), self.value(pixels), scale=1.0)
+        refined = balanced + self.project(context).transpose(1, 2).reshape(balanced.shape)
+        return _named([x + _resize(refined, x.shape[-2:]) for x in levels])
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    """To a smaller map by adaptive max pooling, to a larger one by nearest neighbours."""
+    if x.shape[-1] >= size[-1]:
+        return F.adaptive_max_pool2d(x, (size[0], size[1]))
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+def _named(levels: list[Tensor]) -> dict[str, Tensor]:
+    return {f"p{index + 2}": x for index, x in enumerate(levels)}
+
+
+def _init(layer: nn.Conv2d | nn.Linear, scheme: str) -> None:
+    if scheme == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+NECKS: dict[str, type[FPN]] = {"fpn": FPN, "fpn_convs": ConvFPN, "pafpn": PAFPN, "bfp": BFP}
+
+
 def build_neck(config: CANetConfig) -> FPN:
     """The neck that `config` asks for."""
-    if config.neck == "fpn":
-        return FPN(config.stage_channels, config.neck_channels, init=config.neck_init)
+    if config.neck != "laplacian":
+        return NECKS[config.neck](config.stage_channels, config.neck_channels, init=config.neck_init)
     return LaplacianFPN(
         config.stage_channels,
         config.neck_channels,
