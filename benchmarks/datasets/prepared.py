@@ -17,7 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class PreparedDataset:
     root: Path
     classes: tuple[str, ...]
     native_size: int
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] = field(repr=False)
     manifest_digest: str
 
     @cached_property

@@ -1,0 +1,86 @@
+"""Archives and folders: what is hostile is refused, what is damaged is named."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+
+import pytest
+
+from benchmarks.datasets import sources
+from benchmarks.datasets.sources import open_source
+from benchmarks.errors import DataError, RequestError
+from tests.datasets.conftest import write_folder, write_zip
+
+
+def test_zip_and_folder_give_the_same(tmp_path):
+    files = {"a/b.txt": b"1", "c.txt": b"22"}
+    noise = {"__MACOSX/a/._b.txt": b"x", ".DS_Store": b"x", "a/Thumbs.db": b"x"}
+    for path in (write_zip(tmp_path / "x.zip", files | noise), write_folder(tmp_path / "x", files | noise)):
+        source = open_source(path)
+        assert {name: source.read(name) for name in source.names()} == files
+        source.close()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:/evil", "a\\..\\evil"])
+def test_paths_that_escape_are_refused(tmp_path, name):
+    path = write_zip(tmp_path / "x.zip", {"ok.txt": b"1", name: b"2"})
+    if "\\" in name:  # zipfile writes and reads them as slashes only on Windows
+        assert sources.is_unsafe(name)
+        return
+    with pytest.raises(DataError, match="outside the archive"):
+        open_source(path)
+
+
+def test_links_are_refused_in_a_zip_and_ignored_when_they_leave_a_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="link"):
+        open_source(tmp_path / "x.zip")
+    (tmp_path / "secret").write_text("s")
+    folder = write_folder(tmp_path / "d", {"a": b"1"})
+    os.symlink(tmp_path / "secret", folder / "b")
+    assert open_source(folder).names() == ["a"]
+
+
+def test_a_bomb_is_refused(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"zeros": bytes(8 * 2**20)})
+    with pytest.raises(DataError, match="beyond the limits"):
+        open_source(path)
+
+
+def test_too_many_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_MEMBERS", 2)
+    with pytest.raises(DataError, match="more than the 2 allowed"):
+        open_source(write_zip(tmp_path / "x.zip", {"a": b"", "b": b"", "c": b""}))
+
+
+def test_a_member_that_occurs_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", "1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a", "2")
+    with pytest.raises(DataError, match="occurs twice"):
+        open_source(tmp_path / "x.zip")
+
+
+def test_damage_inside_a_zip_is_found_when_read(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.bin", b"A" * 1000)
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.zip:a\.bin is damaged"):
+        open_source(path).read("a.bin")
+
+
+def test_what_is_no_archive_or_not_there(tmp_path):
+    (tmp_path / "x.zip").write_text("no zip")
+    with pytest.raises(DataError, match="not a zip archive"):
+        open_source(tmp_path / "x.zip")
+    with pytest.raises(RequestError, match="no such file"):
+        open_source(tmp_path / "y.zip")
