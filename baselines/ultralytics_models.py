@@ -15,9 +15,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_convert, clip_boxes_to_image
+
+from canet.detector import Batch, Detector, ResizeNormalizePad, Target
 
 INSTALL = "python -m pip install 'canet-bench[yolo]'"
 
@@ -73,24 +72,7 @@ def import_ultralytics() -> ModuleType:
     return ultralytics
 
 
-@dataclass
-class Batch:
-    """What `YOLODetector.preprocess` makes of a list of images.
-
-    Attributes:
-        images: float32 (B, 3, H, W), resized and padded, H and W multiples of 32.
-        sizes: (height, width) of every image inside `images`, padding excluded.
-        original_sizes: (height, width) of every image as given.
-        targets: boxes in pixels of `images`, labels 1..K; None for inference.
-    """
-
-    images: Tensor
-    sizes: list[tuple[int, int]]
-    original_sizes: list[tuple[int, int]]
-    targets: list[dict[str, Tensor]] | None
-
-
-class YOLODetector(nn.Module):
+class YOLODetector(Detector):
     """An ultralytics detection model under the detector contract.
 
     Losses: `box`, `cls` and `dfl` as the library's criterion returns them: gains applied, normalised by the
@@ -110,50 +92,28 @@ class YOLODetector(nn.Module):
     multi_label = True
 
     def __init__(self, detector: nn.Module, image_size: int) -> None:
-        super().__init__()
+        transform = ResizeNormalizePad(image_size)
         # The library feeds pixels in [0, 1] without further normalisation.
-        mean, std = [0.0] * 3, [1.0] * 3
-        self.transform = GeneralizedRCNNTransform(image_size, image_size, mean, std, size_divisible=32)
+        transform.image_mean, transform.image_std = [0.0] * 3, [1.0] * 3
+        super().__init__(transform)
         self.detector = detector
         frozen = [name.rsplit(".", 1)[0] for name, p in self.named_parameters() if not p.requires_grad]
-        self.provenance: dict[str, Any] = {"weights": None, "frozen": frozen, "norm": "batch"}
+        self.provenance = {"weights": None, "frozen": frozen, "norm": "batch"}
         self._criterion: tuple[torch.device, Any] | None = None
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation; see the detector contract."""
-        batch = self.preprocess(images, targets)
-        raw = self.network(batch)
-        return self.losses(raw, batch) if self.training else self.postprocess(raw, batch)
-
-    def preprocess(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Batch:
-        """Resize the longer side to `image_size`, pad bottom-right to a multiple of 32, stack.
-
-        Raises:
-            ValueError: training without targets.
-        """
-        if self.training and targets is None:
-            raise ValueError("targets are needed in training mode")
-        original = [(int(i.shape[-2]), int(i.shape[-1])) for i in images]
-        stacked, resized = self.transform(images, targets)
-        return Batch(stacked.tensors, stacked.image_sizes, original, resized)
-
     def network(self, batch: Batch) -> Any:
-        """Backbone, neck and head: raw maps in training, decoded boxes beside them in evaluation."""
-        return self.detector(batch.images)
-
-    def losses(self, raw: Any, batch: Batch) -> dict[str, Tensor]:
-        """The library's losses for the raw output of a training step; see the class for their scale."""
-        assert batch.targets is not None
-        total, _ = self._criterion_on(batch.images.device)(raw, library_targets(batch))
+        """The losses in training; decoded boxes with scores (B, 4 + K, N), and the raw maps, in evaluation."""
+        raw = self.detector(batch.images.tensors)
+        if not self.training:
+            return raw
+        total, _ = self._criterion_on(batch.images.tensors.device)(raw, library_targets(batch))
         return dict(zip(("box", "cls", "dfl"), total.unbind(), strict=True))
 
-    def postprocess(self, raw: Any, batch: Batch) -> list[dict[str, Tensor]]:
-        """Non-maximum suppression, boxes in pixels of the images as given, clipped, empty ones dropped."""
+    def postprocess(self, raw: Any, batch: Batch) -> list[Target]:
+        """Non-maximum suppression, then boxes in pixels of the images as given, clipped, empty ones dropped."""
         from ultralytics.utils.nms import non_max_suppression
 
-        found = non_max_suppression(
+        rows = non_max_suppression(
             raw[0].float(),
             conf_thres=self.score_threshold,
             iou_thres=self.iou_threshold,
@@ -161,10 +121,11 @@ class YOLODetector(nn.Module):
             max_det=self.max_detections,
             max_time_img=float("inf"),
         )
-        return [
-            _detections(rows, size, original)
-            for rows, size, original in zip(found, batch.sizes, batch.original_sizes, strict=True)
+        found = [
+            _inside({"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1}, size)
+            for r, size in zip(rows, batch.images.image_sizes, strict=True)
         ]
+        return self.to_original(found, batch)
 
     def _criterion_on(self, device: torch.device) -> Any:
         # Built late and once per device: the criterion copies strides and anchors to where the model is.
@@ -177,30 +138,26 @@ def library_targets(batch: Batch) -> dict[str, Tensor]:
     """The batch's targets as the library's criteria read them.
 
     Returns:
-        `img` (B, 3, H, W); `batch_idx` (N,), `cls` (N, 1) in 0..K-1 and `bboxes` (N, 4) as centre, width and
-        height relative to the padded image, all boxes of the batch one after the other.
+        `batch_idx` (N,), `cls` (N, 1) in 0..K-1 and `bboxes` (N, 4) as centre, width and height relative to
+        the padded image, all boxes of the batch one after the other.
     """
     targets = batch.targets or []
-    height, width = batch.images.shape[-2:]
-    scale = batch.images.new_tensor([width, height, width, height])
-    boxes = torch.cat([t["boxes"].reshape(-1, 4) for t in targets]).to(scale)
-    labels = torch.cat([t["labels"].reshape(-1) for t in targets])
-    index = torch.cat([t["labels"].new_full((len(t["labels"]),), i) for i, t in enumerate(targets)])
+    height, width = batch.images.tensors.shape[-2:]
+    scale = batch.images.tensors.new_tensor([width, height, width, height])
+    labels = torch.cat([t["labels"] for t in targets])
+    index = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
     return {
-        "img": batch.images,
         "batch_idx": index.to(scale),
         "cls": (labels - 1).to(scale)[:, None],
-        "bboxes": box_convert(boxes, "xyxy", "cxcywh") / scale,
+        "bboxes": box_convert(torch.cat([t["boxes"] for t in targets]).to(scale), "xyxy", "cxcywh") / scale,
     }
 
 
-def _detections(rows: Tensor, size: Sequence[int], original: tuple[int, int]) -> dict[str, Tensor]:
-    """Rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized image, as the contract wants."""
-    scale = rows.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
-    boxes = clip_boxes_to_image(rows[:, :4] * scale, original)
-    # A box that lay in the padding has no area left.
+def _inside(found: Target, size: tuple[int, int]) -> Target:
+    """Clip boxes to the image; one that lay in the padding has no area left and goes."""
+    boxes = clip_boxes_to_image(found["boxes"], size)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return {"boxes": boxes[kept], "scores": rows[kept, 4], "labels": rows[kept, 5].long() + 1}
+    return {name: value[kept] for name, value in {**found, "boxes": boxes}.items()}
 
 
 def build_yolo(
@@ -224,9 +181,7 @@ def build_yolo(
     if not stem.endswith(scale):
         raise ValueError(f"{yaml} is not of scale {scale!r}")
     if weights is not None:
-        raise RuntimeError(
-            f"no {weights!r} weights for {stem}: the library has no backbone for it, use weights=None"
-        )
+        raise RuntimeError(f"no {weights!r} weights for {stem}: the library has no backbone for it, use weights=None")
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils import DEFAULT_CFG

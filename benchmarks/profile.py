@@ -487,6 +487,7 @@ def main(
     import torch
 
     from benchmarks.models import build_model
+    from benchmarks.models import get as get_model
 
     target = _device(device)
     if threads is not None:
@@ -498,7 +499,11 @@ def main(
         base, _, variant = name.partition(":")
         torch.manual_seed(seed)
         built[name] = build_model(
-            base, num_classes=classes, image_size=image_size, scale=scale, variant=variant or "default"
+            base,
+            num_classes=classes,
+            image_size=image_size,
+            scale=get_model(base).scale(scale),
+            variant=variant or "default",
         ).eval()
     costs = {name: {"parameters": count_parameters(m), "macs": count_macs(m, inputs)} for name, m in built.items()}
     latency = measure_latency(

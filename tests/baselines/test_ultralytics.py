@@ -1,0 +1,244 @@
+"""The YOLO adapter: silent import, the library's own losses and detections, and what happens without it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.ultralytics_models import INSTALL, build_yolo, import_ultralytics
+
+needs_ultralytics = pytest.mark.skipif(
+    not any((Path(p) / "ultralytics").is_dir() for p in sys.path if p), reason="ultralytics is not installed"
+)
+pytestmark = pytest.mark.yolo
+
+
+def _image(seed: int, height: int, width: int) -> Tensor:
+    """A bright and a dark rectangle on noise, away from the edges."""
+    image = 0.45 + 0.1 * torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    image[:, height // 8 : height // 2, width // 8 : width // 2] = 0.95
+    image[:, height // 2 : height - 20, width // 2 : width - 12] = 0.05
+    return image
+
+
+def _target(height: int, width: int) -> dict[str, Tensor]:
+    boxes = [
+        [width // 8, height // 8, width // 2, height // 2],
+        [width // 2, height // 2, width - 12, height - 20],
+    ]
+    return {"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.tensor([1, 2])}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that finds the rectangles: trained for a few seconds."""
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=2, image_size=128, scale="n").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=100)
+    for i in range(100):
+        images = [_image(4 * i + j, 128, 128) for j in range(2)]
+        loss = sum(model(images, [_target(128, 128)] * 2).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@needs_ultralytics
+def test_import_is_silent_offline_and_leaves_nothing(tmp_path: Path):
+    program = """
+        import os, random, socket, sys
+        import numpy as np
+        import torch
+
+        print("begin", file=sys.stderr)  # what the interpreter's own start prints is not ours
+
+        def refuse(*args, **kwargs):
+            raise AssertionError(f"network access: {args}")
+
+        socket.getaddrinfo = socket.socket.connect = socket.create_connection = refuse
+        save, environment = torch.save, dict(os.environ)
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        from baselines.ultralytics_models import import_ultralytics, build_yolo
+
+        assert "ultralytics" not in sys.modules
+        ultralytics = import_ultralytics()
+        assert torch.save is save
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+        changed = {k for k in {*os.environ, *environment} if os.environ.get(k) != environment.get(k)}
+        assert all(k.startswith("YOLO_") for k in changed), changed
+        assert ultralytics.settings["sync"] is False
+        from ultralytics.utils import ONLINE, USER_CONFIG_DIR
+        assert not ONLINE and str(USER_CONFIG_DIR).startswith(os.environ["TMPDIR"])
+
+        model = build_yolo(num_classes=2, image_size=64, scale="n")
+        target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}
+        sum(model([torch.rand(3, 64, 64)], [target]).values()).backward()
+        model.eval()([torch.rand(3, 64, 64)])
+    """
+    folders = {name: tmp_path / name for name in ("home", "tmp", "work")}
+    for folder in folders.values():
+        folder.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "XDG_", "PYTEST_"))}
+    environment |= {"HOME": str(folders["home"]), "TMPDIR": str(folders["tmp"])}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=folders["work"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr.partition("begin\n")[2]) == (0, "", ""), done.stderr
+    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
+    assert left == []
+
+
+def test_without_the_library_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(ImportError, match="ultralytics") as raised:
+        build_yolo(num_classes=2, image_size=64, scale="n")
+    assert INSTALL in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_scale_that_the_yaml_does_not_name_is_refused():
+    with pytest.raises(ValueError, match=r"yolov8n\.yaml"):
+        build_yolo(num_classes=2, image_size=64, scale="s")
+
+
+def test_pretrained_weights_are_refused_clearly():
+    with pytest.raises(RuntimeError, match="weights=None"):
+        build_yolo(num_classes=2, image_size=64, scale="n", weights="imagenet")
+
+
+@needs_ultralytics
+def test_classification_biases_start_from_the_strides():
+    # Detect.bias_init: about five objects in a 640 px image, spread over the cells of each stride.
+    head = build_yolo(num_classes=6, image_size=64, scale="n").detector.model[-1]
+    assert head.stride.tolist() == [8, 16, 32]
+    for stride, branch in zip(head.stride.tolist(), head.cv3, strict=True):
+        expected = torch.full((6,), math.log(5 / 6 / (640 / stride) ** 2))
+        torch.testing.assert_close(branch[-1].bias.detach(), expected)
+
+
+@needs_ultralytics
+def test_gradient_is_that_of_the_librarys_own_loss():
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=2, image_size=128, scale="n").train()
+    images = [_image(0, 128, 128), _image(1, 128, 128), _image(2, 128, 128)]
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    targets = [_target(128, 128), empty, _target(128, 128)]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    losses = model(images, targets)
+    sum(losses.values()).backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    model.load_state_dict(state)
+    model.zero_grad()
+    # The library's collated batch, written by hand: centre, size, relative to the image; classes from 0.
+    boxes = [[40 / 128, 40 / 128, 48 / 128, 48 / 128], [90 / 128, 86 / 128, 52 / 128, 44 / 128]]
+    batch = {
+        "img": torch.stack(images),
+        "batch_idx": torch.tensor([0.0, 0.0, 2.0, 2.0]),
+        "cls": torch.tensor([[0.0], [1.0], [0.0], [1.0]]),
+        "bboxes": torch.tensor(boxes * 2),
+    }
+    total, items = model.detector.loss(batch)
+    total.sum().backward()
+    assert losses.keys() == {"box", "cls", "dfl"}
+    for name, value in losses.items():  # the library reports per image, and multiplies by the batch for backward
+        torch.testing.assert_close(value.detach(), items[f"{name}_loss"] * len(images))
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[name], parameter.grad, msg=name)
+
+
+def _predictor(model, **overrides):
+    import_ultralytics()
+    from ultralytics.models.yolo.detect import DetectionPredictor
+
+    made = DetectionPredictor(
+        overrides={"conf": 0.001, "max_det": 100, "imgsz": 128, "device": "cpu", "verbose": False, "save": False}
+        | overrides
+    )
+    made.setup_model(model.detector, verbose=False)
+    return made
+
+
+@needs_ultralytics
+@torch.inference_mode()
+def test_same_detections_as_the_librarys_predictor_from_one_tensor(trained, monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    image = _image(99, 128, 128)
+    (theirs,) = _predictor(trained)(image[None])
+    monkeypatch.setattr(trained, "multi_label", False)  # as the predictor; the validator takes several per box
+    (ours,) = trained([image])
+    assert (ours["scores"] > 0.5).sum() >= 2
+    # The predictor works on a copy with batch norms folded into convolutions, hence 1e-4.
+    expected = theirs.boxes.data[: len(ours["scores"])]
+    torch.testing.assert_close(ours["scores"], expected[:, 4], atol=1e-4, rtol=0)
+    confident = ours["scores"] > 0.01
+    torch.testing.assert_close(ours["boxes"][confident], expected[confident, :4], atol=1e-2, rtol=1e-4)
+    assert torch.equal(ours["labels"][confident], expected[confident, 5].long() + 1)
+
+
+@needs_ultralytics
+@torch.inference_mode()
+def test_same_detections_as_the_librarys_validator_from_one_tensor(trained, tmp_path: Path):
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    validator = DetectionValidator(save_dir=tmp_path, args={"max_det": 100})
+    assert validator.args.conf == trained.score_threshold
+    assert validator.args.iou == trained.iou_threshold
+    validator.end2end = False
+    image = _image(98, 128, 128)
+    (theirs,) = validator.postprocess(trained.detector(image[None]))
+    (ours,) = trained([image])
+    inside = theirs["bboxes"].clamp(0, 128)
+    kept = (inside[:, 2:] > inside[:, :2]).all(dim=1)
+    torch.testing.assert_close(ours["boxes"], inside[kept], atol=1e-4, rtol=0)
+    assert torch.equal(ours["scores"], theirs["conf"][kept])
+    assert torch.equal(ours["labels"], theirs["cls"][kept].long() + 1)
+
+
+@needs_ultralytics
+@torch.inference_mode()
+def test_matches_the_librarys_predictor_from_the_image_file(trained, monkeypatch, tmp_path: Path):
+    # The library resizes eight-bit pixels with OpenCV, we resize floats with torch.
+    from PIL import Image
+    from torchvision.ops import box_iou
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trained, "multi_label", False)
+    matched = total = 0
+    predictor = _predictor(trained)
+    for seed in range(100, 106):
+        pixels = (_image(seed, 200, 200) * 255).round().byte().permute(1, 2, 0).numpy()
+        path = tmp_path / f"{seed}.png"
+        Image.fromarray(pixels).save(path)
+        (theirs,) = predictor(str(path))
+        (ours,) = trained([torch.from_numpy(pixels).permute(2, 0, 1).float() / 255])
+        wanted = theirs.boxes.data[theirs.boxes.conf > 0.1]
+        iou = box_iou(wanted[:, :4], ours["boxes"]) * (wanted[:, 5:].long() + 1 == ours["labels"])
+        matched += int((iou.amax(dim=1) >= 0.9).sum())
+        total += len(wanted)
+    assert total >= 12
+    assert matched >= 0.99 * total
