@@ -115,7 +115,7 @@ class DetectionDataset(Dataset[Item]):
                 # Not torch.manual_seed: that would set the CUDA generators too, and they are not put back.
                 torch.default_generator.manual_seed(_stream(self.seed, self.epoch, index))
                 size = (image.shape[1], image.shape[2])
-                wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+                wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
                 image, target = self.transform(tv_tensors.Image(image), {"boxes": wrapped, "labels": labels})
                 boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
             image = image.as_subclass(Tensor)

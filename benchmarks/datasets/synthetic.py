@@ -247,18 +247,18 @@ def _scratch(stream: Stream, surface: Surface, strength: float, large: bool) -> 
     pieces = 6
     points = []
     for k in range(pieces + 1):  # a parabola, in straight pieces
-        t = 2.0 * k / pieces - 1.0
-        along, across = t * length / 2, (1.0 - t * t) * bend
+        u = 2.0 * k / pieces - 1.0
+        along, across = u * length / 2, (1.0 - u * u) * bend
         points.append((MID + dx * along - dy * across, MID + dy * along + dx * across))
-    delta = np.zeros((CANVAS, CANVAS))
+    delta: Delta = np.zeros((CANVAS, CANVAS))
     for k, ((px, py), (qx, qy)) in enumerate(itertools.pairwise(points)):
         d, t, side = _segment_distance(px, py, qx, qy)
         middle = np.abs((k + t) * 2.0 / pieces - 1.0)
         taper = 1.0 - 0.45 * middle * middle
         bright = _stroke(d, half) * taper
         lip = np.where(side > 0, _stroke(np.abs(d - half - 1.0), 0.5), 0.0) * taper * 0.6
-        part = bright - lip * (1.0 - bright)
-        delta = np.where(np.abs(part) > np.abs(delta), part, delta)
+        piece = bright - lip * (1.0 - bright)
+        delta = np.where(np.abs(piece) > np.abs(delta), piece, delta)
     return delta * strength
 
 
@@ -434,9 +434,9 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
                 boxes.append((label, box))
                 taken.append(box)
                 break
-    for i, (x, y) in enumerate(surface.dots):
+    for i, (dot_x, dot_y) in enumerate(surface.dots):
         if i not in absent:
-            _add_dot(image, surface, x, y)
+            _add_dot(image, surface, dot_x, dot_y)
     image = _distractors(stream, surface, image)
     image = _illuminate(stream, surface, image)
     image = image + stream.noise(SIZE, SIZE) * stream.uniform(1.6, 4.2)
