@@ -81,7 +81,8 @@ class SpatialAttentionEncoder(nn.Module):
     def sample(self, x: Tensor) -> Tensor:
         """The pixels that keys and values are made from, (B, C, L)."""
         if not self.pixel_shuffle:
-            return x[:, :, :: self.kv_stride, :: self.kv_stride].flatten(2)
+            pixels = x[:, :, :: self.kv_stride, :: self.kv_stride]
+            return pixels.contiguous(memory_format=torch.channels_last).flatten(2)
         if x.shape[2] % self.kv_stride or x.shape[3] % self.kv_stride:
             raise ValueError(f"pixel shuffle: {tuple(x.shape[2:])} does not divide by {self.kv_stride}")
         cells = F.pixel_unshuffle(x, self.kv_stride).flatten(2)

@@ -44,18 +44,18 @@ class Batch:
 
 
 class ResizeNormalizePad(GeneralizedRCNNTransform):
-    """Longer side to `image_size` (bilinear, no antialias), ImageNet normalisation, padding to a multiple of 32.
+    """Longer side to `image_size` (bilinear, no antialias), ImageNet normalisation, padding to `divisor`.
 
     torchvision's own transform computes the size through a float32 factor, which can lose a pixel.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, divisor: int = 32) -> None:
         super().__init__(
             min_size=image_size,
             max_size=image_size,
             image_mean=[0.485, 0.456, 0.406],
             image_std=[0.229, 0.224, 0.225],
-            size_divisible=32,
+            size_divisible=divisor,
         )
 
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
@@ -129,7 +129,7 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
 
 
 class TwoStageDetector(Detector):
-    """Backbone with neck, RPN and RoI heads of torchvision's interfaces. `features` maps (B, 3, H, W) to levels."""
+    """Backbone, neck, RPN and RoI heads of torchvision's interfaces."""
 
     def __init__(
         self,
@@ -145,9 +145,13 @@ class TwoStageDetector(Detector):
         self.rpn = rpn
         self.roi_heads = roi_heads
 
+    def features(self, images: ImageList) -> dict[str, Tensor]:
+        """Levels of the pyramid, finest first."""
+        return self.neck(self.backbone(images.tensors))
+
     def network(self, batch: Batch) -> dict[str, Any]:
         images, sizes = batch.images, batch.images.image_sizes
-        features = self.neck(self.backbone(images.tensors))
+        features = self.features(images)
         proposals, rpn_losses = self.rpn(images, features, batch.targets)
         if self.training:
             _, losses = self.roi_heads(features, proposals, sizes, batch.targets)
@@ -223,6 +227,8 @@ class ProposalNetwork(RegionProposalNetwork):
         anchors = self.anchor_generator(images, maps)
         per_level = [math.prod(x.shape[1:]) for x in logits_per_level]
         logits, deltas = concat_box_prediction_layers(logits_per_level, deltas_per_level)
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits, deltas = logits.float(), deltas.float()
         with torch.no_grad():
             proposals = self.propose(logits, deltas, anchors, images.image_sizes, per_level)
         if not self.training:
@@ -388,8 +394,10 @@ class CANet(TwoStageDetector):
     """CANet exactly as `config` says, for `num_classes` foreground classes."""
 
     def __init__(self, config: CANetConfig, *, num_classes: int, image_size: int) -> None:
+        # Space to depth needs a coarsest map that divides by its stride.
+        divisor = 32 * config.sae_kv_stride if config.sae_pixel_shuffle else 32
         super().__init__(
-            ResizeNormalizePad(image_size),
+            ResizeNormalizePad(image_size, divisor),
             ResNet(config),
             build_neck(config),
             build_rpn(config),

@@ -25,6 +25,8 @@ def multilevel_roi_align(
     Shapes: maps (B, C, H, W) at strides 4, 8, ..; rois (K, 5) of image index and x1, y1, x2, y2 in image pixels;
     level (K,) of indices into maps -> (K, C, resolution, resolution). Boxes get no gradient.
     """
+    if maps[0].dtype in (torch.bfloat16, torch.float16):  # boxes need more digits, and CPU kernels are lacking
+        maps = [x.float() for x in maps]
     products = (
         torch.is_grad_enabled()
         and sampling > 0

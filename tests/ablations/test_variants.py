@@ -29,8 +29,8 @@ def test_unknown_variant_names_the_nearest() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_trains_and_detects(name: str) -> None:
     torch.manual_seed(0)
-    model = build_canet(num_classes=2, image_size=64, scale="nano", config=apply(name, NANO))
-    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 48)]
+    model = build_canet(num_classes=2, image_size=96, scale="nano", config=apply(name, NANO))
+    images = [torch.rand(3, 96, 96), torch.rand(3, 96, 48)]
     targets = [
         {"boxes": torch.tensor([[8.0, 8.0, 30.0, 28.0]]), "labels": torch.tensor([1])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
