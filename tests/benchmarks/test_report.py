@@ -63,7 +63,7 @@ def test_folds_and_seeds_are_one_row_with_their_spread(stored, tmp_path: Path) -
         stored("results", make_cell(seed=seed), metrics=make_metrics(ap50))
     (row,) = rows(scan(tmp_path / "results"))
     assert row.runs == 3
-    assert row.AP50 == pytest.approx(0.5)
+    assert pytest.approx(0.5) == row.AP50
     assert row.interval == pytest.approx((0.4, 0.6))
 
 

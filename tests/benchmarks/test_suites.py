@@ -96,8 +96,10 @@ def test_an_unknown_suite_or_tier() -> None:
 
 
 def test_a_data_set_then_a_family_change_the_recipe() -> None:
-    tier = suites.load("small_defects").tiers["quick"].model_copy(
-        update={"by_dataset": {"neu_det": {"lr": 0.5, "epochs": 3}}, "by_family": {"yolo": {"lr": 0.25}}}
+    tier = (
+        suites.load("small_defects")
+        .tiers["quick"]
+        .model_copy(update={"by_dataset": {"neu_det": {"lr": 0.5, "epochs": 3}}, "by_family": {"yolo": {"lr": 0.25}}})
     )
     assert tier.resolve("neu_det", "canet").lr == 0.5
     resolved = tier.resolve("neu_det", "yolo")

@@ -51,7 +51,10 @@ def test_step_and_warm_up() -> None:
 
 def test_norms_and_biases_are_not_decayed_and_the_backbone_learns_slower() -> None:
     model = torch.nn.ModuleDict(
-        {"backbone": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), "head": torch.nn.Linear(4, 2)}
+        {
+            "backbone": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
+            "head": torch.nn.Linear(4, 2),
+        }
     )
     groups = parameter_groups(model, recipe(weight_decay=0.1, backbone_lr_factor=0.1, lr=1.0))
     got = {(g["weight_decay"], g["lr"]): sum(p.numel() for p in g["params"]) for g in groups}

@@ -1,7 +1,7 @@
 """Numbers may change only together with a version: otherwise old and new records would look alike.
 
-Every model is trained for two steps on two images and its losses are compared with those in versions.json. When a change
-is meant, raise the version that moved (the builder's in benchmarks/models.py, RECIPE_VERSION, TRANSFORMS_VERSION
+Every model is trained for two steps and its losses are compared with those in versions.json. When a change is meant,
+raise the version that moved (the builder's in benchmarks/models.py, RECIPE_VERSION, TRANSFORMS_VERSION
 or EVALUATOR_VERSION) and write the file again: python -m tests.benchmarks.test_versions
 """
 
