@@ -77,9 +77,9 @@ def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Finding]
         else:
             out.append(_equal(name, "output shapes", old.profile.output_shapes, new.profile.output_shapes))
             if old.profile.macs and new.profile.macs:
-                b, h = old.profile.macs.macs, new.profile.macs.macs
-                bad = abs(h - b) > MACS_TOLERANCE * b
-                out.append(Finding(name, "MACs", "fail" if bad else "pass", f"{b:.4g}", f"{h:.4g}"))
+                was, now = old.profile.macs.macs, new.profile.macs.macs
+                bad = abs(now - was) > MACS_TOLERANCE * was
+                out.append(Finding(name, "MACs", "fail" if bad else "pass", f"{was:.4g}", f"{now:.4g}"))
     if old.run.metrics is not None and new.run.metrics is not None:
         b50, h50 = old.run.metrics.AP50, new.run.metrics.AP50
         if b50 is not None and h50 is not None:

@@ -48,7 +48,7 @@ def execute(
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
                 here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_worker, args=(work, job, there), daemon=True)
+                process: BaseProcess = context.Process(target=_worker, args=(work, job, there), daemon=True)
                 process.start()
                 there.close()
                 running[here] = job, process

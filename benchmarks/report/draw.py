@@ -21,7 +21,7 @@ _MARKS = {
     "multi-stage": ("v", "#15803d"),
 }
 _UNTRAINED = "#9ca3af"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "canet-bench",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",

@@ -94,8 +94,8 @@ def markdown(records: Iterable[Stored]) -> str:
         "- AP50 interval: of a single run, the 95% bootstrap interval over its test images; of several, the mean "
         "∓ one standard deviation over folds and seeds. An interval over images says nothing of another seed: "
         "with one run, differences smaller than the intervals rank nothing.",
-        "- GMACs are multiply-accumulates of one image at the size given, as fvcore counts them; FLOPs are twice "
-        "that. Operators that were not counted are listed in each profile record.",
+        "- GMACs are multiply-accumulates of one image at the size given, counted on the operators that really run; "
+        "FLOPs are twice that. Operators that were not counted are listed in each profile record.",
         "- Latency ratio: end to end at batch 1, on trained weights and real images, timed in turns in one process; "
         "the median of paired ratios with its 95% interval. No absolute time is quoted for a CPU.",
         f"- A model whose AP50 is below {UNTRAINED_BELOW:.1f} is called untrained.",
