@@ -299,6 +299,8 @@ PROFILE_RUNS = 60
 
 _MACS_IMAGES = 3
 
+_ALL_THREADS = torch.get_num_threads()  # before a cell in this process has set its own
+
 
 def profiled(stored: Stored, session_of: set[str]) -> bool:
     """Whether a finished cell's profile is there, for the run it belongs to; adds its session."""
@@ -329,6 +331,7 @@ def profile_cells(
     """
     from benchmarks import profile
 
+    torch.set_num_threads(_ALL_THREADS)
     started = now()
     split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
     dataset = DetectionDataset(data, split.test[: max(16, _MACS_IMAGES)])
