@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 from rich.console import Console
 
 from benchmarks.errors import DataError, RequestError
 
-console = Console()
-err_console = Console(stderr=True)
+# Where there is no terminal, its 80 columns do not bind: tables would be cut in logs.
+_WIDTH = None if sys.stdout.isatty() else 140
+console = Console(width=_WIDTH)
+err_console = Console(stderr=True, width=_WIDTH)
 
 INTERRUPTED = 130
 

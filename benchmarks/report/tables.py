@@ -27,19 +27,22 @@ def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
     return "–" if value is None else f"{value * factor:.{digits}f}"
 
 
-def _span(span: tuple[float, float] | None, digits: int, factor: float = 1.0) -> str:
-    return "–" if span is None else f"{span[0] * factor:.{digits}f}–{span[1] * factor:.{digits}f}"
+def _span(span: tuple[float, float], digits: int, factor: float = 1.0) -> str:
+    return f"{span[0] * factor:.{digits}f}–{span[1] * factor:.{digits}f}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     notes = [s for s in row.statuses if s != "ok"] + (["untrained"] if row.untrained else [])
-    ratio = _number(row.ratio, 2) + (f" ({_span(row.ratio_interval, 2)})" if row.ratio_interval else "")
+    ap50, ratio = _number(row.AP50, 1, 100), _number(row.ratio, 2)
+    if row.interval is not None:
+        ap50 += f" ({_span(row.interval, 1, 100)})"
+    if row.ratio_interval is not None:
+        ratio += f" ({_span(row.ratio_interval, 2)})"
     return (
         row.label + (f" ({', '.join(notes)})" if notes else ""),
         _number(row.parameters, 2, 1e-6),
         _number(row.macs, 2, 1e-9),
-        _number(row.AP50, 1, 100),
-        _span(row.interval, 1, 100),
+        ap50,
         _number(row.AP, 1, 100),
         _number(row.AP_small, 1, 100),
         ratio,
@@ -91,7 +94,7 @@ def markdown(records: Iterable[Stored]) -> str:
         "",
         "- AP50, AP and AP small are COCO metrics in percent, all from one evaluator and from saved detections; "
         "areas are in pixels of the image as given.",
-        "- AP50 interval: of a single run, the 95% bootstrap interval over its test images; of several, the mean "
+        "- In brackets behind AP50: of a single run, the 95% bootstrap interval over its test images; of several, the mean "
         "∓ one standard deviation over folds and seeds. An interval over images says nothing of another seed: "
         "with one run, differences smaller than the intervals rank nothing.",
         "- GMACs are multiply-accumulates of one image at the size given, counted on the operators that really run; "

@@ -71,7 +71,7 @@ def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
     text = markdown(scan(results))
     assert "RetinaNet (untrained)" in text
     assert "YOLOv8n (diverged)" in text
-    assert "| CANet | 1.80 | – | 50.0 | 45.0–55.0 |" in text
+    assert "| CANet | 1.80 | – | 50.0 (45.0–55.0) |" in text
 
 
 def test_no_records_still_draw(tmp_path: Path) -> None:
