@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.errors import RequestError
-from benchmarks.store import now, provenance, write_atomic
+from benchmarks.store import now, provenance, require_writable, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -475,19 +475,23 @@ def main(
     The number of proposals, and with it the time of two-stage models, depends on the weights: what is quoted
     comes from the profiles of trained models that benchmarks.run makes.
     """
+    from benchmarks import models as registry
     from benchmarks.datasets.catalogue import data_root as default_root
     from benchmarks.datasets.catalogue import get as get_dataset
-    from benchmarks.models import MODELS, label, missing_extra
 
-    names = model or [name for name in MODELS if missing_extra(name) is None]
+    names = _distinct(model or [name for name in registry.MODELS if registry.missing_extra(name) is None])
+    for base, variant in names.values():
+        registry.get(base).scale(scale)
+        registry.check_variant(base, variant)
+        if (missing := registry.missing_extra(base)) is not None:
+            raise RequestError(missing)
     if reference is not None and reference not in names:
         raise RequestError(f"the reference {reference!r} is not among the models: {', '.join(names)}")
     classes = len(get_dataset(dataset).classes)
+    if out is not None:
+        require_writable(out.parent)
 
     import torch
-
-    from benchmarks.models import build_model
-    from benchmarks.models import get as get_model
 
     target = _device(device)
     if threads is not None:
@@ -495,15 +499,14 @@ def main(
     began = now()
     inputs = _images(dataset, default_root(data_root), images)
     built: dict[str, nn.Module] = {}
-    for name in names:
-        base, _, variant = name.partition(":")
+    for name, (base, variant) in names.items():
         torch.manual_seed(seed)
-        built[name] = build_model(
+        built[name] = registry.build_model(
             base,
             num_classes=classes,
             image_size=image_size,
-            scale=get_model(base).scale(scale),
-            variant=variant or "default",
+            scale=registry.get(base).scale(scale),
+            variant=variant,
         ).eval()
     costs = {name: {"parameters": count_parameters(m), "macs": count_macs(m, inputs)} for name, m in built.items()}
     latency = measure_latency(
@@ -548,7 +551,7 @@ def main(
             ).model_dump(),
             "models": {
                 name: {
-                    "label": label(*(name.split(":") if ":" in name else (name, "default"))),
+                    "label": registry.label(*names[name]),
                     **costs[name],
                     "latency": {k: v for k, v in latency[name].items() if k != "session"},
                     "peak_memory_bytes": memory[name],
@@ -559,6 +562,18 @@ def main(
         }
         write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
         console.print(f"wrote {out}")
+
+
+def _distinct(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name to show -> model and variant. A model may be named twice, to see what the clock makes of that."""
+    out: dict[str, tuple[str, str]] = {}
+    for text in models:
+        base, _, variant = text.partition(":")
+        shown, again = text, 2
+        while shown in out:
+            shown, again = f"{text} ({again})", again + 1
+        out[shown] = base, variant or "default"
+    return out
 
 
 def _device(name: str) -> torch.device:
