@@ -154,4 +154,4 @@ def build_model(
 
         options["config"] = apply(variant, CANetConfig.preset("pytorch", scale=scale))
     build = getattr(importlib.import_module(module), function)
-    return build(num_classes=num_classes, image_size=image_size, scale=spec.scale(scale), weights=weights, **options)
+    return build(num_classes=num_classes, image_size=image_size, scale=scale, weights=weights, **options)
