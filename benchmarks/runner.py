@@ -157,7 +157,7 @@ def run_cell(
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
 
     Raises:
-        DataError: the data set is damaged or the record cannot be written; not a matter of one cell.
+        DataError: the record cannot be written.
     """
     paths = CellPaths.of(runs, cell)
     started = now()
@@ -170,8 +170,8 @@ def run_cell(
         _train_and_evaluate(cell, data, mark, paths, device, progress, timings, known)
     except Diverged as e:
         status, error = "diverged", str(e)
-    except (DataError, RequestError):
-        raise
+    except (DataError, RequestError) as e:
+        status, error = "failed", str(e)
     except Exception as e:
         status = "out_of_memory" if _is_out_of_memory(e) else "failed"
         error = "".join(traceback.format_exception_only(e)).strip() + _where(e)
