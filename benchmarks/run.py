@@ -29,7 +29,7 @@ RESULTS, REPORTS = Path("results"), Path("reports")
 @app.command()
 def main(
     suite: Annotated[str, typer.Option(help="name of a suite: " + ", ".join(suites.names()))],
-    tier: Annotated[str | None, typer.Option(help="quick or full  [default: quick without a GPU]")] = None,
+    tier: Annotated[str | None, typer.Option(help="size of the suite: quick (default without a GPU) or full")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="only this data set (repeatable)")] = None,
     model: Annotated[list[str] | None, typer.Option(help="only this model, or model:variant (repeatable)")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
@@ -37,13 +37,15 @@ def main(
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="cells at a time  [default: on a CPU as cores and memory allow, else 1]")
+        int | None, typer.Option(min=1, help="cells at a time; default: on a CPU as cores and memory allow, else 1")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a cell; the last bits depend on it")] = 1,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
-    publish: Annotated[bool, typer.Option(help="copy the finished records to results/ and redraw reports/")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="copy the finished records to results/ and redraw reports/")
+    ] = False,
 ) -> None:
     """Run a suite: every model on every data set that is here, then profile them and draw the figures.
 
