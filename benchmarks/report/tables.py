@@ -14,7 +14,6 @@ _HEAD = (
     "params (M)",
     "GMACs",
     "AP50",
-    "AP50 interval",
     "AP",
     "AP small",
     "latency ratio",

@@ -71,6 +71,8 @@ def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
     text = markdown(scan(results))
     assert "RetinaNet (untrained)" in text
     assert "YOLOv8n (diverged)" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1, "every row has the columns of the head"
     assert "| CANet | 1.80 | – | 50.0 (45.0–55.0) |" in text
 
 
