@@ -1,4 +1,4 @@
-"""`python -m benchmarks.datasets`: list, show, prepare, verify, preview, splits."""
+"""`python -m benchmarks.datasets`: what data there is, preparing and checking it, split lists, export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.errors import RequestError
+from benchmarks.errors import RequestError, nearest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -33,7 +33,7 @@ def list_sets(data_root: Root = None) -> None:
 
     root = catalogue.data_root(data_root)
     table = Table("name", "images", "boxes", "classes", "px", "state", "title")
-    for spec in catalogue.CATALOGUE.values():
+    for spec in [*catalogue.CATALOGUE.values(), *catalogue.own_sets(root).values()]:
         state = "prepared" if is_prepared(spec.name, root) else "made when needed" if spec.embedded else "not prepared"
         counts = (f"{spec.images:,}", f"{spec.boxes:,}", str(len(spec.classes)), str(spec.native_size))
         table.add_row(spec.name, *counts, state, spec.title)
@@ -46,7 +46,7 @@ def show(name: Name, data_root: Root = None) -> None:
     """What a set is, what its licence forbids, how to get it."""
     from benchmarks.datasets.prepared import is_prepared, open_prepared
 
-    spec = catalogue.get(name)
+    spec = catalogue.get(name, data_root)
     rows = {
         "title": spec.title,
         "classes": ", ".join(spec.classes),
@@ -57,6 +57,7 @@ def show(name: Name, data_root: Root = None) -> None:
         "cite": spec.citation,
         "get it": spec.how_to_get,
     }
+    rows = {key: value for key, value in rows.items() if value}
     if is_prepared(name, data_root):
         data = open_prepared(name, data_root)
         count = Counter(a["category_id"] for a in data.annotations)
@@ -69,14 +70,85 @@ def show(name: Name, data_root: Root = None) -> None:
 @app.command()
 def prepare(
     name: Name,
-    source: Annotated[Path | None, typer.Option("--from", help="the set's archive or unpacked folder")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="an archive or unpacked folder")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="for a set of your own: coco, voc, yolo, or auto to find out")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy", help="KIND=ACTION, what to do about a finding instead of refusing the set; see `policies`"
+        ),
+    ] = None,
+    findings: Annotated[Path | None, typer.Option("--findings", help="write all findings to this JSON file")] = None,
+    overlaps: Annotated[
+        bool, typer.Option("--overlaps", help="for a set of your own: keep crops that show the same place in one fold")
+    ] = False,
     data_root: Root = None,
     force: Annotated[bool, typer.Option("--force", help="make it again even if it is up to date")] = False,
 ) -> None:
-    """Put a set under the data root: COCO annotations, images, manifest. Safe to interrupt and to repeat."""
-    from benchmarks.datasets import prepared
+    """Put a set under the data root: COCO annotations, images, manifest. Safe to interrupt and to repeat.
 
-    prepared.prepare(name, data_root, source, report=_say, force=force)
+    A set of your own, in COCO, VOC or YOLO files, needs --from PATH --format auto and can then be used by its name.
+    """
+    from benchmarks.datasets import own, prepared
+    from benchmarks.datasets.findings import parse_policy
+
+    chosen = parse_policy(policy or [])
+    if form is None and not overlaps:
+        if source is not None and name not in catalogue.CATALOGUE:
+            hint = nearest(name, catalogue.CATALOGUE)
+            raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --format auto")
+        prepared.prepare(name, data_root, source, report=_say, force=force, policy=chosen, findings=findings)
+        return
+    if source is None:
+        raise RequestError("--format and --overlaps are for a set of your own: add --from PATH")
+    own.prepare(
+        name,
+        data_root,
+        source,
+        form=form or "auto",
+        policy=chosen,
+        findings=findings,
+        overlaps=overlaps,
+        report=_say,
+        force=force,
+    )
+
+
+@app.command()
+def policies() -> None:
+    """The findings that a set can be refused for, and what --policy can do about each."""
+    from benchmarks.datasets.findings import KINDS
+
+    table = Table("finding", "meaning", "policy")
+    for kind, (meaning, actions) in KINDS.items():
+        table.add_row(kind, meaning, "\n".join(f"{kind}={action}: {what}" for action, what in actions.items()))
+    console.print(table)
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", help="new folder to write")],
+    form: Annotated[str, typer.Option("--format", help="coco or yolo")],
+    split: Annotated[str | None, typer.Option(help="a split list (default: the set's own)")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="write this fold's train, val and test parts; else all as one")
+    ] = None,
+    data_root: Root = None,
+) -> None:
+    """Write a prepared set for other tools, on our split."""
+    from benchmarks.datasets import prepared
+    from benchmarks.datasets.exporting import export as write
+    from benchmarks.datasets.splits import load_split
+
+    data = prepared.ensure(name, data_root)
+    if split is not None and fold is None:
+        raise RequestError(f"--split {split} needs --fold")
+    part = None if fold is None else load_split(name, split or catalogue.get(name, data_root).split, fold, data_root)
+    write(data, form, out, part)
+    _say(f"{out}: {len(data.images)} images" + (f", fold {fold} of {part.name}" if part else ""))
 
 
 @app.command()
@@ -103,7 +175,10 @@ def preview(
         raise RequestError(f"--out {out}: the mosaic is a PNG; name it so")
     data = prepared.ensure(name, data_root)
     write(data, out, images)
-    _say(f"{out}" + ("" if catalogue.get(name).redistributable else ": for your eyes, the images may not be passed on"))
+    _say(
+        f"{out}"
+        + ("" if catalogue.get(name, data_root).redistributable else ": for your eyes, the images may not be passed on")
+    )
 
 
 @app.command()
@@ -117,7 +192,7 @@ def splits(
     from benchmarks.datasets import splits as lists
 
     data = prepared.ensure(name, data_root)
-    content = lists.make_list(data, report=_say)
+    content = lists.make_list(data, overlaps=catalogue.get(name, data_root).overlaps, report=_say)
     table = Table("fold", "images", *data.classes, "defect-free")
     for i, part in enumerate(content["folds"]):
         count = Counter(a["category_id"] for file_name in part for a in data.boxes(file_name))
@@ -128,7 +203,7 @@ def splits(
     groups = content["near_duplicate_groups"]
     _say(f"near-duplicate groups: {len(groups)} with {sum(map(len, groups))} images")
     text = lists.dumps(content)
-    shipped = lists.SHIPPED / f"{catalogue.get(name).split}.json"
+    shipped = lists.SHIPPED / f"{catalogue.get(name, data_root).split}.json"
     if shipped.is_file():
         _say(f"{shipped.name}: {'the same' if shipped.read_text(encoding='utf-8') == text else 'DIFFERS from this'}")
     if out is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -35,6 +38,8 @@ class DatasetSpec:
     embedded: bool = False
     """Whether it is made on the spot, without any input."""
     folds: int = 5
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Findings that the original set is known to have, and what is done about them."""
     overlaps: bool = False
     """Whether its images may be crops of one larger image that overlap; a split must then keep those together."""
 
@@ -69,6 +74,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             boxes=4189,
             native_size=200,
             split="neu_det-5fold-v1",
+            known={"duplicate_image": "keep"},  # patches_101 and patches_105
             overlaps=True,
             licence="none stated; for academic use, not to be redistributed",
             redistributable=False,
@@ -83,11 +89,67 @@ CATALOGUE: dict[str, DatasetSpec] = {
 }
 
 
-def get(name: str) -> DatasetSpec:
-    """The entry called `name`. RequestError with the nearest names otherwise."""
-    if name not in CATALOGUE:
-        raise RequestError(f"no data set is called {name!r}; {nearest(name, CATALOGUE)}")
-    return CATALOGUE[name]
+OWN_VERSION = 1
+"""Raise it when `formats` reads other images or boxes from the same files."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+
+
+def own_spec(name: str, title: str, classes: tuple[str, ...], images: int, boxes: int, native_size: int) -> DatasetSpec:
+    """The entry of a set of the user's own. RequestError for a name that would not do."""
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"{name!r} cannot name a data set: use small letters, digits and _, a letter or digit first")
+    return DatasetSpec(
+        name=name,
+        title=title,
+        module="",
+        version=OWN_VERSION,
+        classes=classes,
+        images=images,
+        boxes=boxes,
+        native_size=native_size,
+        split=f"{name}-5fold-v1",
+        licence="yours to know",
+        redistributable=False,
+        homepage="",
+        citation="",
+        how_to_get=f"python -m benchmarks.datasets prepare {name} --from PATH --format auto",
+    )
+
+
+def get(name: str, root: Path | str | None = None) -> DatasetSpec:
+    """The entry called `name`, or that of a set of the user's own that is prepared under the data root.
+
+    RequestError with the nearest names otherwise.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    own = own_sets(root)
+    if name in own:
+        return own[name]
+    raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *own])}")
+
+
+def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:
+    """The user's own sets that are prepared under the data root. What cannot be read is not among them."""
+    found = {}
+    for path in sorted(data_root(root).glob("*/manifest.json")):
+        if path.parent.name.startswith(".") or path.parent.name in CATALOGUE:
+            continue
+        try:
+            manifest = json.loads(path.read_bytes())
+            own = manifest["own"]
+            found[path.parent.name] = own_spec(
+                path.parent.name,
+                own["title"],
+                tuple(manifest["classes"]),
+                manifest["images"],
+                manifest["boxes"],
+                own["native_size"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, RequestError):
+            continue
+    return found
 
 
 def data_root(override: Path | str | None = None) -> Path:

@@ -11,12 +11,11 @@ nothing of brightness or contrast, is correlated over all shifts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -44,10 +43,15 @@ def perceptual_hash(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return spectrum > np.sort(spectrum)[len(spectrum) // 2]
 
 
-def distances(hashes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N, N) numbers of bits in which N hashes differ."""
+def _close(hashes: NDArray[np.bool_], threshold: int) -> Iterator[tuple[int, int]]:
+    """Pairs i < j of N hashes that differ in at most `threshold` bits, some rows at a time."""
     ones = hashes.astype(np.float32)
-    return np.rint(ones @ (1 - ones).T + (1 - ones) @ ones.T).astype(np.int64)
+    for start in range(0, len(ones), 1000):
+        part = ones[start : start + 1000]
+        differ = part @ (1 - ones).T + (1 - part) @ ones.T  # small integers: exact
+        for i, j in zip(*np.nonzero(differ <= threshold), strict=True):
+            if start + i < j:
+                yield start + int(i), int(j)
 
 
 def near_duplicates(paths: Mapping[str, Path], threshold: int = THRESHOLD) -> list[list[str]]:
@@ -60,8 +64,7 @@ def near_duplicates(paths: Mapping[str, Path], threshold: int = THRESHOLD) -> li
     if not names:
         return []
     hashes = np.stack([perceptual_hash(decode(paths[name].read_bytes(), name)) for name in names])
-    near = np.triu(distances(hashes) <= threshold, 1)
-    return linked(names, ((names[i], names[j]) for i, j in zip(*np.nonzero(near), strict=True)))
+    return linked(names, ((names[i], names[j]) for i, j in _close(hashes, threshold)))
 
 
 def linked(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -123,6 +126,8 @@ def overlapping(
     Returns:
         (name, name, correlation), strongest first.
     """
+    import scipy.fft  # slow to import, and every fold list is read through `splits`
+
     names = list(paths)
     greys = [np.asarray(Image.fromarray(decode(paths[n].read_bytes(), n)).convert("L"), dtype=np.int64) for n in names]
     classes = [frozenset(labels[name]) for name in names]

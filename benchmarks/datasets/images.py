@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmarks.errors import DataError
 
@@ -17,15 +20,17 @@ FORMATS = ("JPEG", "PNG", "BMP")
 MAX_PIXELS = 64_000_000
 
 
-def decode(data: bytes, where: str) -> NDArray[np.uint8]:
-    """The (height, width, 3) RGB pixels of an encoded image.
+@dataclass(frozen=True)
+class Decoded:
+    """RGB pixels (height, width, 3), upright and with 8 bits, and what had to be done for that."""
 
-    Args:
-        where: how an error names the file.
+    pixels: NDArray[np.uint8]
+    peculiar: tuple[str, ...]
+    """Kinds of finding: "rotated_image", "deep_image"."""
 
-    Raises:
-        DataError: not a JPEG, PNG or BMP, damaged, truncated, or too large.
-    """
+
+@contextlib.contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -33,7 +38,7 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS} allowed")
                 image.load()
-                return np.asarray(image.convert("RGB"))
+                yield image
     except UnidentifiedImageError:
         raise DataError(f"{where}: not a JPEG, PNG or BMP image; replace the file") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
@@ -43,3 +48,38 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
         raise DataError(f"{where}: damaged image ({e}); replace the file") from None
     except (struct.error, zlib.error, MemoryError, AttributeError, ArithmeticError) as e:
         raise DataError(f"{where}: damaged image ({e}); replace the file") from None
+
+
+def decode(data: bytes, where: str) -> NDArray[np.uint8]:
+    """The (height, width, 3) RGB pixels of an encoded image, as they are stored.
+
+    Args:
+        where: how an error names the file.
+
+    Raises:
+        DataError: not a JPEG, PNG or BMP, damaged, truncated, or too large.
+    """
+    with _opened(data, where) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def examine(data: bytes, where: str) -> Decoded:
+    """Like `decode`, for data that nobody has looked at: EXIF orientation and depth are noticed and undone."""
+    with _opened(data, where) as image:
+        peculiar = []
+        if image.getexif().get(ExifTags.Base.Orientation, 1) not in (1, None):
+            peculiar.append("rotated_image")
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            peculiar.append("deep_image")
+            upper = np.asarray(image).astype(np.int64) >> 8
+            image = Image.fromarray(np.clip(upper, 0, 255).astype(np.uint8))
+        return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar))
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of RGB pixels, grey where its channels are equal."""
+    grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if grey else pixels).save(out, "PNG")
+    return out.getvalue()

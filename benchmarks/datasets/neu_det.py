@@ -28,10 +28,18 @@ def read(source: Source) -> Iterator[Sample]:
     if not images:
         raise DataError(f"{source.path}: no .jpg in it; NEU-DET has IMAGES/*.jpg and ANNOTATIONS/*.xml")
     for stem in sorted(images.keys() | annotations.keys()):
+        name = f"{stem}.jpg"
         if stem not in annotations:
-            raise DataError(f"{source.where(images[stem])}: no annotation {stem}.xml for it in the source")
-        if stem not in images:
-            raise DataError(f"{source.where(annotations[stem])}: no image {stem}.jpg for it in the source")
+            problem = (
+                "missing_annotation",
+                source.where(images[stem]),
+                f"no annotation {stem}.xml for it in the source",
+            )
+            yield Sample(name, source.read(images[stem]), (), source.where(images[stem]), (problem,))
+            continue
         origin = source.where(annotations[stem])
-        boxes = voc.parse(source.read(annotations[stem]), origin)
-        yield Sample(f"{stem}.jpg", source.read(images[stem]), boxes, origin)
+        if stem not in images:
+            yield Sample(name, None, (), origin, (("missing_image", origin, f"no image {name} for it in the source"),))
+            continue
+        read = voc.parse(source.read(annotations[stem]), origin)
+        yield Sample(name, source.read(images[stem]), read.boxes, origin, read.problems, read.size)

@@ -8,15 +8,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
-import math
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.datasets import catalogue, images
+from benchmarks.datasets import catalogue
 from benchmarks.datasets.catalogue import DatasetSpec
-from benchmarks.datasets.sources import Box, Sample, is_unsafe, open_source
+from benchmarks.datasets.findings import Inspector, Policy, write_report
+from benchmarks.datasets.sources import Sample, Source, open_source
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA = 1
@@ -96,15 +97,16 @@ def _folder(name: str, root: Path | str | None) -> Path:
 
 
 def _command(name: str) -> str:
-    tail = "" if catalogue.get(name).embedded else " --from PATH"
+    spec = catalogue.CATALOGUE.get(name)
+    tail = " --from PATH --format auto" if spec is None else "" if spec.embedded else " --from PATH"
     return f"python -m benchmarks.datasets prepare {name}{tail}"
 
 
 def is_prepared(name: str, root: Path | str | None = None) -> bool:
     """Whether the set lies under the data root `root`; nothing is checked."""
-    catalogue.get(name)
     folder = _folder(name, root)
     _recover(folder)
+    catalogue.get(name, root)
     return (folder / "manifest.json").is_file()
 
 
@@ -117,10 +119,10 @@ def open_prepared(name: str, root: Path | str | None = None) -> PreparedDataset:
         RequestError: unknown name, or not prepared; names the command that prepares it.
         DataError: prepared by another version, or damaged.
     """
-    spec = catalogue.get(name)
     folder = _folder(name, root)
     if not is_prepared(name, root):
         raise RequestError(f"data set {name!r} is not prepared under {folder.parent}; run: {_command(name)}")
+    spec = catalogue.get(name, root)
     remedy = f"prepare it again: {_command(name)} --force"
     try:
         content = (folder / "manifest.json").read_bytes()
@@ -156,7 +158,7 @@ def verify(name: str, root: Path | str | None = None) -> PreparedDataset:
 
 def ensure(name: str, root: Path | str | None = None) -> PreparedDataset:
     """Open a prepared set; one that needs no input is made on the spot."""
-    if catalogue.get(name).embedded and not is_prepared(name, root):
+    if catalogue.get(name, root).embedded and not is_prepared(name, root):
         return prepare(name, root)
     return open_prepared(name, root)
 
@@ -168,6 +170,8 @@ def prepare(
     *,
     report: Report | None = None,
     force: bool = False,
+    policy: Policy | None = None,
+    findings: Path | None = None,
 ) -> PreparedDataset:
     """Make the set under the data root `root`, or find it up to date.
 
@@ -178,6 +182,8 @@ def prepare(
         source: a folder or archive; None for sets that are made without input.
         report: takes lines of progress.
         force: build it even when it is up to date.
+        policy: what to do about findings, by kind; without one, each is an error. Stated in the manifest.
+        findings: file for the list of all findings, written in any case.
 
     Raises:
         RequestError: unknown name, or a source is wanted and not given or not there.
@@ -195,23 +201,20 @@ def prepare(
         raise RequestError(f"{name} is made without input; leave --from out")
     opened = open_source(source) if source is not None else None
     try:
-        origin = opened.fingerprint() if opened is not None else "embedded"
-        if not force and (data := _up_to_date(spec, folder, origin)) is not None:
+        origin = origin_of(opened, *(f"{kind}={action}" for kind, action in sorted((policy or {}).items())))
+        if not force and (data := up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
         began = time.monotonic()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _clean(folder)
-        work = folder.parent / f".{name}.tmp-{socket.gethostname()}-{os.getpid()}"
-        try:
-            work.mkdir()
-            samples = importlib.import_module(spec.module).read(opened)
-            _build(spec, samples, work, say)
-            facts = {"source": str(source) if source is not None else None, "fingerprint": origin}
-            _write(work / "source.json", _json(facts))
-            _swap(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        inspector = Inspector(spec.classes, {**spec.known, **(policy or {})})
+        samples = importlib.import_module(spec.module).read(opened)
+        with placed(folder) as work:
+            try:
+                build(spec, samples, work, inspector, (spec.images, spec.boxes), say)
+            finally:
+                if findings is not None:
+                    write_report(inspector.found, findings)
+            write_source(work, source, origin)
     finally:
         if opened is not None:
             opened.close()
@@ -221,33 +224,66 @@ def prepare(
     return data
 
 
-def _up_to_date(spec: DatasetSpec, folder: Path, origin: str) -> PreparedDataset | None:
-    if not is_prepared(spec.name, folder.parent):
-        return None
+@contextlib.contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` in one step when the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _clean(folder)
+    work = folder.parent / f".{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}"
+    try:
+        work.mkdir()
+        yield work
+        _swap(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_source(work: Path, source: Path | str | None, origin: str) -> None:
+    """Note from what a set was made, for `up_to_date`."""
+    facts = {"source": str(source) if source is not None else None, "fingerprint": origin}
+    write(work / "source.json", to_json(facts))
+
+
+def origin_of(source: Source | None, *choices: str) -> str:
+    """Says whether a set would be made from the same input in the same way."""
+    return " ".join([source.fingerprint() if source is not None else "embedded", *choices])
+
+
+def up_to_date(name: str, folder: Path, origin: str) -> PreparedDataset | None:
+    """The set in `folder`, when it is sound and was made from the same."""
+    _recover(folder)
     try:
         known = json.loads((folder / "source.json").read_bytes()).get("fingerprint")
-        return open_prepared(spec.name, folder.parent) if known == origin else None
-    except (DataError, OSError, ValueError, AttributeError):
+        return open_prepared(name, folder.parent) if known == origin else None
+    except (DataError, RequestError, OSError, ValueError, AttributeError):
         return None  # damaged or old: made again
 
 
-def _build(spec: DatasetSpec, samples: Iterable[Sample], work: Path, say: Report) -> None:
+def build(
+    spec: DatasetSpec,
+    samples: Iterable[Sample],
+    work: Path,
+    inspector: Inspector,
+    counts: tuple[int, int] | None,
+    say: Report,
+) -> PreparedDataset:
+    """Fill the folder `work` with images, annotations and manifest.
+
+    Args:
+        counts: images and boxes that must come out; None for whatever comes.
+
+    Raises:
+        DataError: a finding without a policy, other counts, or no image at all.
+    """
     ids = {label: i for i, label in enumerate(spec.classes, start=1)}
     (work / "images").mkdir()
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     files: dict[str, dict[str, Any]] = {}
-    for sample in samples:
-        relative = f"images/{sample.file_name}"
-        if is_unsafe(sample.file_name):
-            raise DataError(f"{sample.origin}: image name {sample.file_name!r} points outside the data set")
-        if relative in files:
-            raise DataError(f"{sample.origin}: a second image is called {sample.file_name!r}")
-        height, width, _ = images.decode(sample.data, sample.file_name).shape
+    for image in inspector.clean(samples):
         image_id = len(entries) + 1
-        entries.append({"id": image_id, "file_name": sample.file_name, "width": width, "height": height})
-        for box in sample.boxes:
-            _check_box(box, width, height, ids, sample.origin)
+        entries.append({"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height})
+        for box in image.boxes:
             w, h = box.x2 - box.x1, box.y2 - box.y1
             annotations.append(
                 {
@@ -259,17 +295,21 @@ def _build(spec: DatasetSpec, samples: Iterable[Sample], work: Path, say: Report
                     "iscrowd": 0,
                 }
             )
+        relative = f"images/{image.file_name}"
         target = work / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(sample.data)
-        files[relative] = {"sha256": hashlib.sha256(sample.data).hexdigest(), "size": len(sample.data)}
+        target.write_bytes(image.data)
+        files[relative] = {"sha256": hashlib.sha256(image.data).hexdigest(), "size": len(image.data)}
         if len(entries) % 500 == 0:
             say(f"{spec.name}: {len(entries)} images")
-    if (len(entries), len(annotations)) != (spec.images, spec.boxes):
+    inspector.finish()
+    if counts is not None and (len(entries), len(annotations)) != counts:
         raise DataError(
             f"{spec.name}: the source holds {len(entries)} images and {len(annotations)} boxes, "
-            f"the data set has {spec.images} and {spec.boxes}; is it complete?"
+            f"the data set has {counts[0]} and {counts[1]}; is it complete?"
         )
+    if not entries:
+        raise DataError(f"{spec.name}: no image is left of the source")
     coco = {
         "info": {"description": spec.title, "version": str(spec.version), "url": spec.homepage},
         "licenses": [{"id": 1, "name": spec.licence, "url": spec.homepage}],
@@ -277,10 +317,10 @@ def _build(spec: DatasetSpec, samples: Iterable[Sample], work: Path, say: Report
         "annotations": annotations,
         "categories": [{"id": i, "name": label} for label, i in ids.items()],
     }
-    content = _json(coco)
-    _write(work / "annotations.json", content)
+    content = to_json(coco)
+    write(work / "annotations.json", content)
     files["annotations.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "name": spec.name,
         "version": spec.version,
@@ -289,29 +329,21 @@ def _build(spec: DatasetSpec, samples: Iterable[Sample], work: Path, say: Report
         "boxes": len(annotations),
         "files": dict(sorted(files.items())),
     }
-    _write(work / "manifest.json", _json(manifest))
+    if changes := inspector.changes():
+        manifest["changes"] = changes
+    content = to_json(manifest)
+    write(work / "manifest.json", content)
+    digest = hashlib.sha256(content).hexdigest()
+    return PreparedDataset(spec.name, work, spec.classes, spec.native_size, manifest, digest)
 
 
-def _check_box(box: Box, width: int, height: int, ids: dict[str, int], origin: str) -> None:
-    corners = (box.x1, box.y1, box.x2, box.y2)
-    shown = "[" + ", ".join(f"{v:g}" for v in corners) + "]"
-    if box.label not in ids:
-        raise DataError(f"{origin}: class {box.label!r} is not one of {', '.join(ids)}; correct the file")
-    if not all(math.isfinite(v) for v in corners):
-        raise DataError(f"{origin}: box {shown} is not finite; correct the file")
-    if box.x2 <= box.x1 or box.y2 <= box.y1:
-        raise DataError(f"{origin}: box {shown} ({box.label}) is empty or inverted; correct the file")
-    if box.x1 < 0 or box.y1 < 0 or box.x2 > width or box.y2 > height:
-        raise DataError(
-            f"{origin}: box {shown} ({box.label}) leaves the image of {width}x{height} pixels; correct the file"
-        )
-
-
-def _json(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
+    """As all our files have it."""
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file and see it on the disk."""
     with path.open("wb") as f:
         f.write(content)
         f.flush()

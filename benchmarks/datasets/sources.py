@@ -34,12 +34,21 @@ class Box:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as its data set gives it: encoded bytes, boxes, and the file that states the boxes."""
+    """One image as its data set gives it, believed in nothing.
+
+    `origin` names the file that states the boxes. `problems` are findings (kind, file, detail) that the reader met.
+    """
 
     file_name: str
-    data: bytes
+    data: bytes | None
+    """The encoded image; None where it is missing, which is then one of the problems."""
     boxes: tuple[Box, ...]
     origin: str
+    problems: tuple[tuple[str, str, str], ...] = ()
+    size: tuple[int, int] | None = None
+    """Width and height as the annotation states them."""
+    relative: bool = False
+    """Whether corners are fractions of width and height."""
 
 
 class Source:

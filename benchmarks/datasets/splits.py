@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.duplicates import OVERLAP_THRESHOLD, THRESHOLD, linked, near_duplicates, overlapping
 from benchmarks.datasets.prepared import PreparedDataset
@@ -36,12 +38,17 @@ class Split:
     digest: str
 
 
-def load_split(dataset_name: str, split_name: str, fold: int) -> Split:
-    """Fold `fold` of a list of the data set. RequestError for a name or fold that does not exist."""
-    known = sorted(p.stem for p in SHIPPED.glob(f"{dataset_name}-*.json"))
-    if split_name not in known:
-        raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, known)}")
-    folds, digest = _read(SHIPPED / f"{split_name}.json", dataset_name)
+def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str | None = None) -> Split:
+    """Fold `fold` of a list of the data set, shipped or lying with the set under the data root `root`.
+
+    RequestError for a name or fold that does not exist.
+    """
+    paths = {p.stem: p for p in (catalogue.data_root(root) / dataset_name / "splits").glob("*.json")}
+    paths.update({p.stem: p for p in SHIPPED.glob(f"{dataset_name}-*.json")})
+    if split_name not in paths:
+        raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, paths)}")
+    path = paths[split_name]
+    folds, digest = _read(path, path.stat().st_mtime_ns, dataset_name)
     if not 0 <= fold < len(folds):
         raise RequestError(f"split {split_name!r} has folds 0 to {len(folds) - 1}, not {fold}")
     val = (fold + 1) % len(folds)
@@ -50,7 +57,7 @@ def load_split(dataset_name: str, split_name: str, fold: int) -> Split:
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, dataset_name: str) -> tuple[tuple[tuple[str, ...], ...], str]:
+def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[tuple[str, ...], ...], str]:
     content = path.read_bytes()
     try:
         listed = json.loads(content)
@@ -114,12 +121,7 @@ def make_folds(
         best = min(range(folds), key=lambda f: (cost(f, change, 1), sum(have[f].values()), f))
         have[best].update(change)
         place[unit[0]] = best
-    for _ in range(20):
-        moved = 0
-        for unit in units:
-            moved += _improve(unit[0], units, counts, place, have, total, weight, folds)
-        if not moved:
-            break
+    _exchange([unit[0] for unit in units], counts, place, total, weight, folds)
     out: list[list[str]] = [[] for _ in range(folds)]
     for unit in units:
         out[place[unit[0]]].extend(unit)
@@ -140,42 +142,44 @@ def _count(unit: Sequence[str], labels: Mapping[str, Sequence[str]]) -> Counter[
     return count
 
 
-def _improve(
-    unit: str,
-    units: Sequence[Sequence[str]],
+def _exchange(
+    units: Sequence[str],
     counts: Mapping[str, Counter[str]],
     place: dict[str, int],
-    have: list[Counter[str]],
-    total: Counter[str],
+    total: Mapping[str, int],
     weight: Mapping[str, float],
     folds: int,
-) -> int:
-    """Exchange `unit` for the unit of another fold with which that helps most; 1 when one was found."""
-    home = place[unit]
-    best, partner = -1e-9, ""
+) -> None:
+    """Exchange units between folds, each with the one that helps most, until nothing helps any more.
+
+    The gains are added column by column, in one order, so that equals stay equal on every machine.
+    """
     keys = sorted(total)
-    for other_unit in units:
-        other = other_unit[0]
-        away = place[other]
-        if away == home:
-            continue
-        gain = 0.0
-        for k in keys:
-            d = folds * (counts[other][k] - counts[unit][k])
-            if d:
-                a, b = folds * have[home][k] - total[k], folds * have[away][k] - total[k]
+    table = np.array([[counts[unit][k] for k in keys] for unit in units], dtype=np.int64)
+    home = np.array([place[unit] for unit in units])
+    have = np.zeros((folds, len(keys)), dtype=np.int64)
+    np.add.at(have, home, table)
+    target = np.array([total[k] for k in keys])
+    for _ in range(20):
+        moved = False
+        for i in range(len(units)):
+            change = folds * (table - table[i])
+            here = folds * have[home[i]] - target
+            there = (folds * have - target)[home]
+            gain = np.zeros(len(units))
+            for c, k in enumerate(keys):
+                d, a, b = change[:, c], here[c], there[:, c]
                 gain += weight[k] * ((a + d) * (a + d) - a * a + (b - d) * (b - d) - b * b)
-        if gain < best:
-            best, partner = gain, other
-    if not partner:
-        return 0
-    away = place[partner]
-    have[home].subtract(counts[unit])
-    have[home].update(counts[partner])
-    have[away].subtract(counts[partner])
-    have[away].update(counts[unit])
-    place[unit], place[partner] = away, home
-    return 1
+            gain[home == home[i]] = 0.0
+            j = int(gain.argmin())
+            if gain[j] < -1e-9:
+                have[home[i]] += table[j] - table[i]
+                have[home[j]] += table[i] - table[j]
+                home[i], home[j] = home[j], home[i]
+                moved = True
+        if not moved:
+            break
+    place.update(zip(units, home.tolist(), strict=True))
 
 
 def make_list(
@@ -183,15 +187,20 @@ def make_list(
     *,
     folds: int = 5,
     seed: int = SEED,
+    overlaps: bool = False,
     report: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """The content of a data set's split list file."""
+    """The content of a data set's split list file.
+
+    Args:
+        overlaps: whether to look for overlapping crops too; minutes for thousands of images.
+    """
     paths = {image["file_name"]: data.path(image["file_name"]) for image in data.images}
     labels = {name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)] for name in paths}
     groups = near_duplicates(paths)
     content: dict[str, Any] = {"schema": 1, "dataset": data.name}
     found: dict[str, Any] = {"seed": seed, "near_duplicate_threshold": THRESHOLD}
-    if catalogue.get(data.name).overlaps:
+    if overlaps:
         pairs = overlapping(paths, labels, report=report)
         groups = linked(paths, [(g[0], other) for g in groups for other in g[1:]] + [(a, b) for a, b, _ in pairs])
         found["overlap_threshold"] = OVERLAP_THRESHOLD

@@ -5,53 +5,74 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 
 from benchmarks.datasets.sources import Box
-from benchmarks.errors import DataError
 
 _DECLARES = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
+_FIELDS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def parse(data: bytes, where: str) -> tuple[Box, ...]:
-    """The boxes of one VOC file, corners as they stand there.
+@dataclass(frozen=True)
+class Annotation:
+    """One file: corners and size as they stand there, and findings (kind, file, detail)."""
 
-    Raises:
-        DataError: no XML, or an object without a name or with a box that is missing, not finite or inverted.
-    """
+    boxes: tuple[Box, ...] = ()
+    size: tuple[int, int] | None = None
+    file_name: str | None = None
+    problems: tuple[tuple[str, str, str], ...] = ()
+
+
+def parse(data: bytes, where: str) -> Annotation:
+    """Read one VOC file; what cannot be read in it is among the problems."""
     if _DECLARES.search(data):  # entity expansion: no VOC file declares anything
-        raise DataError(f"{where}: declares a document type; VOC annotations need none, remove it")
+        return _bad(where, "it declares a document type, which VOC annotations never need")
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as e:
-        raise DataError(f"{where}: not well-formed XML ({e}); replace the file") from None
+        return _bad(where, f"not well-formed XML ({e})")
     if root.tag != "annotation":
-        raise DataError(f"{where}: its root element is <{root.tag}>, not <annotation>")
-    boxes = []
+        return _bad(where, f"its root element is <{root.tag}>, not <annotation>")
+    boxes, problems = [], []
     for i, item in enumerate(root.iter("object"), start=1):
-        at = f"{where}: object {i}"
         label = (item.findtext("name") or "").strip()
+        texts = {field: item.findtext(f"bndbox/{field}") for field in _FIELDS}
+        missing = [field for field, text in texts.items() if text is None]
+        try:
+            corners = [float(text or "") for text in texts.values()]
+        except ValueError:
+            corners = []
         if not label:
-            raise DataError(f"{at} has no <name>")
-        corners = [_number(item, field, at) for field in ("xmin", "ymin", "xmax", "ymax")]
-        x1, y1, x2, y2 = corners
-        if x2 <= x1 or y2 <= y1:
-            field = "xmax" if x2 <= x1 else "ymax"
-            raise DataError(
-                f"{at} ({label}): {field} is not beyond {field.replace('max', 'min')} in box "
-                f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}]; correct the file"
-            )
-        boxes.append(Box(label, x1, y1, x2, y2))
-    return tuple(boxes)
+            problems.append(("bad_object", where, f"object {i} has no <name>"))
+        elif missing:
+            problems.append(("bad_object", where, f"object {i} ({label}) has no <bndbox>/<{missing[0]}>"))
+        elif not corners:
+            wrong = next(f"<{field}> is {text!r}" for field, text in texts.items() if not _is_number(text))
+            problems.append(("bad_object", where, f"object {i} ({label}): {wrong}, not a number"))
+        else:
+            boxes.append(Box(label, *corners))
+    name = (root.findtext("filename") or "").strip()
+    return Annotation(tuple(boxes), _size(root), name or None, tuple(problems))
 
 
-def _number(item: ET.Element, field: str, at: str) -> float:
-    text = item.findtext(f"bndbox/{field}")
-    if text is None:
-        raise DataError(f"{at} has no <bndbox>/<{field}>")
+def _bad(where: str, detail: str) -> Annotation:
+    return Annotation(problems=(("bad_annotation", where, detail),))
+
+
+def _is_number(text: str | None) -> bool:
     try:
-        value = float(text)
+        float(text or "")
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{at}: <{field}> is {text.strip()!r}, not a finite number")
-    return value
+        return False
+    return True
+
+
+def _size(root: ET.Element) -> tuple[int, int] | None:
+    """None where it is not stated, or as 0 x 0, as some tools do."""
+    try:
+        width, height = (float(root.findtext(f"size/{side}") or "") for side in ("width", "height"))
+    except ValueError:
+        return None
+    if not (math.isfinite(width) and math.isfinite(height)) or width <= 0 or height <= 0:
+        return None
+    return round(width), round(height)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.datasets import __main__ as commands
+from tests.datasets.conftest import write_folder
+from tests.datasets.test_own import coco_files
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -61,6 +63,36 @@ def test_errors_are_one_line_with_their_exit_code(capsys, monkeypatch, tmp_path)
         assert message in told.err
         assert "Traceback" not in told.err
         assert told.err.strip().count("\n") == 0
+
+
+def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    source = write_folder(tmp_path / "s", coco_files())
+    root = ("--data-root", tmp_path / "data")
+    code, told = run(capsys, monkeypatch, "prepare", "my_parts", "--from", source, *root)
+    assert code == 2
+    assert "add --format auto" in told.err
+    code, told = run(capsys, monkeypatch, "prepare", "my_parts", "--from", source, "--format", "auto", *root)
+    assert code in (0, None)
+    assert "6 images, 5 boxes, 2 classes" in told.out
+    for command in ("list",), ("show", "my_parts"), ("verify", "my_parts"):
+        code, told = run(capsys, monkeypatch, *command, *root)
+        assert code in (0, None)
+        assert "my_parts" in told.out
+    out = tmp_path / "yolo"
+    code, told = run(capsys, monkeypatch, "export", "my_parts", "--format", "yolo", "--fold", 1, "--out", out, *root)
+    assert code in (0, None)
+    assert (out / "data.yaml").is_file()
+    (source / "set/images/0.png").write_bytes(b"no image")
+    wrong = ("prepare", "my_parts", "--from", source, "--format", "coco", *root)
+    code, told = run(capsys, monkeypatch, *wrong)
+    assert code == 1
+    assert "--policy corrupt_image=drop" in told.err
+    code, told = run(capsys, monkeypatch, *wrong, "--policy", "corrupt_image=drop")
+    assert code in (0, None)
+    assert "5 images" in told.out
+    code, told = run(capsys, monkeypatch, "policies")
+    assert "corrupt_image=drop: leave the image out" in told.out
 
 
 def test_help_starts_without_torch():

@@ -14,6 +14,7 @@ def test_everything_is_there(neu):
     assert [counts[i] for i in range(1, 7)] == [689, 1011, 881, 432, 628, 548]
     assert len(neu.images) == neu.manifest["images"] == 1800
     assert len(neu.annotations) == neu.manifest["boxes"] == 4189
+    assert neu.manifest_digest == "c8e1aec060bab3b0bd2c64311338d99496cf11110f230f03ae8b70b4c07a3b53"
     assert {(i["width"], i["height"]) for i in neu.images} == {(200, 200)}
 
 

@@ -1,0 +1,89 @@
+"""Prepared sets written out for other tools, on our splits: COCO and YOLO folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.datasets.splits import Split
+from benchmarks.errors import RequestError, nearest
+
+Parts = Mapping[str, Sequence[str]]
+
+
+def _parts(data: PreparedDataset, split: Split | None) -> Parts:
+    if split is None:
+        return {"all": [image["file_name"] for image in data.images]}
+    return {part: names for part in ("train", "val", "test") if (names := getattr(split, part))}
+
+
+def _write_coco(data: PreparedDataset, parts: Parts, folder: Path) -> None:
+    for part, names in parts.items():
+        for name in names:
+            _copy(data, name, folder / "images" / part)
+        content = data.coco(names)
+        content["images"] = [{**i, "file_name": f"images/{part}/{i['file_name']}"} for i in content["images"]]
+        (folder / "annotations").mkdir(exist_ok=True)
+        text = json.dumps(content, indent=1) + "\n"
+        (folder / "annotations" / f"instances_{part}.json").write_text(text, encoding="utf-8")
+
+
+def _write_yolo(data: PreparedDataset, parts: Parts, folder: Path) -> None:
+    for part, names in parts.items():
+        for name in names:
+            _copy(data, name, folder / "images" / part)
+            image = data.image(name)
+            lines = []
+            for a in data.boxes(name):
+                x, y, w, h = a["bbox"]
+                width, height = image["width"], image["height"]
+                values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+                lines.append(" ".join([str(a["category_id"] - 1), *(f"{v:.10g}" for v in values)]))
+            label = (folder / "labels" / part / name).with_suffix(".txt")
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    # `path` is left out: tools then take the folder of the file itself.
+    content: dict[str, object] = {part: f"images/{part}" for part in parts}
+    if "all" in parts:
+        content = {"train": "images/all", "val": "images/all"}
+    content["names"] = dict(enumerate(data.classes))
+    (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _copy(data: PreparedDataset, name: str, folder: Path) -> None:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(data.path(name), target)
+
+
+WRITERS: dict[str, Callable[[PreparedDataset, Parts, Path], None]] = {"coco": _write_coco, "yolo": _write_yolo}
+
+
+def export(data: PreparedDataset, form: str, out: Path, split: Split | None = None) -> None:
+    """Write a set to a new folder `out`, which appears only when it is complete.
+
+    Args:
+        form: "coco" or "yolo".
+        split: parts to write as train, val and test; None for everything in one part.
+
+    Raises:
+        RequestError: an unknown format, or `out` is there already.
+    """
+    if form not in WRITERS:
+        raise RequestError(f"--format {form}: {nearest(form, WRITERS)}")
+    if out.exists():
+        raise RequestError(f"--out {out}: it is there already; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.parent / f".{out.name}.tmp-{os.getpid()}"
+    try:
+        work.mkdir()
+        WRITERS[form](data, _parts(data, split), work)
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,341 @@
+"""Sets in the three formats everyone has: COCO JSON, Pascal VOC XML, YOLO txt with its data.yaml.
+
+Images are named by their path below the folder that all of them share.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from benchmarks.datasets import voc
+from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.errors import DataError, RequestError, nearest
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+Problem = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A set as a format tells it: class names in its order, and the samples, read as they are asked for."""
+
+    classes: tuple[str, ...]
+    samples: Iterator[Sample]
+
+
+def _images(source: Source) -> list[str]:
+    return [name for name in source.names() if name.lower().endswith(IMAGE_SUFFIXES)]
+
+
+class _Names:
+    """Finds images by what annotations call them, and gives them short names."""
+
+    def __init__(self, source: Source) -> None:
+        self.all = _images(source)
+        folders = [posixpath.dirname(name) for name in self.all]
+        self.base = posixpath.commonpath(folders) if folders and all(folders) else ""
+        self._by_base: dict[str, list[str]] = defaultdict(list)
+        for name in self.all:
+            self._by_base[posixpath.basename(name)].append(name)
+        self._known = set(self.all)
+
+    def short(self, name: str) -> str:
+        return posixpath.relpath(name, self.base) if self.base else name
+
+    def find(self, wanted: str, beside: str) -> str | None:
+        """The image that an annotation in folder `beside` calls `wanted`; None for none, or more than one."""
+        wanted = wanted.replace("\\", "/")
+        for folder in (beside, posixpath.dirname(beside), posixpath.join(beside, "images"), self.base, ""):
+            path = posixpath.normpath(posixpath.join(folder, wanted))
+            if path in self._known:
+                return path
+        tail = [name for name in self.all if name.endswith("/" + wanted.lstrip("./"))]
+        found = tail or self._by_base.get(posixpath.basename(wanted), [])
+        return found[0] if len(found) == 1 else None
+
+
+def _load_json(source: Source, name: str) -> Any:
+    try:
+        return json.loads(source.read(name))
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{source.where(name)}: not JSON ({e}); replace the file") from None
+
+
+# COCO
+
+
+def _is_coco(source: Source, name: str) -> bool:
+    head = source.read(name)
+    return b'"annotations"' in head and b'"categories"' in head
+
+
+def read_coco(source: Source) -> Content:
+    """All COCO files of the source, joined by image; categories are joined by their names."""
+    files = [n for n in source.names() if n.lower().endswith(".json") and _is_coco(source, n)]
+    if not files:
+        raise DataError(f"{source.path}: no COCO JSON in it (a file with images, annotations and categories)")
+    contents = {name: _load_json(source, name) for name in files}
+    classes: list[str] = []
+    for name, content in contents.items():
+        where = source.where(name)
+        if not isinstance(content, dict):
+            raise DataError(f"{where}: its top level is no object; replace the file")
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise DataError(f"{where}: its {key!r} is not a list; replace the file")
+        for category in content["categories"]:
+            if not isinstance(category, dict) or not isinstance(category.get("name"), str):
+                raise DataError(f"{where}: a category has no name; correct the file")
+            if category["name"] not in classes:
+                classes.append(category["name"])
+    return Content(tuple(classes), _coco_samples(source, contents))
+
+
+def _coco_samples(source: Source, contents: dict[str, Any]) -> Iterator[Sample]:
+    names = _Names(source)
+    used: set[str] = set()
+    last = ""
+    for name, content in contents.items():
+        where = source.where(name)
+        category = {repr(c.get("id")): c["name"] for c in content["categories"]}
+        problems: dict[str, list[Problem]] = defaultdict(list)
+        boxes: dict[str, list[Box]] = defaultdict(list)
+        ids = Counter(repr(i.get("id")) if isinstance(i, dict) else "" for i in content["images"])
+        seen: set[str] = set()
+        for k, a in enumerate(content["annotations"], start=1):
+            owner = repr(a.get("image_id")) if isinstance(a, dict) else ""
+            box, kind, detail = _coco_box(a, category, k)
+            if owner not in ids:
+                kind, detail = "bad_object", f"annotation {k} belongs to image {owner or 'none'}, which is not listed"
+                owner = ""
+            elif box is not None and "id" in a and repr(a["id"]) in seen:
+                kind, detail, box = "duplicate_id", f"annotation id {a['id']!r} occurs twice", None
+            if isinstance(a, dict):
+                seen.add(repr(a.get("id")))
+            if box is None:
+                problems[owner].append((kind, where, detail))
+            else:
+                boxes[owner].append(box)
+        stray = problems.pop("", [])  # told with the first image, for want of a better one
+        done: set[str] = set()
+        for image in content["images"]:
+            key = repr(image.get("id")) if isinstance(image, dict) else ""
+            called = image.get("file_name") if isinstance(image, dict) else None
+            told = tuple(stray + problems[key])
+            stray = []
+            if not isinstance(called, str) or not called:
+                yield Sample("?", None, (), where, (*told, ("bad_annotation", where, f"image {key} has no file_name")))
+                continue
+            if key in done:
+                yield Sample(called, None, (), where, (*told, ("duplicate_id", where, f"image id {key} occurs twice")))
+                continue
+            done.add(key)
+            found = names.find(called, posixpath.dirname(name))
+            if found is None:
+                problem = ("missing_image", where, f"image {called!r} is not in the source, or more than once")
+                yield Sample(called, None, (), where, (*told, problem))
+                continue
+            used.add(found)
+            last = where
+            size = _coco_size(image)
+            yield Sample(names.short(found), source.read(found), tuple(boxes[key]), where, told, size)
+    for name in names.all:
+        if name not in used:
+            problem = ("missing_annotation", source.where(name), f"no entry for it in {last or 'the COCO files'}")
+            yield Sample(names.short(name), source.read(name), (), source.where(name), (problem,))
+
+
+def _coco_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def _coco_box(a: Any, category: dict[str, str], k: int) -> tuple[Box | None, str, str]:
+    """The box of an annotation, or the kind and detail of what is wrong with it."""
+    if not isinstance(a, dict):
+        return None, "bad_object", f"annotation {k} is no object"
+    bbox = a.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_real(v) for v in bbox):
+        return None, "bad_object", f"annotation {k} has no bbox of four numbers"
+    if repr(a.get("category_id")) not in category:
+        return None, "unknown_class", f"annotation {k} has category_id {a.get('category_id')!r}, which is not listed"
+    if a.get("iscrowd"):
+        return None, "crowd", f"annotation {k} is a crowd region"
+    x, y, w, h = (float(v) for v in bbox)
+    return Box(category[repr(a["category_id"])], x, y, x + w, y + h), "", ""
+
+
+def _is_real(value: Any) -> bool:
+    return (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12) or value != value
+
+
+# VOC
+
+
+def read_voc(source: Source) -> Content:
+    """All `<annotation>` files of the source; an image belongs to the XML of its stem, or that names it."""
+    names = _Names(source)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for image in names.all:
+        by_stem[PurePosixPath(image).stem].append(image)
+    parsed: list[tuple[str, voc.Annotation]] = []
+    for name in source.names():
+        if name.lower().endswith(".xml"):
+            parsed.append((name, voc.parse(source.read(name), source.where(name))))
+    if not parsed:
+        raise DataError(f"{source.path}: no VOC XML in it")
+    # No order of classes is stated anywhere: the alphabet's.
+    classes = tuple(sorted({box.label for _, a in parsed for box in a.boxes}))
+
+    def samples() -> Iterator[Sample]:
+        used: set[str] = set()
+        for name, annotation in parsed:
+            where = source.where(name)
+            stem = PurePosixPath(name).stem
+            found = names.find(annotation.file_name, posixpath.dirname(name)) if annotation.file_name else None
+            if found is None or PurePosixPath(found).stem != stem:
+                # <filename> is often left over from before a renaming: the stem decides.
+                same = by_stem.get(stem, [])
+                found = same[0] if len(same) == 1 else found if not same else None
+            if found is None:
+                problem = ("missing_image", where, f"no image {stem} for it in the source, or more than one")
+                yield Sample(stem, None, (), where, (*annotation.problems, problem))
+                continue
+            used.add(found)
+            yield Sample(
+                names.short(found), source.read(found), annotation.boxes, where, annotation.problems, annotation.size
+            )
+        for image in names.all:
+            if image not in used:
+                where = source.where(image)
+                problem = ("missing_annotation", where, f"no {PurePosixPath(image).stem}.xml for it in the source")
+                yield Sample(names.short(image), source.read(image), (), where, (problem,))
+
+    return Content(classes, samples())
+
+
+# YOLO
+
+
+def _yolo_yaml(source: Source) -> str | None:
+    named = [n for n in source.names() if n.lower().endswith((".yaml", ".yml"))]
+    return next((n for n in named if b"names" in source.read(n)), None)
+
+
+def read_yolo(source: Source) -> Content:
+    """Images with `labels/*.txt` beside `images/`, classes from the data.yaml.
+
+    A line is `class cx cy width height` or a polygon `class x1 y1 x2 y2 ...`, as fractions. By the format's own rule an
+    image without a txt file has no defect.
+    """
+    stated = _yolo_yaml(source)
+    if stated is None:
+        raise DataError(f"{source.path}: no data.yaml with `names` in it")
+    where = source.where(stated)
+    try:
+        content = yaml.safe_load(source.read(stated))
+        listed = content["names"]
+        if isinstance(listed, dict):
+            listed = [listed[i] for i in range(len(listed))]
+        if not isinstance(listed, list) or not listed:
+            raise TypeError("no list")
+        classes = tuple(str(name) for name in listed)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise DataError(f"{where}: `names` is no list of class names ({type(e).__name__}); correct the file") from None
+    if len(set(classes)) != len(classes):
+        raise DataError(f"{where}: `names` repeats a class; correct the file")
+    names = _Names(source)
+    texts = {name for name in source.names() if name.lower().endswith(".txt")}
+
+    def samples() -> Iterator[Sample]:
+        for image in names.all:
+            label = next((text for text in _label_files(image) if text in texts), None)
+            boxes, problems = _yolo_boxes(source, label, classes) if label else ((), ())
+            origin = source.where(label or image)
+            yield Sample(names.short(image), source.read(image), boxes, origin, problems, relative=True)
+
+    return Content(classes, samples())
+
+
+def _label_files(image: str) -> Iterator[str]:
+    """Where the labels of an image may lie: the last `images` of its path replaced, or beside it."""
+    text = str(PurePosixPath(image).with_suffix(".txt"))
+    parts = text.split("/")
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            yield "/".join([*parts[:i], "labels", *parts[i + 1 :]])
+    yield text
+
+
+def _yolo_boxes(source: Source, label: str, classes: tuple[str, ...]) -> tuple[tuple[Box, ...], tuple[Problem, ...]]:
+    where = source.where(label)
+    boxes: list[Box] = []
+    problems: list[Problem] = []
+    try:
+        lines = source.read(label).decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        return (), (("bad_annotation", where, "it is not UTF-8 text"),)
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            index, values = int(fields[0]), [float(f) for f in fields[1:]]
+        except ValueError:
+            problems.append(("bad_object", where, f"line {number} is not a class and numbers: {line[:60]!r}"))
+            continue
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            problems.append(("bad_object", where, f"line {number} has {len(values)} numbers after the class, not 4"))
+        elif not 0 <= index < len(classes):
+            problems.append(
+                ("unknown_class", where, f"line {number} has class {index}, `names` ends at {len(classes) - 1}")
+            )
+        elif len(values) == 4:
+            cx, cy, w, h = values
+            boxes.append(Box(classes[index], cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+        else:
+            xs, ys = values[0::2], values[1::2]
+            boxes.append(Box(classes[index], min(xs), min(ys), max(xs), max(ys)))
+    return tuple(boxes), tuple(problems)
+
+
+FORMATS: dict[str, Callable[[Source], Content]] = {"coco": read_coco, "voc": read_voc, "yolo": read_yolo}
+
+
+def detect(source: Source) -> str:
+    """The format of a source. DataError when it is none of ours, or more than one."""
+    files = source.names()
+    found = [
+        name
+        for name, there in (
+            ("coco", any(n.lower().endswith(".json") and _is_coco(source, n) for n in files)),
+            ("yolo", _yolo_yaml(source) is not None),
+            ("voc", any(n.lower().endswith(".xml") and b"<annotation" in source.read(n) for n in files)),
+        )
+        if there
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"{source.path} could be {' or '.join(found)}; say which with --format")
+    raise DataError(
+        f"{source.path}: neither COCO (a .json with images, annotations, categories), VOC (.xml per image) "
+        "nor YOLO (data.yaml with names, labels/*.txt)"
+    )
+
+
+def read(source: Source, form: str) -> Content:
+    """Read a source in a format, or the one that it is found to have ("auto")."""
+    if form == "auto":
+        form = detect(source)
+    if form not in FORMATS:
+        raise RequestError(f"--format {form}: {nearest(form, [*FORMATS, 'auto'])}")
+    return FORMATS[form](source)

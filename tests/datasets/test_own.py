@@ -1,0 +1,344 @@
+"""A set of one's own: formats in and out, findings and policies, and then used by its name."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.datasets import catalogue, formats, own
+from benchmarks.datasets.exporting import export
+from benchmarks.datasets.findings import KINDS, parse_policy
+from benchmarks.datasets.images import decode
+from benchmarks.datasets.prepared import ensure, open_prepared, verify
+from benchmarks.datasets.sources import open_source
+from benchmarks.datasets.splits import load_split
+from benchmarks.errors import DataError, RequestError
+from tests.datasets.conftest import jpeg, voc, write_folder, write_zip
+
+
+def png(seed: int, size: tuple[int, int] = (40, 30), mode: str = "L") -> bytes:
+    rng = np.random.default_rng(seed)
+    out = io.BytesIO()
+    if mode == "16":
+        Image.fromarray(rng.integers(0, 65536, size[::-1], dtype=np.uint16)).save(out, "PNG")
+    else:
+        pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(out, "PNG")
+    return out.getvalue()
+
+
+def coco_files(n: int = 6) -> dict[str, bytes]:
+    content = {
+        "images": [{"id": 10 + i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(n)],
+        "categories": [{"id": 7, "name": "dent"}, {"id": 3, "name": "burr"}],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 10 + i,
+                "category_id": 3 if i % 2 else 7,
+                "bbox": [1.5, 2, 10 + i, 9.25],
+                "iscrowd": 0,
+            }
+            for i in range(n - 1)
+        ],
+    }
+    files = {f"set/images/{i}.png": png(i) for i in range(n)}
+    return files | {"set/annotations/all.json": json.dumps(content).encode()}
+
+
+def yolo_files(n: int = 6) -> dict[str, bytes]:
+    files = {f"d/images/train/{i}.png": png(i) for i in range(n)}
+    files |= {f"d/labels/train/{i}.txt": f"{i % 2} 0.5 0.5 0.25 0.2\n".encode() for i in range(n - 1)}
+    return files | {"d/data.yaml": b"train: images/train\nnc: 2\nnames: {0: dent, 1: burr}\n"}
+
+
+def voc_files(n: int = 6) -> dict[str, bytes]:
+    files = {f"d/img/{i}.png": png(i) for i in range(n)}
+    text = [voc(("dent" if i % 2 else "burr", 2, 3, 12 + i, 20), width=40, height=30) for i in range(n)]
+    return files | {f"d/xml/{i}.xml": t.encode() for i, t in enumerate(text)}
+
+
+FILES = {"coco": coco_files, "yolo": yolo_files, "voc": voc_files}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("CANET_BENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("packed", [True, False])
+def test_prepare_and_use_by_name(tmp_path, root, form, packed):
+    write = write_zip if packed else write_folder
+    source = write(tmp_path / "source", FILES[form]())
+    assert formats.detect(open_source(source)) == form
+    lines: list[str] = []
+    data = own.prepare("my_parts", root, source, report=lines.append)
+    assert len(data.images) == 6
+    assert set(data.classes) == {"dent", "burr"}
+    own.prepare("my_parts", root, source, report=lines.append)
+    assert "up to date" in lines[-1]
+    spec = catalogue.get("my_parts")
+    assert spec.native_size == 40
+    assert spec.split == "my_parts-5fold-v1"
+    verify("my_parts")
+    split = load_split("my_parts", spec.split, 4)
+    assert sorted(split.train + split.val + split.test) == sorted(i["file_name"] for i in data.images)
+    assert ensure("my_parts").manifest_digest == data.manifest_digest
+
+
+def test_what_the_formats_say(tmp_path, root):
+    data = own.prepare("c", root, write_folder(tmp_path / "c", coco_files()))
+    assert data.classes == ("dent", "burr")
+    assert [a["bbox"] for a in data.boxes("1.png")] == [[1.5, 2, 11, 9.25]]
+    assert data.boxes("5.png") == []
+    data = own.prepare("y", root, write_folder(tmp_path / "y", yolo_files()))
+    np.testing.assert_allclose(data.boxes("3.png")[0]["bbox"], [15, 12, 10, 6])
+    assert data.boxes("5.png") == []  # no label file: no defect
+    polygon = yolo_files() | {"d/labels/train/0.txt": b"1 0.1 0.1 0.5 0.2 0.3 0.6\n"}
+    data = own.prepare("p", root, write_folder(tmp_path / "p", polygon))
+    np.testing.assert_allclose(data.boxes("0.png")[0]["bbox"], [4, 3, 16, 15])
+    data = own.prepare("v", root, write_folder(tmp_path / "v", voc_files()))
+    assert data.classes == ("burr", "dent")
+    assert data.boxes("2.png")[0]["bbox"] == [2, 3, 12, 17]
+
+
+def edit_coco(change) -> dict[str, bytes]:
+    files = coco_files()
+    content = json.loads(files["set/annotations/all.json"])
+    change(content)
+    return files | {"set/annotations/all.json": json.dumps(content).encode()}
+
+
+def sideways() -> bytes:
+    image = Image.open(io.BytesIO(jpeg(3, (40, 30))))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    image.save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+def box(k, bbox):
+    return lambda c: c["annotations"][k].update(bbox=bbox)
+
+
+# kind -> (files, images and boxes left under each policy)
+CASES = {
+    "corrupt_image": (lambda: coco_files() | {"set/images/1.png": b"\x89PNG no"}, {"drop": (5, 4)}),
+    "deep_image": (lambda: coco_files() | {"set/images/1.png": png(1, mode="16")}, {"fix": (6, 5), "drop": (5, 4)}),
+    "rotated_image": (
+        lambda: (
+            {
+                k: v
+                for k, v in edit_coco(lambda c: c["images"][1].update(file_name="1.jpg", width=30, height=40)).items()
+                if k != "set/images/1.png"
+            }
+            | {"set/images/1.jpg": sideways()}
+        ),
+        {"fix": (6, 5), "drop": (5, 4)},
+    ),
+    "duplicate_image": (lambda: coco_files() | {"set/images/1.png": png(0)}, {"keep": (6, 5), "drop": (5, 4)}),
+    "missing_image": (lambda: {k: v for k, v in coco_files().items() if not k.endswith("/1.png")}, {"drop": (5, 4)}),
+    "missing_annotation": (lambda: coco_files() | {"set/images/x.png": png(99)}, {"fix": (7, 5), "drop": (6, 5)}),
+    "bad_annotation": (lambda: voc_files() | {"d/xml/1.xml": b"<annotation>"}, {"drop": (5, 5)}),
+    "bad_object": (lambda: edit_coco(box(1, [1, 2, "a", 4])), {"drop": (6, 4)}),
+    "size_differs": (lambda: edit_coco(lambda c: c["images"][1].update(width=41)), {"fix": (6, 5), "drop": (5, 4)}),
+    "unknown_class": (lambda: edit_coco(lambda c: c["annotations"][1].update(category_id=99)), {"drop": (6, 4)}),
+    "duplicate_id": (lambda: edit_coco(lambda c: c["annotations"][1].update(id=0)), {"drop": (6, 4)}),
+    "crowd": (lambda: edit_coco(lambda c: c["annotations"][1].update(iscrowd=1)), {"drop": (6, 4)}),
+    "box_not_finite": (lambda: edit_coco(box(1, [1, 2, float("nan"), 4])), {"drop": (6, 4)}),
+    "box_empty": (lambda: edit_coco(box(1, [1, 2, 0, 4])), {"drop": (6, 4)}),
+    "box_inverted": (lambda: edit_coco(box(1, [9, 9, -4, 3])), {"fix": (6, 5), "drop": (6, 4)}),
+    "box_outside": (lambda: edit_coco(box(1, [-3, 2, 10, 4])), {"fix": (6, 5), "drop": (6, 4)}),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_each_finding_and_its_policies(tmp_path, root, kind):
+    files, outcomes = CASES[kind]
+    source = write_folder(tmp_path / "s", files())
+    with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
+        own.prepare("mine", root, source, findings=tmp_path / "f.json")
+    assert "\n" not in str(caught.value)
+    assert not (root / "mine").exists()
+    assert [f["kind"] for f in json.loads((tmp_path / "f.json").read_text())] == [kind]
+    assert set(outcomes) == set(KINDS[kind][1])
+    for action, (images, boxes) in outcomes.items():
+        data = own.prepare("mine", root, source, policy={kind: action})
+        assert (len(data.images), len(data.annotations)) == (images, boxes)
+        expected = {} if action == "keep" else {f"{kind}={action}": 1}
+        assert data.manifest.get("changes", {}) == expected
+        verify("mine")
+        for image in data.images:
+            pixels = decode(data.path(image["file_name"]).read_bytes(), image["file_name"])
+            assert pixels.shape == (image["height"], image["width"], 3)
+
+
+def test_every_finding_has_a_case():
+    assert set(CASES) | {"duplicate_name"} == set(KINDS)
+
+
+def test_fixes_do_what_they_say(tmp_path, root):
+    data = own.prepare(
+        "a", root, write_folder(tmp_path / "a", CASES["box_outside"][0]()), policy={"box_outside": "fix"}
+    )
+    assert data.boxes("1.png")[0]["bbox"] == [0, 2, 7, 4]
+    data = own.prepare(
+        "b", root, write_folder(tmp_path / "b", CASES["box_inverted"][0]()), policy={"box_inverted": "fix"}
+    )
+    assert data.boxes("1.png")[0]["bbox"] == [5, 9, 4, 3]
+    source = write_folder(tmp_path / "c", CASES["rotated_image"][0]())
+    data = own.prepare("c", root, source, policy={"rotated_image": "fix"})
+    assert (data.image("1.png")["width"], data.image("1.png")["height"]) == (30, 40)
+    data = own.prepare("d", root, write_folder(tmp_path / "d", CASES["deep_image"][0]()), policy={"deep_image": "fix"})
+    deep = np.random.default_rng(1).integers(0, 65536, (30, 40), dtype=np.uint16)
+    assert (np.asarray(Image.open(data.path("1.png"))) == deep >> 8).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "1", "RGB"])
+def test_other_kinds_of_pixels_are_read(tmp_path, root, mode):
+    data = own.prepare(
+        "mine", root, write_folder(tmp_path / "s", coco_files() | {"set/images/0.png": png(0, mode=mode)})
+    )
+    assert decode(data.path("0.png").read_bytes(), "0.png").shape == (30, 40, 3)
+
+
+def test_wrong_requests(tmp_path, root):
+    source = write_folder(tmp_path / "s", coco_files())
+    with pytest.raises(RequestError, match="small letters"):
+        own.prepare("My Parts", root, source)
+    with pytest.raises(RequestError, match="in the catalogue"):
+        own.prepare("neu_det", root, source)
+    with pytest.raises(RequestError, match="did you mean 'coco'"):
+        own.prepare("mine", root, source, form="cocos")
+    with pytest.raises(RequestError, match="box_outside can be error, fix, drop"):
+        parse_policy(["box_outside=mend"])
+    with pytest.raises(RequestError, match="did you mean 'box_outside'"):
+        parse_policy(["box_outsid=fix"])
+    with pytest.raises(DataError, match="could be coco or voc"):
+        own.prepare("mine", root, write_folder(tmp_path / "t", coco_files() | voc_files()))
+    with pytest.raises(DataError, match="neither COCO"):
+        own.prepare("mine", root, write_folder(tmp_path / "u", {"a.png": png(1)}))
+    with pytest.raises(DataError, match="cannot be split into 5 folds"):
+        own.prepare("mine", root, write_folder(tmp_path / "v", coco_files(3)))
+    own.prepare("my_parts", root, source)
+    with pytest.raises(RequestError, match="did you mean 'my_parts'"):
+        catalogue.get("my_part")
+
+
+def equal_up_to(a, b, tolerance):
+    for image in a.images:
+        ours, theirs = a.boxes(image["file_name"]), b.boxes(image["file_name"])
+        key = [(a.classes[x["category_id"] - 1], x["bbox"]) for x in ours]
+        other = [(b.classes[x["category_id"] - 1], x["bbox"]) for x in theirs]
+        assert [k[0] for k in key] == [k[0] for k in other]
+        for (_, x), (_, y) in zip(key, other, strict=True):
+            assert np.abs(np.subtract(x, y)).max() <= tolerance
+    assert len(a.images) == len(b.images)
+    assert len(a.annotations) == len(b.annotations)
+
+
+def test_round_trip_of_the_synthetic_set(tmp_path, root, synthetic):
+    export(synthetic, "yolo", tmp_path / "yolo")
+    via_yolo = own.prepare("via_yolo", root, tmp_path / "yolo")
+    export(via_yolo, "coco", tmp_path / "coco")
+    via_coco = own.prepare("via_coco", root, tmp_path / "coco")
+    assert via_coco.classes == synthetic.classes
+    equal_up_to(synthetic, via_coco, 1e-6)
+
+
+def test_export_of_a_fold(tmp_path, root, synthetic):
+    split = load_split("synthetic_small", "synthetic_small-5fold-v1", 2)
+    export(synthetic, "coco", tmp_path / "out", split)
+    part = json.loads((tmp_path / "out/annotations/instances_test.json").read_text())
+    assert sorted(i["file_name"] for i in part["images"]) == sorted(f"images/test/{f}" for f in split.test)
+    assert all((tmp_path / "out" / i["file_name"]).is_file() for i in part["images"])
+    export(synthetic, "yolo", tmp_path / "y", split)
+    assert len(list((tmp_path / "y/images/train").iterdir())) == len(split.train)
+    with pytest.raises(RequestError, match="is there already"):
+        export(synthetic, "coco", tmp_path / "out")
+    with pytest.raises(RequestError, match="did you mean 'yolo'"):
+        export(synthetic, "yol", tmp_path / "z")
+
+
+def test_round_trips_of_neu_det(tmp_path, root, neu):
+    from tests.datasets.conftest import archive
+
+    voc_read = own.prepare("neu_voc", root, archive("NEU-DET.zip"), policy={"duplicate_image": "keep"})
+    equal_up_to(neu, voc_read, 0)
+    export(neu, "yolo", tmp_path / "yolo")
+    via_yolo = own.prepare("neu_yolo", root, tmp_path / "yolo", policy={"duplicate_image": "keep"})
+    equal_up_to(neu, via_yolo, 1e-6)
+
+
+def damaged(files: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
+    """One file with bytes flipped, cut, swapped, repeated or replaced by another file's."""
+    name = rng.choice(sorted(files))
+    data = bytearray(files[name])
+    for _ in range(rng.randint(1, 4)):
+        how = rng.randrange(6)
+        i, j = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+        if how == 0 and data:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        elif how == 1:
+            del data[i:]
+        elif how == 2:
+            del data[i:j]
+        elif how == 3:
+            data[i:i] = data[i:j][:200]
+        elif how == 4:
+            token = rng.choice(
+                [b"nan", b"-1", b"1e999", b"null", b"{}", b"[[", b"\xff\xfe", b"<", b'"', b"99999999999"]
+            )
+            data[i : i + len(token)] = token
+        else:
+            data = bytearray(files[rng.choice(sorted(files))])
+    return files | {name: bytes(data)}
+
+
+def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
+    """1,200 damaged sets and archives: no traceback, nothing outside the target, nothing half-written."""
+    rng = random.Random(0)
+    good = {form: make() for form, make in FILES.items()}
+    policies = ({}, dict.fromkeys(KINDS, "drop"))
+    source = tmp_path / "s.zip"
+    messages = []
+    for k in range(1200):
+        form = rng.choice(sorted(good))
+        files = damaged(good[form], rng)
+        write_zip(source, files)
+        if k % 4 == 0:  # the archive itself
+            raw = bytearray(source.read_bytes())
+            for _ in range(rng.randint(1, 8)):
+                raw[rng.randrange(len(raw))] = rng.randrange(256)
+            source.write_bytes(raw[: rng.randint(len(raw) // 2, len(raw))] if k % 8 == 0 else raw)
+        try:
+            own.prepare("mine", root, source, policy=policies[k % 2], force=True)
+        except (DataError, RequestError) as e:
+            messages.append(str(e))
+        assert not root.exists() or {p.name for p in root.iterdir()} <= {"mine"}
+        assert {p.name for p in tmp_path.iterdir()} <= {"s.zip", "data"}
+    assert len(messages) > 300
+    assert all(m and "\n" not in m for m in messages)
+    open_prepared("mine", root)
+
+
+def test_hostile_archive(tmp_path, root):
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name, data in coco_files().items():
+            archive.writestr(name, data)
+        archive.writestr("../outside.txt", "x")
+    with pytest.raises(DataError, match="outside the archive"):
+        own.prepare("mine", root, tmp_path / "s.zip")
+    assert {p.name for p in tmp_path.iterdir()} == {"s.zip"}
+    files = edit_coco(lambda c: c["images"][0].update(file_name="../../images/0.png"))
+    own.prepare("mine", root, write_folder(tmp_path / "t", files))  # found by its base name, stored under that
+    assert (root / "mine/images/0.png").is_file()
