@@ -21,6 +21,7 @@ _MARKS = {
     "multi-stage": ("v", "#15803d"),
 }
 _UNTRAINED = "#9ca3af"
+_LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
 _STYLE: Any = {
     "svg.hashsalt": "canet-bench",
     "svg.fonttype": "path",
@@ -98,6 +99,12 @@ def _panel(fig: Any, ax: Any, title: str, panel: list[Row]) -> None:
     margin = max(0.18 * (max(xs) - min(xs)), 0.1)
     # Room on the right for the names.
     ax.set_xlim(min(xs) - margin, max(xs) + 2.2 * margin)
+    ends = [100 * v for row in panel for v in (*(row.interval or ()), row.AP50 or 0.0)]
+    low, high = min(ends), max(ends)
+    # Never so tight that a difference of a point looks like much; room at the top for the legend.
+    spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
+    low, high = low - spare, high + spare
+    ax.set_ylim(low - 0.06 * (high - low), high + 0.24 * (high - low))
     handles = [
         Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.6, label=stage)
         for stage, (m, c) in _MARKS.items()
@@ -120,6 +127,10 @@ def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
     from matplotlib.transforms import Bbox
 
     taken += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for _, (x, y) in points]
+    for row, (x, _) in points:
+        if row.interval is not None:
+            bottom, top = (ax.transData.transform((0, 100 * v))[1] for v in row.interval)
+            taken.append(Bbox.from_bounds(x - 1, bottom, 2, top - bottom))
     spots = [
         (dx, dy, ha, va)
         for d in (8, 14, 22, 32)
@@ -159,7 +170,7 @@ def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
             )
             box = text.get_window_extent(renderer).padded(1)
             cost = sum(_overlap(box, other) for other in taken)
-            cost += box.width * box.height - _overlap(box, frame)
+            cost += 10 * (box.width * box.height - _overlap(box, frame))
             if best is None or cost < best[0] - 1e-6:
                 if best is not None:
                     best[1].remove()

@@ -93,8 +93,8 @@ def markdown(records: Iterable[Stored]) -> str:
         "",
         "- AP50, AP and AP small are COCO metrics in percent, all from one evaluator and from saved detections; "
         "areas are in pixels of the image as given.",
-        "- In brackets behind AP50: of a single run, the 95% bootstrap interval over its test images; of several, the mean "
-        "∓ one standard deviation over folds and seeds. An interval over images says nothing of another seed: "
+        "- In brackets behind AP50: of a single run, the 95% bootstrap interval over its test images; of several, "
+        "the mean ∓ one standard deviation over folds and seeds. An interval over images says nothing of another seed: "
         "with one run, differences smaller than the intervals rank nothing.",
         "- GMACs are multiply-accumulates of one image at the size given, counted on the operators that really run; "
         "FLOPs are twice that. Operators that were not counted are listed in each profile record.",
