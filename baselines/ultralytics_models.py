@@ -1,9 +1,9 @@
-"""YOLO detectors of the ultralytics library under the detector contract.
+"""YOLO and RT-DETR detectors of the ultralytics library under the detector contract.
 
 https://github.com/ultralytics/ultralytics (AGPL-3.0) is an optional extra, imported when a model is built and
 never before. Models are built from the YAML files that it ships, without weights and without network access;
-its own loss trains them and its own non-maximum suppression makes their detections. Nothing of its code is
-copied here.
+its own losses train them and its own post-processing makes their detections. Nothing of its code is copied
+here.
 """
 
 from __future__ import annotations
@@ -72,24 +72,11 @@ def import_ultralytics() -> ModuleType:
     return ultralytics
 
 
-class YOLODetector(Detector):
-    """An ultralytics detection model under the detector contract.
-
-    Losses: `box`, `cls` and `dfl` as the library's criterion returns them: gains applied, normalised by the
-    sum of the target scores in the batch, then *multiplied by the batch size*. The library's trainer sums
-    them and calls `backward`, so the gradient of our sum equals its gradient for the same batch. What its
-    trainer does afterwards (accumulation up to a nominal batch of 64, clipping the norm at 10, weight decay
-    scaled by the batch) belongs to a recipe, not to the model.
-
-    Detections: the library's `non_max_suppression` with the values of its validator (IoU 0.7, several labels
-    per box) and the limits of the contract (score above 0.001, best 100). Its wall-clock limit is lifted,
-    since detections must not depend on how busy the machine is.
-    """
+class UltralyticsDetector(Detector):
+    """What YOLO and RT-DETR share: resizing, provenance, and the limits of the contract."""
 
     score_threshold = 0.001
-    iou_threshold = 0.7
     max_detections = 100
-    multi_label = True
 
     def __init__(self, detector: nn.Module, image_size: int) -> None:
         transform = ResizeNormalizePad(image_size)
@@ -99,15 +86,76 @@ class YOLODetector(Detector):
         self.detector = detector
         frozen = [name.rsplit(".", 1)[0] for name, p in self.named_parameters() if not p.requires_grad]
         self.provenance = {"weights": None, "frozen": frozen, "norm": "batch"}
+
+    def _found(self, rows: list[Tensor], batch: Batch) -> list[Target]:
+        """From rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized images, best first."""
+        found = [
+            _inside({"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1}, size)
+            for r, size in zip(rows, batch.images.image_sizes, strict=True)
+        ]
+        return self.to_original(found, batch)
+
+
+class YOLODetector(UltralyticsDetector):
+    """A YOLO model of the library under the detector contract.
+
+    Losses: `box`, `cls` and `dfl` (`l1` for YOLO26, which has no distribution) as the library's criterion
+    returns them: gains applied, normalised by the sum of the target scores in the batch, then *multiplied by
+    the batch size*. The library's trainer sums them and calls `backward`, so the gradient of our sum equals
+    its gradient for the same batch. What its trainer does afterwards (accumulation up to a nominal batch of
+    64, clipping the norm at 10, weight decay scaled by the batch) belongs to a recipe, not to the model.
+
+    YOLOv10 and YOLO26 train a one-to-many and a one-to-one head, whose weights move from the one to the other
+    over the epochs (`on_epoch`). Detections come from the one-to-many head and NMS, which is the library's
+    default for all of its models; with `nms_free` they come from the one-to-one head alone.
+
+    Detections: the library's `non_max_suppression` with the values of its validator (IoU 0.7, several labels
+    per box) and the limits of the contract (score above 0.001, best 100). Its wall-clock limit is lifted,
+    since detections must not depend on how busy the machine is.
+    """
+
+    iou_threshold = 0.7
+    multi_label = True
+
+    def __init__(self, detector: nn.Module, image_size: int, *, nms_free: bool = False) -> None:
+        super().__init__(detector, image_size)
         self._criterion: tuple[torch.device, Any] | None = None
+        self._epoch = 0
+        head = self._head
+        if nms_free:
+            if not hasattr(head, "one2one_cv2"):
+                raise ValueError("only a model with a one-to-one head can do without NMS")
+            head.end2end = True
+
+    @property
+    def _head(self) -> Any:
+        return self.detector.model[-1]  # type: ignore[index]
+
+    def on_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Weigh the two heads of YOLOv10 and YOLO26 as the library's trainer does in epoch `epoch` (from 0).
+
+        Args:
+            epochs: length of the training; the library's default of 100 where it is not told.
+        """
+        self._epoch = epoch
+        if epochs is not None:
+            self.detector.args.epochs = epochs  # type: ignore[union-attr]
+        if self._criterion is not None:
+            self._weigh_heads(self._criterion[1])
+
+    def _weigh_heads(self, criterion: Any) -> None:
+        if hasattr(criterion, "update"):
+            criterion.updates = self._epoch - 1
+            criterion.update()
 
     def network(self, batch: Batch) -> Any:
-        """The losses in training; decoded boxes with scores (B, 4 + K, N), and the raw maps, in evaluation."""
+        """The losses in training; decoded boxes with scores, and the raw maps, in evaluation."""
         raw = self.detector(batch.images.tensors)
         if not self.training:
             return raw
-        total, _ = self._criterion_on(batch.images.tensors.device)(raw, library_targets(batch))
-        return dict(zip(("box", "cls", "dfl"), total.unbind(), strict=True))
+        total, items = self._criterion_on(batch.images.tensors.device)(raw, library_targets(batch))
+        names = [name.removesuffix("_loss") for name in items]
+        return dict(zip(names, total.unbind(), strict=True))
 
     def postprocess(self, raw: Any, batch: Batch) -> list[Target]:
         """Non-maximum suppression, then boxes in pixels of the images as given, clipped, empty ones dropped."""
@@ -120,18 +168,61 @@ class YOLODetector(Detector):
             multi_label=self.multi_label,
             max_det=self.max_detections,
             max_time_img=float("inf"),
+            end2end=self._head.end2end,
         )
-        found = [
-            _inside({"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1}, size)
-            for r, size in zip(rows, batch.images.image_sizes, strict=True)
-        ]
-        return self.to_original(found, batch)
+        return self._found(rows, batch)
 
     def _criterion_on(self, device: torch.device) -> Any:
         # Built late and once per device: the criterion copies strides and anchors to where the model is.
         if self._criterion is None or self._criterion[0] != device:
-            self._criterion = device, self.detector.init_criterion()  # type: ignore[operator]
+            criterion = self.detector.init_criterion()  # type: ignore[operator]
+            self._weigh_heads(criterion)
+            self._criterion = device, criterion
         return self._criterion[1]
+
+
+class RTDETRDetector(UltralyticsDetector):
+    """The library's RT-DETR (Zhao et al. 2023) under the detector contract.
+
+    Losses: `class`, `bbox` and `giou`, each the sum over the last decoder layer, the layers before it, the
+    encoder and the denoising queries. Their sum is what the library's trainer calls `backward` on; it is not
+    multiplied by the batch size.
+
+    Detections: the decoder's best queries without NMS, limited as the contract says. The library stretches
+    images to a square; here they keep their aspect and are padded, as for every model.
+    """
+
+    def network(self, batch: Batch) -> Any:
+        """The losses in training; the best queries (B, n, 6), and the raw outputs, in evaluation."""
+        images = batch.images.tensors
+        if not self.training:
+            return self.detector(images)
+        head: Any = self.detector.model[-1]  # type: ignore[index]
+        if torch.is_tensor(anchors := getattr(head, "anchors", None)) and anchors.is_inference():
+            head.shapes = []  # it keeps anchors of the last size, and autograd refuses those of inference mode
+        parts: dict[str, Tensor] = {}
+        criterion = self.detector.init_criterion()  # type: ignore[operator]
+
+        def noting(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            parts.update(criterion(*args, **kwargs))
+            return parts
+
+        self.detector.criterion = noting  # type: ignore[assignment]
+        try:
+            self.detector.loss({"img": images, **library_targets(batch)})  # type: ignore[operator]
+        finally:
+            self.detector.criterion = None  # type: ignore[assignment]
+        kinds = ("class", "bbox", "giou")
+        return {kind: sum(v for name, v in parts.items() if name.startswith(f"loss_{kind}")) for kind in kinds}
+
+    def postprocess(self, raw: Any, batch: Batch) -> list[Target]:
+        """The best queries above the threshold, in pixels of the images as given, clipped, empty ones dropped."""
+        height, width = batch.images.tensors.shape[-2:]
+        queries = raw[0].float()  # centre and size relative to the padded image, score, class; best first
+        scale = queries.new_tensor([width, height, width, height])
+        boxes = box_convert(queries[..., :4], "cxcywh", "xyxy") * scale
+        rows = torch.cat([boxes, queries[..., 4:]], dim=-1)
+        return self._found([r[r[:, 4] > self.score_threshold][: self.max_detections] for r in rows], batch)
 
 
 def library_targets(batch: Batch) -> dict[str, Tensor]:
@@ -161,7 +252,13 @@ def _inside(found: Target, size: tuple[int, int]) -> Target:
 
 
 def build_yolo(
-    *, num_classes: int, image_size: int, scale: str, weights: str | None = None, yaml: str = "yolov8n.yaml"
+    *,
+    num_classes: int,
+    image_size: int,
+    scale: str,
+    weights: str | None = None,
+    yaml: str = "yolov8n.yaml",
+    nms_free: bool = False,
 ) -> YOLODetector:
     """Build a YOLO detector from one of the library's YAML files, with random weights.
 
@@ -171,17 +268,14 @@ def build_yolo(
         scale: the scale in the YAML file's name, for example "n" in "yolov8n.yaml".
         weights: None; the library publishes no backbone that it could load without a download.
         yaml: name of a detection model file of the library.
+        nms_free: take detections from the one-to-one head (YOLOv10, YOLO26).
 
     Raises:
         ImportError: the library is not installed.
-        ValueError: `scale` is not the one that `yaml` names.
+        ValueError: `scale` is not the one that `yaml` names, or `nms_free` for a model with one head.
         RuntimeError: `weights` other than None.
     """
-    stem = Path(yaml).stem
-    if not stem.endswith(scale):
-        raise ValueError(f"{yaml} is not of scale {scale!r}")
-    if weights is not None:
-        raise RuntimeError(f"no {weights!r} weights for {stem}: the library has no backbone for it, use weights=None")
+    _check(yaml, scale, weights)
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils import DEFAULT_CFG
@@ -189,4 +283,25 @@ def build_yolo(
     detector = DetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     # Loss gains; the library's trainer sets the same attribute.
     detector.args = copy(DEFAULT_CFG)  # type: ignore[assignment]
-    return YOLODetector(detector, image_size)
+    return YOLODetector(detector, image_size, nms_free=nms_free)
+
+
+def build_rtdetr(
+    *, num_classes: int, image_size: int, scale: str, weights: str | None = None, yaml: str = "rtdetr-l.yaml"
+) -> RTDETRDetector:
+    """Build RT-DETR from one of the library's YAML files, with random weights; arguments as `build_yolo`."""
+    _check(yaml, scale, weights)
+    import_ultralytics()
+    from ultralytics.nn.tasks import RTDETRDetectionModel
+
+    detector = RTDETRDetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
+    detector.nc = num_classes  # type: ignore[assignment]  # read by its criterion; the trainer sets it
+    return RTDETRDetector(detector, image_size)
+
+
+def _check(yaml: str, scale: str, weights: str | None) -> None:
+    stem = Path(yaml).stem
+    if not stem.endswith(scale):
+        raise ValueError(f"{yaml} is not of scale {scale!r}")
+    if weights is not None:
+        raise RuntimeError(f"no {weights!r} weights for {stem}: the library has no backbone for it, use weights=None")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.ultralytics_models import INSTALL, build_yolo, import_ultralytics
+from baselines.ultralytics_models import INSTALL, build_rtdetr, build_yolo, import_ultralytics
 
 needs_ultralytics = pytest.mark.skipif(
     not any((Path(p) / "ultralytics").is_dir() for p in sys.path if p), reason="ultralytics is not installed"
@@ -242,3 +242,149 @@ def test_matches_the_librarys_predictor_from_the_image_file(trained, monkeypatch
         total += len(wanted)
     assert total >= 12
     assert matched >= 0.99 * total
+
+
+# YAML file, and the scale in its name.
+VERSIONS = [
+    ("yolov3-tiny.yaml", "tiny"),
+    ("yolov5n.yaml", "n"),
+    ("yolov5s.yaml", "s"),
+    ("yolov8s.yaml", "s"),
+    ("yolov9t.yaml", "t"),
+    ("yolov9s.yaml", "s"),
+    ("yolov10n.yaml", "n"),
+    ("yolov10s.yaml", "s"),
+    ("yolo11n.yaml", "n"),
+    ("yolo11s.yaml", "s"),
+    ("yolo12n.yaml", "n"),
+    ("yolo12s.yaml", "s"),
+    ("yolo26n.yaml", "n"),
+    ("yolo26s.yaml", "s"),
+]
+
+
+def _detects(model, images: list[Tensor]) -> None:
+    with torch.inference_mode():
+        for image, found in zip(images, model.eval()(images), strict=True):
+            height, width = image.shape[-2:]
+            assert 0 < len(found["boxes"]) <= 100
+            assert (found["boxes"] >= 0).all()
+            assert (found["boxes"] <= torch.tensor([width, height, width, height])).all()
+            assert ((found["labels"] >= 1) & (found["labels"] <= 2)).all()
+            assert ((found["scores"] > 0.001) & (found["scores"] <= 1)).all()
+
+
+@needs_ultralytics
+@pytest.mark.parametrize(("yaml", "scale"), VERSIONS, ids=[yaml.removesuffix(".yaml") for yaml, _ in VERSIONS])
+def test_every_version_trains_and_detects(yaml: str, scale: str):
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=2, image_size=64, scale=scale, yaml=yaml).train()
+    images = [_image(0, 64, 64), _image(1, 48, 64)]
+    losses = model(images, [_target(64, 64), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}])
+    assert losses.keys() == {"box", "cls", "l1" if "26" in yaml else "dfl"}
+    assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    _detects(model, images)
+
+
+@needs_ultralytics
+@pytest.mark.parametrize("yaml", ["yolov10n.yaml", "yolo26n.yaml"])
+def test_two_headed_versions(yaml: str):
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=2, image_size=64, scale="n", yaml=yaml, nms_free=True).train()
+    images, targets = [_image(0, 64, 64)], [_target(64, 64)]
+    model.on_epoch(0, epochs=11)
+    model(images, targets)
+    (_, criterion) = model._criterion
+    # The library's schedule: from 0.8 for the one-to-many head down to 0.1 in the last epoch.
+    assert (criterion.o2m, criterion.o2o) == pytest.approx((0.8, 0.2))
+    model.on_epoch(5, epochs=11)
+    assert criterion.o2m == pytest.approx(0.45)
+    model.on_epoch(10, epochs=11)
+    assert (criterion.o2m, criterion.o2o) == pytest.approx((0.1, 0.9))
+    # A training that goes on from a checkpoint has the weights of its epoch.
+    again = build_yolo(num_classes=2, image_size=64, scale="n", yaml=yaml).train()
+    again.on_epoch(5, epochs=11)
+    again(images, targets)
+    assert again._criterion[1].o2m == pytest.approx(0.45)
+    _detects(model, images)
+    assert model._head.end2end
+    assert not again._head.end2end
+
+
+@needs_ultralytics
+def test_only_two_headed_versions_can_do_without_nms():
+    with pytest.raises(ValueError, match="one-to-one"):
+        build_yolo(num_classes=2, image_size=64, scale="n", nms_free=True)
+
+
+@needs_ultralytics
+def test_rtdetr_gradient_is_that_of_the_librarys_own_loss_and_it_detects():
+    torch.manual_seed(0)
+    model = build_rtdetr(num_classes=2, image_size=64, scale="l")
+    image, target = _image(0, 64, 64), _target(64, 64)
+    _detects(model, [image, _image(1, 48, 64)])
+    model.train()  # after inference mode, whose anchors autograd would refuse
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(1)  # of the denoising queries
+    losses = model([image], [target])
+    assert losses.keys() == {"class", "bbox", "giou"}
+    sum(losses.values()).backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.load_state_dict(state)
+    model.zero_grad()
+    boxes = target["boxes"] / 64
+    batch = {
+        "img": image[None],
+        "batch_idx": torch.zeros(2),
+        "cls": torch.tensor([[0.0], [1.0]]),
+        "bboxes": torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1),
+    }
+    torch.manual_seed(1)
+    total, _ = model.detector.loss(batch)
+    total.backward()
+    torch.testing.assert_close(sum(losses.values()).detach(), total.detach())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@needs_ultralytics
+@torch.inference_mode()
+def test_rtdetr_detections_are_those_of_the_librarys_predictor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import_ultralytics()
+    from ultralytics.models.rtdetr import RTDETRPredictor
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = build_rtdetr(num_classes=2, image_size=64, scale="l").eval()
+    image = _image(0, 64, 64)
+    options = {"conf": 0.001, "max_det": 100, "imgsz": 64, "device": "cpu", "verbose": False, "save": False}
+    predictor = RTDETRPredictor(overrides=options)
+    predictor.setup_model(model.detector, verbose=False)
+    (theirs,) = predictor(image[None])
+    (ours,) = model([image])
+    expected = theirs.boxes.data
+    inside = expected[:, :4].clamp(0, 64)
+    expected = expected[(inside[:, 2:] > inside[:, :2]).all(dim=1)]
+    assert len(ours["scores"]) == len(expected) > 0
+    torch.testing.assert_close(ours["scores"], expected[:, 4], atol=1e-4, rtol=0)
+
+
+@needs_ultralytics
+@pytest.mark.slow
+def test_rtdetr_loss_halves_in_fifty_steps():
+    torch.manual_seed(0)
+    model = build_rtdetr(num_classes=2, image_size=128, scale="l").train()
+    images, targets = [_image(i, 128, 128) for i in range(4)], [_target(128, 128)] * 4
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    losses = []
+    for _ in range(50):
+        loss = sum(model(images, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 <= losses[0] / 2
