@@ -14,6 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th row and column, dense and in the layout of `x`, as a slice would not be."""
+    if stride == 1:
+        return x
+    if torch.compiler.is_compiling():  # pooling and slices would tie an exported program to the parity of a size
+        rows = torch.arange(0, x.shape[2], stride, device=x.device)
+        columns = torch.arange(0, x.shape[3], stride, device=x.device)
+        return x.index_select(2, rows).index_select(3, columns)
+    return F.avg_pool2d(x, kernel_size=1, stride=stride)
+
+
 class SpatialAttentionEncoder(nn.Module):
     """x -> x + gamma * y, with y one multi-head attention-pooled vector of x per image.
 
@@ -81,8 +92,7 @@ class SpatialAttentionEncoder(nn.Module):
     def sample(self, x: Tensor) -> Tensor:
         """The pixels that keys and values are made from, (B, C, L)."""
         if not self.pixel_shuffle:
-            pixels = x[:, :, :: self.kv_stride, :: self.kv_stride]
-            return pixels.contiguous(memory_format=torch.channels_last).flatten(2)
+            return subsample(x, self.kv_stride).flatten(2)
         if x.shape[2] % self.kv_stride or x.shape[3] % self.kv_stride:
             raise ValueError(f"pixel shuffle: {tuple(x.shape[2:])} does not divide by {self.kv_stride}")
         cells = F.pixel_unshuffle(x, self.kv_stride).flatten(2)

@@ -10,7 +10,9 @@ with addition and ReLU fused.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from canet.attention import SpatialAttentionEncoder
+from canet.attention import SpatialAttentionEncoder, subsample
 from canet.backbone import CABlock, ResNet
 from canet.context import ContextBlockDecoder
 from canet.detector import CANet, TwoStageDetector
@@ -417,7 +419,7 @@ class DeployedPyramid(Deployed):
                 assert isinstance(attention, MutualAttention)
                 shift = attention.context(x)
             out[f"p{index + 2}"] = conv(x, shift)
-        out[f"p{len(out) + 2}"] = out[f"p{len(out) + 1}"][:, :, ::2, ::2]
+        out[f"p{len(out) + 2}"] = subsample(out[f"p{len(out) + 1}"], 2)
         return out
 
 
@@ -500,3 +502,41 @@ def deploy(model: CANet, precision: str = "float32") -> DeployedDetector:
     own = next(model.parameters()).dtype
     with torch.no_grad():
         return DeployedDetector(model, torch.bfloat16 if precision == "bfloat16" else own)
+
+
+class DensePart(nn.Module):
+    """Image (1, 3, H, W), normalised, to the pyramid's levels and the RPN's maps: all that is convolution."""
+
+    def __init__(self, model: DeployedDetector) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head = model.backbone, model.neck, model.rpn.head
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        levels = list(self.neck(self.backbone(image)).values())
+        objectness, deltas = self.head(levels)
+        return (*levels, *objectness, *deltas)
+
+
+def export_onnx(model: DeployedDetector, path: str | Path) -> None:
+    """Write backbone, neck and RPN head as ONNX: "image" (1, 3, H, W), normalised as `preprocess` does it, to
+    "p2".."p6", "objectness2".. and "deltas2"...
+
+    H and W are free: multiples of 32 from 96 on. Raises RuntimeError when the exporter's packages are missing.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"ONNX export needs {' and '.join(missing)}: pip install 'canet-bench[onnx]'")
+    levels = range(2, 7)
+    image = torch.zeros(1, 3, 128, 160, dtype=model.dtype)
+    height, width = (torch.export.Dim(name, min=3, max=256) for name in ("height", "width"))
+    torch.onnx.export(
+        DensePart(model).eval(),
+        (image,),
+        str(path),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        dynamic_shapes=({2: 32 * height, 3: 32 * width},),
+        input_names=["image"],
+        output_names=[f"{name}{i}" for name in ("p", "objectness", "deltas") for i in levels],
+    )

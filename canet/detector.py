@@ -28,7 +28,7 @@ from torchvision.ops import boxes as box_ops
 
 from canet.backbone import ResNet, load_imagenet
 from canet.config import CANetConfig
-from canet.pyramid import build_neck
+from canet.pyramid import LaplacianFPN, build_neck
 from canet.roi_align import multilevel_roi_align
 
 Target = dict[str, Tensor]
@@ -445,3 +445,19 @@ def require_imagenet(weights: str, scale: str) -> None:
         raise ValueError(f"weights={weights!r}: expected None or 'imagenet'")
     if scale != "r50":
         raise RuntimeError(f"there are no ImageNet weights for scale {scale!r}: use scale 'r50' or weights=None")
+
+
+def count_parameters(model: CANet, *, as_published: bool = False) -> dict[str, int]:
+    """Parameters of `model`, "total" and "trainable".
+
+    as_published: with the fusion block that the mmdet variant's own code holds and never uses, and ours leaves out.
+    """
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    unused = 0
+    if as_published and model.config.origin == "mmdet" and model.config.neck == "laplacian":
+        assert isinstance(model.neck, LaplacianFPN)
+        unused = sum(p.numel() for p in model.neck.fusion[0].parameters())
+    return {
+        "total": sum(size for size, _ in sizes) + unused,
+        "trainable": sum(size for size, trainable in sizes if trainable) + unused,
+    }

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canet.attention import subsample
 from canet.config import CANetConfig
 
 
@@ -188,7 +189,7 @@ class FPN(nn.Module):
         for index in range(len(merged) - 2, -1, -1):
             merged[index] = self.merge(index, merged[index], merged[index + 1])
         out = {f"p{index + 2}": self.finish(index, x) for index, x in enumerate(merged)}
-        out[f"p{len(merged) + 2}"] = out[f"p{len(merged) + 1}"][:, :, ::2, ::2]
+        out[f"p{len(merged) + 2}"] = subsample(out[f"p{len(merged) + 1}"], 2)
         return out
 
 
@@ -262,7 +263,7 @@ class PAFPN(FPN):
         for down, output, x in zip(self.down, self.path_output, levels[1:], strict=True):
             below = x + down(below)
             out.append(output(below))
-        return _named([*out, out[-1][:, :, ::2, ::2]])
+        return _named([*out, subsample(out[-1], 2)])
 
 
 class BFP(FPN):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canet.attention import SpatialAttentionEncoder
+from canet.backbone import ResNet
 from canet.context import ContextBlockDecoder
 from canet.pyramid import LaplacianFusion, MutualAttention
 
@@ -105,7 +106,20 @@ class LiteralMutualAttention(MutualAttention):
         return x + F.conv2d(context, self.expand.weight[:, :, None, None], self.expand.bias)
 
 
+class LiteralResNet(ResNet):
+    """The stages in the layout of the input."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.stem(x)
+        out = {}
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+            out[f"c{stage + 1}"] = x
+        return out
+
+
 LITERAL = {
+    ResNet: LiteralResNet,
     SpatialAttentionEncoder: LiteralSAE,
     ContextBlockDecoder: LiteralCBD,
     LaplacianFusion: LiteralFusion,
