@@ -54,7 +54,7 @@ def _assert_same_gradients(ours: nn.Module, theirs: nn.Module, inputs: list[torc
         out = module(*xs)
         outs = list(out.values()) if isinstance(out, dict) else [out]
         torch.manual_seed(3)
-        sum((o * torch.randn_like(o)).sum() for o in outs).backward()
+        sum((o * torch.randn(o.shape, dtype=o.dtype)).sum() for o in outs).backward()
         gradients = {name: p.grad for name, p in module.named_parameters()}
         results.append((outs, [x.grad for x in xs], gradients))
     (outs, grads, named), (expected_outs, expected_grads, expected_named) = results
