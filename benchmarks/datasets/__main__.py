@@ -184,31 +184,35 @@ def preview(
 @app.command()
 def splits(
     name: Name,
-    out: Annotated[Path | None, typer.Option("--out", help="write the list made here to this file")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write the lists made here into this folder")] = None,
     data_root: Root = None,
 ) -> None:
-    """Make a set's fold list anew, and compare it with the one that is shipped."""
+    """Make a catalogued set's split lists anew, and compare them with those that are shipped."""
     from benchmarks.datasets import prepared
     from benchmarks.datasets import splits as lists
 
+    if name not in catalogue.CATALOGUE:
+        raise RequestError(f"{name!r} is not in the catalogue; {nearest(name, catalogue.CATALOGUE)}")
     data = prepared.ensure(name, data_root)
-    content = lists.make_list(data, overlaps=catalogue.get(name, data_root).overlaps, report=_say)
-    table = Table("fold", "images", *data.classes, "defect-free")
-    for i, part in enumerate(content["folds"]):
-        count = Counter(a["category_id"] for file_name in part for a in data.boxes(file_name))
-        clean = sum(not data.boxes(file_name) for file_name in part)
-        boxes = [str(count[k]) for k in range(1, len(data.classes) + 1)]
-        table.add_row(str(i), str(len(part)), *boxes, str(clean))
-    console.print(table)
-    groups = content["near_duplicate_groups"]
-    _say(f"near-duplicate groups: {len(groups)} with {sum(map(len, groups))} images")
-    text = lists.dumps(content)
-    shipped = lists.SHIPPED / f"{catalogue.get(name, data_root).split}.json"
-    if shipped.is_file():
-        _say(f"{shipped.name}: {'the same' if shipped.read_text(encoding='utf-8') == text else 'DIFFERS from this'}")
-    if out is not None:
-        out.write_text(text, encoding="utf-8", newline="\n")
-        _say(f"{out}")
+    for title, content in lists.make_all(data, report=_say).items():
+        text = lists.dumps(content)
+        shipped = lists.SHIPPED / f"{title}.json"
+        same = shipped.is_file() and shipped.read_text(encoding="utf-8") == text
+        state = "as shipped" if same else "DIFFERS from what is shipped" if shipped.is_file() else "not shipped"
+        groups = content.get("near_duplicate_groups")
+        near = f", {len(groups)} near-duplicate groups of {sum(map(len, groups))} images" if groups is not None else ""
+        _say(f"{title}: {state}{near}")
+        if "folds" in content:
+            table = Table("fold", "images", *data.classes, "defect-free")
+            for i, part in enumerate(content["folds"]):
+                count = Counter(a["category_id"] for file_name in part for a in data.boxes(file_name))
+                clean = sum(not data.boxes(file_name) for file_name in part)
+                boxes = [str(count[k]) for k in range(1, len(data.classes) + 1)]
+                table.add_row(str(i), str(len(part)), *boxes, str(clean))
+            console.print(table)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{title}.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 def main() -> None:

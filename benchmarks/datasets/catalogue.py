@@ -40,6 +40,8 @@ class DatasetSpec:
     folds: int = 5
     known: Mapping[str, str] = field(default_factory=dict)
     """Findings that the original set is known to have, and what is done about them."""
+    aside: str = ""
+    """What the names of images start with that fold lists leave out."""
     overlaps: bool = False
     """Whether its images may be crops of one larger image that overlap; a split must then keep those together."""
 
@@ -84,6 +86,23 @@ CATALOGUE: dict[str, DatasetSpec] = {
                 "multiple hierarchical features, IEEE Trans. Instrum. Meas. 69(4), 2020, doi:10.1109/TIM.2019.2915404"
             ),
             how_to_get="download NEU-DET.zip from the homepage (IMAGES/*.jpg and ANNOTATIONS/*.xml)",
+        ),
+        DatasetSpec(
+            name="deep_pcb",
+            title="DeepPCB, tested printed circuit boards, binarised (500 defect-free templates beside them)",
+            module="benchmarks.datasets.deep_pcb",
+            version=1,
+            classes=("open", "short", "mousebite", "spur", "copper", "pin-hole"),
+            images=2000,
+            boxes=10013,
+            native_size=640,
+            split="deep_pcb-5fold-v1",
+            aside="templates/",
+            licence="LICENSE file says MIT, README says for research only: ask the authors before passing it on",
+            redistributable=False,
+            homepage="https://github.com/tangsanli5201/DeepPCB",
+            citation="S. Tang, F. He, X. Huang, J. Yang, On-line PCB defect detector on a new PCB defect dataset, 2019",
+            how_to_get="clone the homepage's repository, or download it as a zip; --from takes either (or its PCBData)",
         ),
     )
 }

@@ -1,11 +1,15 @@
 """Split lists: k folds of file names, near-duplicates kept together, classes spread evenly. Files, never changed.
 
-With fold i asked for, fold i is the test part, fold i+1 the validation part, the others are trained on.
+A file has one of three forms:
+- `folds`: with fold i asked for, fold i is the test part, fold i+1 the validation part, the others are trained on;
+- `base` and `train`: as the list named `base`, but only these images of each fold's training part are trained on;
+- `parts`: train, val and test as they stand, an official split.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,32 +47,62 @@ def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str |
 
     RequestError for a name or fold that does not exist.
     """
-    paths = {p.stem: p for p in (catalogue.data_root(root) / dataset_name / "splits").glob("*.json")}
-    paths.update({p.stem: p for p in SHIPPED.glob(f"{dataset_name}-*.json")})
+    paths = _paths(dataset_name, root)
     if split_name not in paths:
         raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, paths)}")
     path = paths[split_name]
-    folds, digest = _read(path, path.stat().st_mtime_ns, dataset_name)
-    if not 0 <= fold < len(folds):
-        raise RequestError(f"split {split_name!r} has folds 0 to {len(folds) - 1}, not {fold}")
-    val = (fold + 1) % len(folds)
-    train = tuple(name for i, part in enumerate(folds) if i not in (fold, val) for name in part)
-    return Split(split_name, fold, train, folds[val], folds[fold], digest)
+    parts, digest = _read(path, path.stat().st_mtime_ns, dataset_name)
+    if not 0 <= fold < len(parts):
+        raise RequestError(f"split {split_name!r} has folds 0 to {len(parts) - 1}, not {fold}")
+    return Split(split_name, fold, *parts[fold], digest)
+
+
+_Names = tuple[str, ...]
+_Parts = tuple[_Names, _Names, _Names]
+
+
+def _paths(dataset_name: str, root: Path | str | None) -> dict[str, Path]:
+    paths = {p.stem: p for p in (catalogue.data_root(root) / dataset_name / "splits").glob("*.json")}
+    return paths | {p.stem: p for p in SHIPPED.glob(f"{dataset_name}-*.json")}
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[tuple[str, ...], ...], str]:
+def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts, ...], str]:
+    """Train, val and test of every fold of a list file, and the file's digest."""
     content = path.read_bytes()
     try:
         listed = json.loads(content)
-        folds = tuple(tuple(part) for part in listed["folds"])
-        owner = listed["dataset"]
-    except (ValueError, KeyError, TypeError) as e:
+        if listed["dataset"] != dataset_name:
+            raise ValueError(f"it is a list of {listed['dataset']!r}")
+        if "base" in listed:
+            base = path.with_name(f"{listed['base']}.json")
+            if hashlib.sha256(base.read_bytes()).hexdigest() != listed["base_sha256"]:
+                raise ValueError(f"{base.name} is not the list that it builds on")
+            whole, _ = _read(base, base.stat().st_mtime_ns, dataset_name)
+            parts = tuple((tuple(few), val, test) for few, (_, val, test) in zip(listed["train"], whole, strict=True))
+            if any(set(few) - set(train) for (few, _, _), (train, _, _) in zip(parts, whole, strict=True)):
+                raise ValueError(f"it trains on images that {base.name} does not train on")
+        elif "parts" in listed:
+            parts = ((tuple(listed["parts"]["train"]), tuple(listed["parts"]["val"]), tuple(listed["parts"]["test"])),)
+        else:
+            parts = _rotate([tuple(part) for part in listed["folds"]])
+        for part in parts:
+            names = [name for names in part for name in names]
+            if len(set(names)) != len(names):
+                raise ValueError("an image stands in it twice")
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(f"split list {path} is damaged ({type(e).__name__}: {e}); restore the file") from None
-    names = [name for part in folds for name in part]
-    if owner != dataset_name or len(set(names)) != len(names):
-        raise DataError(f"split list {path} is damaged: another data set's, or a file in two folds; restore the file")
-    return folds, hashlib.sha256(content).hexdigest()
+    return parts, hashlib.sha256(content).hexdigest()
+
+
+def _rotate(folds: Sequence[_Names]) -> tuple[_Parts, ...]:
+    k = len(folds)
+    out = []
+    for i in range(k):
+        val = (i + 1) % k
+        train = tuple(name for j, part in enumerate(folds) if j not in (i, val) for name in part)
+        out.append((train, folds[val], folds[i]))
+    return tuple(out)
 
 
 def make_folds(
@@ -195,8 +229,8 @@ def make_list(
     Args:
         overlaps: whether to look for overlapping crops too; minutes for thousands of images.
     """
-    paths = {image["file_name"]: data.path(image["file_name"]) for image in data.images}
-    labels = {name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)] for name in paths}
+    labels = _labels(data)
+    paths = {name: data.path(name) for name in labels}
     groups = near_duplicates(paths)
     content: dict[str, Any] = {"schema": 1, "dataset": data.name}
     found: dict[str, Any] = {"seed": seed, "near_duplicate_threshold": THRESHOLD}
@@ -206,6 +240,75 @@ def make_list(
         found["overlap_threshold"] = OVERLAP_THRESHOLD
     content["folds"] = make_folds(labels, groups, folds=folds, seed=seed)
     return {**content, **found, "near_duplicate_groups": groups}
+
+
+def _labels(data: PreparedDataset) -> dict[str, list[str]]:
+    """Class of each box of the images that fold lists are about."""
+    aside = catalogue.CATALOGUE[data.name].aside if data.name in catalogue.CATALOGUE else ""
+    names = [image["file_name"] for image in data.images]
+    return {
+        name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)]
+        for name in names
+        if not (aside and name.startswith(aside))
+    }
+
+
+def make_few(
+    data: PreparedDataset, base: str, content: Mapping[str, Any], count: int, *, seed: int = SEED
+) -> dict[str, Any]:
+    """A list that trains on `count` images of each fold of the fold list `base`.
+
+    Image after image is taken for the class that has had the smallest share so far, so that a longer list contains the
+    shorter ones and every class is there as early as can be.
+
+    Raises:
+        RequestError: a fold has fewer training images than that.
+    """
+    labels = _labels(data)
+    digest = hashlib.sha256(dumps(content).encode()).hexdigest()
+    parts = _rotate([tuple(part) for part in content["folds"]])
+    chosen = []
+    for train, _, _ in parts:
+        if count > len(train):
+            raise RequestError(f"{base} trains on {len(train)} images, {count} cannot be chosen of them")
+        left = sorted(train, key=lambda name: hashlib.sha256(f"{seed}/few/{name}".encode()).hexdigest())
+        total = Counter(label for name in train for label in labels[name] or [_CLEAN])
+        have: Counter[str] = Counter()
+        taken: list[str] = []
+        for _ in range(count):
+            wanted = sorted(total, key=lambda label: (have[label] / total[label], label))
+            pick = next(name for label in wanted for name in left if label in (labels[name] or [_CLEAN]))
+            left.remove(pick)
+            taken.append(pick)
+            have.update(labels[pick] or [_CLEAN])
+        chosen.append(taken)
+    return {"schema": 1, "dataset": data.name, "base": base, "base_sha256": digest, "seed": seed, "train": chosen}
+
+
+def make_grouped(
+    data: PreparedDataset, group: Callable[[str], str], *, folds: int = 5, seed: int = SEED
+) -> dict[str, Any]:
+    """A fold list in which images with the same `group(file_name)` stay together."""
+    labels = _labels(data)
+    groups: dict[str, list[str]] = {}
+    for name in labels:
+        groups.setdefault(group(name), []).append(name)
+    made = make_folds(labels, list(groups.values()), folds=folds, seed=seed)
+    return {"schema": 1, "dataset": data.name, "folds": made, "seed": seed, "groups": groups}
+
+
+FEW = (10, 30, 100)
+
+
+def make_all(data: PreparedDataset, report: Callable[[str], object] = lambda line: None) -> dict[str, dict[str, Any]]:
+    """Every list of a catalogued set, by name: folds, few-shot, and what its module adds (`lists(data)`)."""
+    spec = catalogue.CATALOGUE[data.name]
+    content = make_list(data, folds=spec.folds, overlaps=spec.overlaps, report=report)
+    out = {spec.split: content}
+    for count in FEW:
+        out[f"{data.name}-few{count}-v1"] = make_few(data, spec.split, content, count)
+    more = getattr(importlib.import_module(spec.module), "lists", None)
+    return {**out, **more(data)} if more else out
 
 
 def dumps(content: Mapping[str, Any]) -> str:

@@ -11,13 +11,26 @@ import pytest
 
 from benchmarks.datasets import catalogue, splits
 from benchmarks.datasets.duplicates import linked, near_duplicates, overlapping, perceptual_hash
-from benchmarks.datasets.splits import SHIPPED, dumps, load_split, make_folds, make_list
+from benchmarks.datasets.splits import FEW, SHIPPED, dumps, load_split, make_all, make_folds
 from benchmarks.datasets.synthetic import encode_png
 from benchmarks.errors import DataError, RequestError
 
 LISTS = {  # final: records rest on them
+    "deep_pcb-5fold-v1": "297e98f7d0a7915209c4b55718d7f9a2d86ef1ef05be6bf29983a97efc6b9599",
+    "deep_pcb-boards-v1": "288aedc0bbc06429923e5dc37fb497985c42da413db194fbbbaee9fc639239e1",
+    "deep_pcb-few10-v1": "07a050af2be63ece5649d000f75654c1e688c610bb62379687e1b4d4996839c9",
+    "deep_pcb-few100-v1": "7af7f64504ef5595a977ea66370e2e50adf0c68b0fd6bf6ef35079848db775ca",
+    "deep_pcb-few30-v1": "c60e8f3150e8aa59ce8752bb83d6dadf201059af4f0f8e542c77b409431da5ca",
+    "deep_pcb-official-v1": "9d5f3299fa230990b5cbe793af73bb7e3d6c4607e53d48122f8ea72c0ff26c30",
+    "deep_pcb-templates-v1": "f2ffd79513c0f8b1b9218aade43e76569a18e7332f1304d1a0e28a9e3c5e5045",
     "neu_det-5fold-v1": "2fc449d2546e7e656c2edd0c87556d638ffe488d091e1e9b9e43db9507482ef8",
+    "neu_det-few10-v1": "4f9deea97a0d0de2d6b57a429d1289e37397043aba8323746d1adfa07c83fac7",
+    "neu_det-few100-v1": "3ee26cbd3a4723c510b050a9ef37bded5ea0b4891374b2ee31de936a712e204d",
+    "neu_det-few30-v1": "a7f49e09b3f52459171cdf9673fe4d613e01b6637121caa34a688286011753ab",
     "synthetic_small-5fold-v1": "98dd9f6427fb8399318d7420d6ff10e27c85c8ad4d500f493b6a0fc3869b37ed",
+    "synthetic_small-few10-v1": "2613ab5b2e1a07151630a0c0e15cceb93349f7253949ca862593cebc60dcd6d2",
+    "synthetic_small-few100-v1": "74c8787985e3cc80b2ae6be76d3b3fed132b3b854688b0246fb16045e0bcbed8",
+    "synthetic_small-few30-v1": "468ca373da68d08263c61815a45127aeda124df00aa23f8c244578a3eb4d9a0c",
 }
 
 
@@ -25,24 +38,72 @@ def test_shipped_lists_never_change():
     assert {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in SHIPPED.glob("*.json")} == LISTS
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in catalogue.CATALOGUE.values()])
-def test_folds_part_the_set(name):
-    spec = catalogue.get(name)
-    parts = [load_split(name, spec.split, i) for i in range(spec.folds)]
+FOLDED = [name for name in LISTS if "folds" in json.loads((SHIPPED / f"{name}.json").read_bytes())]
+IMAGES = {"synthetic_small": 300, "neu_det": 1800, "deep_pcb": 1500}
+
+
+@pytest.mark.parametrize("split", FOLDED)
+def test_folds_part_the_set(split):
+    name = split.partition("-")[0]
+    parts = [load_split(name, split, i) for i in range(5)]
     everything = {f for p in parts for f in p.test}
-    assert len(everything) == spec.images == sum(len(p.test) for p in parts)
+    assert len(everything) == IMAGES[name] == sum(len(p.test) for p in parts)
     for i, p in enumerate(parts):
-        assert set(p.val) == set(parts[(i + 1) % spec.folds].test)
+        assert set(p.val) == set(parts[(i + 1) % 5].test)
         assert set(p.train) | set(p.val) | set(p.test) == everything
-        assert len(p.train) + len(p.val) + len(p.test) == spec.images
-        assert p.digest == LISTS[spec.split]
-    groups = json.loads((SHIPPED / f"{spec.split}.json").read_bytes())["near_duplicate_groups"]
+        assert len(p.train) + len(p.val) + len(p.test) == IMAGES[name]
+        assert p.digest == LISTS[split]
+    listed = json.loads((SHIPPED / f"{split}.json").read_bytes())
+    groups = listed.get("near_duplicate_groups") or list(listed.get("groups", {}).values())
     place = {f: i for i, p in enumerate(parts) for f in p.test}
     assert all(len({place[f] for f in group}) == 1 for group in groups)
 
 
-def test_synthetic_list_is_what_the_command_makes(synthetic):
-    assert dumps(make_list(synthetic)) == (SHIPPED / "synthetic_small-5fold-v1.json").read_text(encoding="utf-8")
+def test_every_set_that_can_be_had_has_its_default_list():
+    assert {name.partition("-")[0] for name in LISTS} == set(IMAGES)
+    for name in IMAGES:
+        spec = catalogue.get(name)
+        assert spec.split in FOLDED
+        assert spec.folds == 5
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_few_shot_lists_are_nested_parts_of_the_training_part(name):
+    for fold in range(5):
+        whole = load_split(name, f"{name}-5fold-v1", fold)
+        shorter: tuple[str, ...] = ()
+        for count in FEW:
+            few = load_split(name, f"{name}-few{count}-v1", fold)
+            assert len(set(few.train)) == count
+            assert few.train[: len(shorter)] == shorter
+            assert set(few.train) <= set(whole.train)
+            assert (few.val, few.test) == (whole.val, whole.test)
+            shorter = few.train
+
+
+def test_ten_images_show_every_class(synthetic):
+    for fold in range(5):
+        few = load_split("synthetic_small", "synthetic_small-few10-v1", fold).train
+        assert {a["category_id"] for f in few for a in synthetic.boxes(f)} == {1, 2, 3, 4, 5, 6}
+        assert any(not synthetic.boxes(f) for f in few)
+
+
+def test_a_list_on_another_base_is_refused(tmp_path, monkeypatch):
+    few = json.loads((SHIPPED / "synthetic_small-few10-v1.json").read_bytes())
+    base = json.loads((SHIPPED / "synthetic_small-5fold-v1.json").read_bytes())
+    (tmp_path / "synthetic_small-few10-v1.json").write_text(json.dumps(few))
+    (tmp_path / "synthetic_small-5fold-v1.json").write_text(json.dumps(base))
+    monkeypatch.setattr(splits, "SHIPPED", tmp_path)
+    with pytest.raises(DataError, match="not the list that it builds on"):
+        load_split("synthetic_small", "synthetic_small-few10-v1", 0)
+
+
+def shipped(name):
+    return {title: (SHIPPED / f"{title}.json").read_text(encoding="utf-8") for title in LISTS if title.startswith(name)}
+
+
+def test_synthetic_lists_are_what_the_command_makes(synthetic):
+    assert {title: dumps(content) for title, content in make_all(synthetic).items()} == shipped("synthetic_small")
 
 
 def shares(data, split_name):
@@ -76,8 +137,9 @@ def test_neu_near_duplicates_are_those_in_the_list(neu):
 
 
 @pytest.mark.slow
-def test_neu_list_is_what_the_command_makes(neu):
-    assert dumps(make_list(neu)) == (SHIPPED / "neu_det-5fold-v1.json").read_text(encoding="utf-8")
+@pytest.mark.timeout(1500)  # minutes: every pair of a class is registered
+def test_neu_lists_are_what_the_command_makes(neu):
+    assert {title: dumps(content) for title, content in make_all(neu).items()} == shipped("neu_det")
 
 
 def test_groups_stay_together_and_folds_even():
@@ -106,7 +168,7 @@ def test_wrong_requests_and_damaged_lists(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="damaged"):
         load_split("neu_det", "neu_det-a", 0)
     (tmp_path / "neu_det-b.json").write_text('{"dataset": "neu_det", "folds": [["a"], ["a"]]}')
-    with pytest.raises(DataError, match="two folds"):
+    with pytest.raises(DataError, match="stands in it twice"):
         load_split("neu_det", "neu_det-b", 0)
 
 
