@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.errors import RequestError, nearest
+from benchmarks.errors import DataError, RequestError, nearest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -179,6 +179,33 @@ def preview(
         f"{out}"
         + ("" if catalogue.get(name, data_root).redistributable else ": for your eyes, the images may not be passed on")
     )
+
+
+@app.command()
+def stats(
+    name: Name,
+    out: Annotated[Path | None, typer.Option("--out", help="draw the figure into this .png, .svg or .pdf")] = None,
+    data_root: Root = None,
+) -> None:
+    """What is small: box sizes per class, absolute and relative, and which classes occur together."""
+    from benchmarks.datasets import prepared, statistics
+
+    if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
+        raise RequestError(f"--out {out}: name a .png, .svg or .pdf")
+    data = prepared.ensure(name, data_root)
+    frame = statistics.boxes(data)
+    if frame.empty:
+        raise DataError(f"{name}: no box in it, nothing to measure")
+    counts = statistics.table(frame, data.classes)
+    table = Table("class", *counts.columns)
+    for label, row in counts.iterrows():
+        shown = [f"{v:.1%}" if "below" in k or "share" in k else f"{v:,.0f}" for k, v in row.items()]
+        table.add_row(str(label), *shown)
+    console.print(table)
+    _say(f"defect-free images: {sum(not data.boxes(i['file_name']) for i in data.images)} of {len(data.images)}")
+    if out is not None:
+        statistics.draw(data, frame, out)
+        _say(f"{out}")
 
 
 @app.command()
