@@ -7,6 +7,7 @@ blocks and its neck, and nothing else.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -132,6 +133,7 @@ class RetinaNetDetector(Detector, RetinaNet):
         anchors = self.anchor_generator(batch.images, features)
         if self.training:
             return self.compute_loss(batch.targets, outputs, anchors)
+        outputs["cls_logits"][..., 0] = -math.inf  # nothing is ever labelled with the unused output
         per_level = [x.shape[2] * x.shape[3] for x in features]
         per_location = outputs["cls_logits"].shape[1] // sum(per_level)
         return {"outputs": outputs, "anchors": anchors, "per_level": [n * per_location for n in per_level]}

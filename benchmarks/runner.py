@@ -84,7 +84,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RequestError("--device cuda: torch sees no CUDA device here; use --device cpu")
+        raise RequestError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store import CellPaths, RunRecord, read_record, scan
+from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan
 
 MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report"]
 
@@ -169,13 +169,21 @@ def test_a_damaged_record_stops_the_run_by_name(finished: tuple[Path, str], data
     assert "was changed after it was written" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path, synthetic) -> Stored:
+    """Two epochs in one go."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert call("run", *smoke(out, data_root, epochs=2)).returncode == 0
+    (stored,) = scan(out)
+    return stored
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_and_run_again_gives_the_same_numbers(
-    tmp_path: Path, data_root: Path, finished: tuple[Path, str], how: signal.Signals
+    tmp_path: Path, data_root: Path, undisturbed: Stored, how: signal.Signals
 ) -> None:
     """Killed after its first epoch, a run goes on and ends where an undisturbed one ends."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    arguments = [str(a) for a in smoke(cut, data_root, epochs=2)]
+    arguments = [str(a) for a in smoke(tmp_path, data_root, epochs=2)]
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.run", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -183,23 +191,22 @@ def test_interrupted_and_run_again_gives_the_same_numbers(
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
     )
-    deadline = time.monotonic() + 120
-    while not list(cut.rglob("*.resume.safetensors")):
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("*.resume.safetensors")):
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     child.send_signal(how)
     child.wait()
     assert child.returncode == (130 if how == signal.SIGINT else -9)
-    assert not list(scan(cut))
-    resumed = call("run", *smoke(cut, data_root, epochs=2))
+    assert not list(scan(tmp_path))
+    resumed = call("run", *smoke(tmp_path, data_root, epochs=2))
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after epoch 1" in resumed.stdout
-    assert call("run", *smoke(whole, data_root, epochs=2)).returncode == 0
-    (a,), (b,) = scan(whole), scan(cut)
-    assert a.run.metrics == b.run.metrics
-    assert [p.losses for p in a.run.curve] == [p.losses for p in b.run.curve]
-    assert a.paths.weights.read_bytes() == b.paths.weights.read_bytes()
+    (again,) = scan(tmp_path)
+    assert again.run.metrics == undisturbed.run.metrics
+    assert [p.losses for p in again.run.curve] == [p.losses for p in undisturbed.run.curve]
+    assert again.paths.weights.read_bytes() == undisturbed.paths.weights.read_bytes()
 
 
 def test_publish_copies_what_belongs_in_a_repository(
