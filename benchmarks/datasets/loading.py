@@ -19,6 +19,9 @@ from benchmarks.errors import DataError, RequestError, nearest
 TRANSFORMS_VERSION = 1
 """Raise it when the same seed gives other augmented images; part of every fingerprint."""
 
+CACHE_BYTES = 2 * 2**30
+"""What a data set keeps of decoded pixels at most; images beyond it are decoded every time."""
+
 _TRANSFORMS: dict[str, tuple[v2.Transform, ...]] = {
     "none": (),
     "hflip": (v2.RandomHorizontalFlip(0.5),),
@@ -57,7 +60,7 @@ class DetectionDataset(Dataset[Item]):
     model sees the same augmented images; the global generator is left as it was.
 
     Args:
-        cache: keep decoded pixels (uint8, one channel where the image is grey) once they were read.
+        cache: keep decoded pixels (uint8, one channel where the image is grey) once they were read, up to CACHE_BYTES.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class DetectionDataset(Dataset[Item]):
         self.transform = transform
         self.seed = seed
         self.epoch = 0
-        self._cache: dict[int, Tensor] | None = {} if cache else None
+        self._cache: dict[int, Tensor] = {}
+        self._room = CACHE_BYTES if cache else 0
         self._targets = [self._target(name) for name in self.file_names]
 
     def __len__(self) -> int:
@@ -91,7 +95,7 @@ class DetectionDataset(Dataset[Item]):
 
     def _pixels(self, index: int) -> Tensor:
         """(3, H, W) uint8; a grey image's channels share memory."""
-        pixels = self._cache.get(index) if self._cache is not None else None
+        pixels = self._cache.get(index)
         if pixels is None:
             path = self.prepared.path(self.file_names[index])
             try:
@@ -102,9 +106,16 @@ class DetectionDataset(Dataset[Item]):
             grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
             kept = rgb[..., :1] if grey else rgb
             pixels = torch.from_numpy(kept.copy()).permute(2, 0, 1).contiguous()
-            if self._cache is not None:
+            if pixels.numel() <= self._room:
+                self._room -= pixels.numel()
                 self._cache[index] = pixels
         return pixels.expand(3, -1, -1)
+
+    def fill(self) -> None:
+        """Read what the cache will hold, so that worker processes share it instead of reading it each."""
+        for index in range(len(self)):
+            if index not in self._cache and self._room > 0:
+                self._pixels(index)
 
     def __getitem__(self, index: int) -> Item:
         image = self._pixels(index)
@@ -150,4 +161,5 @@ def batches(
         for chunk in chunks:
             yield _collate([dataset[i] for i in chunk])
         return
+    dataset.fill()
     yield from DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=_collate, generator=generator)
