@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import box_convert, clip_boxes_to_image
+from torchvision.ops import box_convert
 
 from canet.detector import Batch, Detector, ResizeNormalizePad, Target
 
@@ -38,7 +39,7 @@ def import_ultralytics() -> ModuleType:
     """Import the library so that it stays silent, offline and inside a temporary settings folder.
 
     What it changes in the process as it is imported (environment, print options, warning filters, random
-    streams, `torch.save`) is put back. A library that somebody imported earlier is returned as it is.
+    streams, `torch.save`, `PIL.Image.open`) is put back. A library that somebody imported earlier is returned as it is.
 
     Raises:
         ImportError: it is not installed; the message is one line with the command that installs it.
@@ -49,7 +50,7 @@ def import_ultralytics() -> ModuleType:
     atexit.register(shutil.rmtree, settings, ignore_errors=True)
     environment = dict(os.environ)
     os.environ.update(_QUIET, YOLO_CONFIG_DIR=settings)
-    save, print_options = torch.save, np.get_printoptions()
+    save, image_open, print_options = torch.save, Image.open, np.get_printoptions()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -63,7 +64,7 @@ def import_ultralytics() -> ModuleType:
         for name in set(os.environ) - set(environment) - kept:
             del os.environ[name]
         os.environ.update({name: value for name, value in environment.items() if name not in kept})
-        torch.save = save
+        torch.save, Image.open = save, image_open
         torch.set_printoptions(profile="default")
         np.set_printoptions(**print_options)
         random.setstate(python_state)
@@ -89,10 +90,7 @@ class UltralyticsDetector(Detector):
 
     def _found(self, rows: list[Tensor], batch: Batch) -> list[Target]:
         """From rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized images, best first."""
-        found = [
-            _inside({"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1}, size)
-            for r, size in zip(rows, batch.images.image_sizes, strict=True)
-        ]
+        found = [{"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1} for r in rows]
         return self.to_original(found, batch)
 
 
@@ -242,13 +240,6 @@ def library_targets(batch: Batch) -> dict[str, Tensor]:
         "cls": (labels - 1).to(scale)[:, None],
         "bboxes": box_convert(torch.cat([t["boxes"] for t in targets]).to(scale), "xyxy", "cxcywh") / scale,
     }
-
-
-def _inside(found: Target, size: tuple[int, int]) -> Target:
-    """Clip boxes to the image; one that lay in the padding has no area left and goes."""
-    boxes = clip_boxes_to_image(found["boxes"], size)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return {name: value[kept] for name, value in {**found, "boxes": boxes}.items()}
 
 
 def build_yolo(

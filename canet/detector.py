@@ -104,13 +104,17 @@ class Detector(nn.Module):
         return raw if self.training else self.postprocess(raw, batch)
 
     def to_original(self, detections: list[Target], batch: Batch) -> list[Target]:
-        """Boxes from pixels of the resized image to pixels of the image as given, clipped to it."""
+        """Boxes from pixels of the resized image to pixels of the image as given, clipped to it.
+
+        What lies in the padding alone has no area left and goes.
+        """
         out = []
         for found, size, original in zip(detections, batch.images.image_sizes, batch.original_sizes, strict=True):
-            boxes = found["boxes"]
+            boxes = box_ops.clip_boxes_to_image(found["boxes"], size)
             if size != original:
                 boxes = box_ops.clip_boxes_to_image(resize_boxes(boxes, list(size), list(original)), original)
-            out.append({**found, "boxes": boxes})
+            kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            out.append({name: value[kept] for name, value in {**found, "boxes": boxes}.items()})
         return out
 
 
