@@ -19,6 +19,7 @@ from canet.backbone import ResNet
 from canet.checkpoints import load_official
 from canet.config import CANetConfig
 from canet.context import ContextBlockDecoder
+from canet.deploy import DeployedResNet, deploy_neck
 from canet.pyramid import FPN, LaplacianFPN, LaplacianFusion, MutualAttention, build_neck
 
 HERE = Path(__file__).parent.parent / "golden"
@@ -151,14 +152,17 @@ def _recipe(name: str, shape: list[int]) -> torch.Tensor:
     not (FOLDER / "backbone_neck_r50_recipe.npz").exists(),
     reason="CANET_BENCH_GOLDEN does not name a folder with the whole-network file",
 )
-def test_whole_r50_backbone_and_neck() -> None:
+@pytest.mark.parametrize("deployed", [False, True])
+@torch.no_grad()
+def test_whole_r50_backbone_and_neck(deployed: bool) -> None:
     names = json.loads((FOLDER / "r50_state_dict_names.json").read_text())
     config = CANetConfig.preset("pytorch")
     module = nn.ModuleDict({"backbone": ResNet(config), "neck": build_neck(config)})
     load_official(module, {name: _recipe(name, shape) for name, shape in names}, "pytorch")
     module.eval()
+    backbone, neck = module["backbone"], module["neck"]
+    if deployed:
+        backbone, neck = DeployedResNet(backbone), deploy_neck(neck)
     data = np.load(FOLDER / "backbone_neck_r50_recipe.npz")
-    with torch.no_grad():
-        features = module["backbone"](torch.from_numpy(data["in/x"]))
-        levels = module["neck"](features)
-    _compare({**features, **levels}, _group(data, "out"), CASES["backbone_neck_r50_recipe.npz"][1])
+    features = backbone(torch.from_numpy(data["in/x"]))
+    _compare({**features, **neck(features)}, _group(data, "out"), CASES["backbone_neck_r50_recipe.npz"][1])
