@@ -38,6 +38,9 @@ def list_sets(data_root: Root = None) -> None:
         counts = (f"{spec.images:,}", f"{spec.boxes:,}", str(len(spec.classes)), str(spec.native_size))
         table.add_row(spec.name, *counts, state, spec.title)
     console.print(table)
+    for guide in catalogue.ELSEWHERE.values():
+        if guide.name not in catalogue.own_sets(root):
+            _say(f"to be had elsewhere, unverified: {guide.name} ({guide.title}; {guide.stated})")
     _say(f"data root: {root}")
 
 
@@ -46,6 +49,20 @@ def show(name: Name, data_root: Root = None) -> None:
     """What a set is, what its licence forbids, how to get it."""
     from benchmarks.datasets.prepared import is_prepared, open_prepared
 
+    if name in catalogue.ELSEWHERE and not _prepared(name, data_root):
+        guide = catalogue.ELSEWHERE[name]
+        _rows(
+            {
+                "title": guide.title,
+                "stated": f"{guide.stated}; unverified here",
+                "licence": guide.licence,
+                "homepage": guide.homepage,
+                "cite": guide.citation,
+                "get it": guide.how_to_get,
+                "then": f"python -m benchmarks.datasets prepare {name} --from PATH",
+            }
+        )
+        return
     spec = catalogue.get(name, data_root)
     rows = {
         "title": spec.title,
@@ -63,6 +80,14 @@ def show(name: Name, data_root: Root = None) -> None:
         count = Counter(a["category_id"] for a in data.annotations)
         rows["prepared"] = f"{data.root} (manifest {data.manifest_digest[:12]})"
         rows["boxes"] = ", ".join(f"{label} {count[i]:,}" for i, label in enumerate(data.classes, start=1))
+    _rows(rows)
+
+
+def _prepared(name: str, root: Path | None) -> bool:
+    return name in catalogue.own_sets(root)
+
+
+def _rows(rows: dict[str, str]) -> None:
     for key, value in rows.items():
         _say(textwrap.fill(value, 108, initial_indent=f"{key:9} ", subsequent_indent=" " * 10, break_on_hyphens=False))
 
@@ -95,6 +120,8 @@ def prepare(
     from benchmarks.datasets.findings import parse_policy
 
     chosen = parse_policy(policy or [])
+    if name in catalogue.ELSEWHERE and source is not None:
+        form = form or catalogue.ELSEWHERE[name].form
     if form is None and not overlaps:
         if source is not None and name not in catalogue.CATALOGUE:
             hint = nearest(name, catalogue.CATALOGUE)

@@ -108,6 +108,67 @@ CATALOGUE: dict[str, DatasetSpec] = {
 }
 
 
+@dataclass(frozen=True)
+class Guide:
+    """A public set that circulates in a format of `formats` and could not be had for testing: unverified.
+
+    It is prepared like a set of the user's own, and a fold list is made on the user's machine.
+    """
+
+    name: str
+    title: str
+    form: str
+    stated: str
+    """Images, boxes and classes as its authors state them."""
+    licence: str
+    homepage: str
+    citation: str
+    how_to_get: str
+
+
+ELSEWHERE: dict[str, Guide] = {
+    guide.name: guide
+    for guide in (
+        Guide(
+            name="gc10_det",
+            title="GC10-DET, metallic surfaces",
+            form="voc",
+            stated="about 2,300 images, ten classes",
+            licence="none found in its repository: do not pass it on",
+            homepage="https://github.com/lvxiaoming2019/GC10-DET-Metallic-Surface-Defect-Detection-Datasets",
+            citation=(
+                "X. Lv, F. Duan, J. Jiang, X. Fu, L. Gan, Deep metallic surface defect detection: the new "
+                "benchmark and detection network, Sensors 20(6), 2020, doi:10.3390/s20061562"
+            ),
+            how_to_get="follow the download link on the homepage; unpack, so that images and XML lie in one folder",
+        ),
+        Guide(
+            name="pku_pcb",
+            title="PKU-Market-PCB, bare printed circuit boards",
+            form="voc",
+            stated="693 images, 2,953 boxes, six classes",
+            licence="unconfirmed: do not pass it on",
+            homepage="https://arxiv.org/abs/1901.08204",
+            citation="W. Huang, P. Wei, A PCB dataset for defects detection and classification, 2019, arXiv:1901.08204",
+            how_to_get="the paper names the download page; leave the folder with rotated copies out",
+        ),
+        Guide(
+            name="dspcbsd_plus",
+            title="DsPCBSD+, printed circuit boards",
+            form="auto",
+            stated="10,259 images, 20,276 boxes, nine classes",
+            licence="openly accessible; read the terms at the download before passing it on",
+            homepage="https://doi.org/10.1038/s41597-024-03656-8",
+            citation=(
+                "S. Lv et al., A dataset for deep learning based detection of printed circuit board surface defect, "
+                "Scientific Data 11, 2024, doi:10.1038/s41597-024-03656-8"
+            ),
+            how_to_get="the article's data section links the download; name the folder of one of its formats",
+        ),
+    )
+}
+
+
 OWN_VERSION = 1
 """Raise it when `formats` reads other images or boxes from the same files."""
 
@@ -146,7 +207,12 @@ def get(name: str, root: Path | str | None = None) -> DatasetSpec:
     own = own_sets(root)
     if name in own:
         return own[name]
-    raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *own])}")
+    if name in ELSEWHERE:
+        raise RequestError(
+            f"data set {name!r} is not prepared under {data_root(root)}; `python -m benchmarks.datasets show {name}` "
+            f"says how to get it, then: python -m benchmarks.datasets prepare {name} --from PATH"
+        )
+    raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *ELSEWHERE, *own])}")
 
 
 def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:

@@ -52,14 +52,15 @@ def prepare(
         if not content.classes:
             raise DataError(f"{opened.path}: no class in it")
         inspector = Inspector(content.classes, policy or {})
-        spec = catalogue.own_spec(name, name, content.classes, 0, 0, 0)
+        title = catalogue.ELSEWHERE[name].title if name in catalogue.ELSEWHERE else name
+        spec = catalogue.own_spec(name, title, content.classes, 0, 0, 0)
         with prepared.placed(folder) as work:
             try:
                 data = prepared.build(spec, content.samples, work, inspector, None, say)
             finally:
                 if findings is not None:
                     write_report(inspector.found, findings)
-            _finish(data, spec.split, work, overlaps, say)
+            _finish(data, spec, work, overlaps, say)
             prepared.write_source(work, source, origin)
     finally:
         opened.close()
@@ -72,15 +73,15 @@ def prepare(
     return data
 
 
-def _finish(data: PreparedDataset, split: str, work: Path, overlaps: bool, say: Report) -> None:
+def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, overlaps: bool, say: Report) -> None:
     """Add the fold list, and what the catalogue must know, to the manifest."""
     if len(data.images) < FOLDS:
         raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {FOLDS} folds; add images")
     text = splits.dumps(splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)).encode()
-    relative = f"splits/{split}.json"
+    relative = f"splits/{spec.split}.json"
     (work / "splits").mkdir()
     prepared.write(work / relative, text)
     longest = max(max(image["width"], image["height"]) for image in data.images)
-    manifest = {**data.manifest, "own": {"title": data.name, "native_size": longest}}
+    manifest = {**data.manifest, "own": {"title": spec.title, "native_size": longest}}
     manifest["files"] = {**manifest["files"], relative: {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}}
     prepared.write(work / "manifest.json", prepared.to_json(manifest))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.datasets import __main__ as commands
 from tests.datasets.conftest import write_folder
-from tests.datasets.test_own import coco_files
+from tests.datasets.test_own import coco_files, voc_files
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -93,6 +93,25 @@ def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
     assert "5 images" in told.out
     code, told = run(capsys, monkeypatch, "policies")
     assert "corrupt_image=drop: leave the image out" in told.out
+
+
+def test_a_set_to_be_had_elsewhere(capsys, monkeypatch, tmp_path):
+    root = ("--data-root", tmp_path / "data")
+    code, told = run(capsys, monkeypatch, "list", *root)
+    assert "gc10_det" in told.out
+    code, told = run(capsys, monkeypatch, "show", "gc10_det", *root)
+    assert "unverified" in told.out
+    assert "prepare gc10_det --from PATH" in told.out
+    code, told = run(capsys, monkeypatch, "prepare", "gc10_det", *root)
+    assert code == 2
+    assert "show gc10_det" in told.err
+    source = write_folder(tmp_path / "s", voc_files())
+    code, told = run(capsys, monkeypatch, "prepare", "gc10_det", "--from", source, *root)
+    assert code in (0, None)
+    assert "split gc10_det-5fold-v1" in told.out
+    code, told = run(capsys, monkeypatch, "show", "gc10_det", *root)
+    assert "GC10-DET" in told.out
+    assert "6 with 6 boxes" in told.out
 
 
 def test_help_starts_without_torch():
