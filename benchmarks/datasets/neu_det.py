@@ -1,7 +1,9 @@
-"""NEU-DET in its original layout: `IMAGES/*.jpg` and `ANNOTATIONS/*.xml`, one of each per image.
+"""NEU-DET: one `.jpg` and one `.xml` per image, which belong together by their stem, in whatever folders.
 
-Files belong together by their stem: the `<filename>` inside 174 of the annotations lacks its extension. Corners are
-taken as they stand (they start at 1 and end at 200, in images of 200 pixels).
+So it reads the original layout (`IMAGES`, `ANNOTATIONS`) and the one that circulates, parted into train and validation
+(`train/images/crazing/*.jpg`, `train/annotations/*.xml`); the parting is not official and is not used. The `<filename>`
+inside 174 of the annotations lacks its extension. Corners are taken as they stand (they start at 1 and end at 200, in
+images of 200 pixels).
 """
 
 from __future__ import annotations

@@ -44,6 +44,17 @@ def test_archive_and_folder_make_the_same_set(tmp_path, neu_files):
     assert a.manifest_digest == b.manifest_digest
 
 
+def test_the_layout_with_train_and_validation_makes_the_same_set(tmp_path, neu_files):
+    parted = {}
+    for i, (name, content) in enumerate(sorted(neu_files.items())):
+        part, file = ("train", "validation")[i % 2], name.rpartition("/")[2]  # an image and its XML may be parted too
+        folder = f"images/{file.rpartition('_')[0]}" if file.endswith(".jpg") else "annotations"
+        parted[f"NEU-DET/{part}/{folder}/{file}"] = content
+    a = prepare("neu_det", tmp_path / "a", write_zip(tmp_path / "n.zip", neu_files))
+    b = prepare("neu_det", tmp_path / "b", write_folder(tmp_path / "n", parted))
+    assert a.manifest_digest == b.manifest_digest
+
+
 def test_a_second_run_is_up_to_date(tmp_path, neu_files):
     source, lines = write_zip(tmp_path / "n.zip", neu_files), []
     prepare("neu_det", tmp_path / "data", source)
