@@ -151,3 +151,19 @@ def test_a_training_step_keeps_no_attention_matrix() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
         literal(module)(x)
     assert max(sizes) > 4 * max(stem, *(m.numel() for m in maps))
+
+
+@pytest.mark.slow
+def test_whole_r50_gradients() -> None:
+    config = CANetConfig.preset("pytorch")
+    module = randomise(nn.Sequential(ResNet(config), build_neck(config)).double())
+    torch.manual_seed(1)
+    twin = literal(module)
+    x = torch.randn(1, 3, 96, 64, dtype=torch.float64)
+    gradients = []
+    for form in (module, twin):
+        sum(level.square().mean() for level in form(x).values()).backward()
+        gradients.append({name: p.grad for name, p in form.named_parameters() if p.requires_grad})
+    largest = max(g.abs().max() for g in gradients[1].values())
+    for name, gradient in gradients[1].items():
+        assert (gradients[0][name] - gradient).abs().max() <= 1e-10 * largest, name
