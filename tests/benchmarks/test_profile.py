@@ -401,7 +401,7 @@ def test_intervals_of_ratios_hold_what_they_promise():
     assert slower >= 90
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_intervals_of_ratios_hold_on_this_machine(busy: bool):

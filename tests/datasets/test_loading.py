@@ -144,7 +144,7 @@ def test_the_cache_keeps_to_its_budget(synthetic, files, monkeypatch):
     assert not whole._cache
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_twice_as_fast_as_torchvisions_own(neu):
     """Images per second of CPU in a second epoch, beside CocoDetection with the same flips, in turns."""
     names = load_split("neu_det", "neu_det-5fold-v1", 0).train[:300]
