@@ -53,7 +53,8 @@ def main(
     """
     loaded = suites.load(suite)
     root = catalogue.data_root(data_root)
-    os.environ["CANET_BENCH_DATA"] = str(root)  # where a user's own sets and their split lists are found, in workers too
+    # Where a user's own sets and their split lists are found, in worker processes too.
+    os.environ["CANET_BENCH_DATA"] = str(root)
     for name in dataset or ():
         catalogue.get(name)
     tier = tier or _default_tier(loaded, device)

@@ -96,7 +96,6 @@ def train(
     checkpoint: Path | None = None,
     tag: str = "",
     progress: CellProgress | None = None,
-    stop_after: int | None = None,
 ) -> tuple[EpochPoint, ...]:
     """Train `model` in place for the cell's recipe and return its training curve.
 
@@ -104,7 +103,6 @@ def train(
         dataset: training images, with the recipe's augmentation.
         checkpoint: file to resume from and to write after every epoch; None for neither.
         tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
-        stop_after: end early after this many iterations (tests).
 
     Raises:
         Diverged: a loss term was NaN or infinite.
@@ -119,7 +117,6 @@ def train(
         first, curve = _restore(checkpoint, tag, model, optimizer, scaler, progress)
         if progress is not None:
             progress.skip(first * per_epoch)
-    trained = 0
     for epoch in range(first, recipe.epochs):
         seed_everything(cell.stream("sampling") + epoch)
         if hasattr(model, "on_epoch"):
@@ -136,6 +133,7 @@ def train(
             shuffle=True,
             drop_last=True,
         )
+        factor = 1.0
         for i, (images, targets) in enumerate(loader):
             step = epoch * per_epoch + i
             factor = lr_factor(recipe, step, per_epoch)
@@ -163,18 +161,14 @@ def train(
             for k, v in values.items():
                 sums[k] += v
             seen += len(images)
-            trained += 1
             if progress is not None:
                 progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
-            if stop_after is not None and trained >= stop_after:
-                break
         rate = seen / (time.monotonic() - began)
-        mean = {k: v / max(i + 1, 1) for k, v in sums.items()}
-        curve.append(EpochPoint(epoch=epoch, lr=recipe.lr * factor, losses=mean, images_per_second=round(rate, 2)))
+        mean = {k: v / per_epoch for k, v in sums.items()}
+        last_lr = recipe.lr * factor
+        curve.append(EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2)))
         if progress is not None:
             progress.epoch(epoch, recipe.epochs, mean, rate)
-        if stop_after is not None and trained >= stop_after:
-            break
         if checkpoint is not None and epoch + 1 < recipe.epochs:
             _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
     return tuple(curve)
