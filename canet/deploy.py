@@ -106,7 +106,11 @@ def conv2d(
                 x, add, weight, bias, *geometry, "add", 1.0, unary, [], ""
             )
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "relu", [], "")
-    out = F.conv2d(x, weight, bias, stride=stride, padding=padding)
+    if bias is not None and torch.compiler.is_compiling():
+        # Inductor (2.12) cannot lower a convolution whose bias is a view of something computed.
+        out = F.conv2d(x, weight, None, stride=stride, padding=padding) + bias[:, None, None]
+    else:
+        out = F.conv2d(x, weight, bias, stride=stride, padding=padding)
     if add is not None:
         out = out + add
     return torch.relu(out) if relu else out
