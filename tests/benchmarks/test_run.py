@@ -190,6 +190,8 @@ def test_interrupted_and_run_again_gives_the_same_numbers(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
+        # A shell's background jobs ignore SIGINT, and children inherit that: as on a terminal, do not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 200
     while not list(tmp_path.rglob("*.resume.safetensors")):
