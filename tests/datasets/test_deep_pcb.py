@@ -93,8 +93,8 @@ def test_templates_are_those_of_the_official_test_part():
 
 
 @pytest.mark.slow
-def test_the_real_one(data_root):
-    data = prepare("deep_pcb", data_root, archive("DeepPCB.zip"))
+def test_the_real_one(tmp_path):
+    data = prepare("deep_pcb", tmp_path, archive("DeepPCB.zip"))
     counts = Counter(data.classes[a["category_id"] - 1] for a in data.annotations)
     assert counts == {"open": 1942, "short": 1506, "mousebite": 1965, "spur": 1625, "copper": 1474, "pin-hole": 1501}
     assert {(i["width"], i["height"]) for i in data.images} == {(640, 640)}
