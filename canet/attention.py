@@ -103,7 +103,7 @@ class SpatialAttentionEncoder(nn.Module):
         per_head = (self.heads, self.head_channels)
         key = self.key.weight.view(*per_head, self.channels)
         if isinstance(self.query, nn.Parameter):
-            folded = torch.einsum("mdc,md->mc", key, self.query.view(per_head))
+            folded = (self.query.view(self.heads, 1, -1) @ key)[:, 0]
         else:
             folded = torch.einsum("mdc,bmd->bmc", key, self.query(x.mean((2, 3))).unflatten(1, per_head))
         pixels = self.sample(x)
@@ -112,12 +112,13 @@ class SpatialAttentionEncoder(nn.Module):
         value = self.value.weight.view(*per_head, self.channels)
         return self.project(torch.einsum("mdc,bmc->bmd", value, pooled).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """`inplace`: a published block may overwrite `x`, as an owner may allow where no gradient is recorded."""
         if self.query_mode == "input":
             return self._query_dependent(x)
         y = self.gamma * self.context(x)
         if not self.pixel_shuffle:
-            return x + y[:, :, None, None]
+            return x.add_(y[:, :, None, None]) if inplace else x + y[:, :, None, None]
         r, (b, c, h, w) = self.kv_stride, x.shape
         tiles = x.view(b, c, h // r, r, w // r, r) + y.view(b, c, 1, r, 1, r)
         return tiles.view(b, c, h, w)

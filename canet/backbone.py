@@ -69,7 +69,7 @@ class CABlock(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         if self.sae is not None:
-            x = self.sae(x)
+            x = self.sae(x, inplace=not torch.is_grad_enabled())
         x = self.bn3(self.conv3(x))
         if self.cbd is not None:
             x = self.cbd(x)

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 class LiteralSAE(SpatialAttentionEncoder):
     """E = Q^T K at all L x L pairs, softmax over keys, values, projection, bilinear resize, gamma."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         b, h, w = x.shape[0], *x.shape[2:]
         m, d, r = self.heads, self.head_channels, self.kv_stride
         if self.pixel_shuffle:

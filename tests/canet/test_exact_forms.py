@@ -132,6 +132,16 @@ def test_query_per_pixel_does_not() -> None:
     assert sum(p.numel() for p in control.parameters()) == sum(p.numel() for p in module.parameters())
 
 
+def test_a_block_overwrites_its_own_map_where_no_gradient_is_recorded() -> None:
+    module = randomise(SpatialAttentionEncoder(16))
+    x = torch.randn(2, 16, 7, 9)
+    expected, kept = module(x), x.clone()
+    torch.testing.assert_close(x, kept, rtol=0, atol=0)
+    with torch.no_grad():
+        assert module(x, inplace=True).data_ptr() == x.data_ptr()
+    torch.testing.assert_close(x, expected, rtol=0, atol=0)
+
+
 def test_pixel_shuffle_needs_sizes_that_divide() -> None:
     with pytest.raises(ValueError, match="does not divide by 2"):
         SpatialAttentionEncoder(16, pixel_shuffle=True)(torch.randn(1, 16, 7, 8))
