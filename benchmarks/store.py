@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import platform
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from benchmarks.cells import Cell, Fingerprint, digest_of
 from benchmarks.errors import DataError, RequestError
@@ -62,16 +63,109 @@ class EpochPoint(_Model):
     images_per_second: float
 
 
+Interval = tuple[float, float]
+"""95%, ends included."""
+
+
 class ClassMetrics(_Model):
-    """AP of one class; None where the test images hold no box of it."""
+    """AP of one class; None where the test images hold no box of it (or, of newer fields, in older records)."""
+
+    AP: float | None
+    AP50: float | None
+    boxes: int
+    AP50_interval: Interval | None = None
+    AP75: float | None = None
+    AP_small: float | None = None
+    AP_medium: float | None = None
+    AP_large: float | None = None
+    AR_100: float | None = None
+    precision: tuple[float, ...] | None = None
+    """Interpolated precision at IoU 0.5, at the recalls 0, 0.01, ..., 1."""
+
+
+class SizeMetrics(_Model):
+    """AP over the boxes of one bin of sizes, and how many there are."""
 
     AP: float | None
     AP50: float | None
     boxes: int
 
 
+class OperatingPoint(_Model):
+    """What happens at one score threshold, at IoU 0.5. None where there is nothing to divide by.
+
+    escape: share of the defective images without any detection; overkill: share of the defect-free ones with one.
+    """
+
+    threshold: float
+    chosen_on: Literal["validation", "test"]
+    precision: float | None
+    recall: float | None
+    F1: float | None
+    false_positives_per_image: float
+    escape: float | None
+    overkill: float | None
+
+
+class ImageCurve(_Model):
+    """Escape and overkill over the score threshold, and the area under the ROC curve of the images' highest scores."""
+
+    thresholds: tuple[float, ...]
+    escape: tuple[float, ...] | None
+    overkill: tuple[float, ...] | None
+    AUROC: float | None
+
+
+class Confusion(_Model):
+    """matrix[i][j]: boxes of class i found as class j; the last row is background, the last column is missed."""
+
+    threshold: float
+    labels: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...]
+
+
+class Calibration(_Model):
+    """Detections by score: bin i of n goes from i/n to (i + 1)/n. ECE leaves the first bin out."""
+
+    ECE: float | None
+    counts: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+
+
+class ErrorShare(_Model):
+    """How many errors of one kind there are, and what AP50 would gain without them."""
+
+    count: int
+    dAP50: float | None
+
+
+class Inspection(_Model):
+    """What an inspection line asks of a detector; see `benchmarks.metrics.inspection`."""
+
+    defect_free_images: int
+    FROC: dict[str, float | None]
+    """Recall by false positives per image."""
+    FROC_defect_free: dict[str, float | None] | None
+    """Recall by false positives per defect-free image; None where there is no such image."""
+    operating_point: OperatingPoint | None
+    """At the threshold of the best F1 on validation images; None where there are no detections of them."""
+    best_F1: OperatingPoint | None
+    """At the threshold of the best F1 on the test images themselves: an upper bound, not a result."""
+    image_level: ImageCurve
+    confusion: Confusion | None
+    calibration: Calibration
+    errors: dict[str, ErrorShare]
+
+
 class Metrics(_Model):
-    """COCO metrics in [0, 1]; None where they are not defined (no box of that size)."""
+    """Metrics in [0, 1]; None where they are not defined (no box of that size), or, of newer ones, in older records.
+
+    AP to AR_100 are COCO's. The others differ from them by protocol and are not to be compared with them:
+    VOC07_AP50 (11 recall points), VOC07_AP50_plus1 (the same with box widths of x2 - x1 + 1, as MMDetection's VOC path
+    computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds).
+    `intervals` are 95% bootstrap intervals over images, by name; `inspection.NAME` for what is in `inspection`.
+    """
 
     AP: float | None
     AP50: float | None
@@ -80,13 +174,37 @@ class Metrics(_Model):
     AP_medium: float | None
     AP_large: float | None
     AR_100: float | None
-    AP50_interval: tuple[float, float] | None
+    AR_1: float | None = None
+    AR_10: float | None = None
+    VOC07_AP50: float | None = None
+    VOC07_AP50_plus1: float | None = None
+    VOC12_AP50: float | None = None
+    DeepPCB_AP: float | None = None
+    DeepPCB_F: float | None = None
+    intervals: dict[str, Interval] = {}
     images: int
     boxes: int
     boxes_small: int
     boxes_medium: int
     boxes_large: int
+    sizes: dict[str, SizeMetrics] = {}
+    """By relative area, and below 16 x 16 pixels."""
     per_class: dict[str, ClassMetrics]
+    inspection: Inspection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, content: Any) -> Any:
+        """Records of evaluator 1 have one interval, in a field of its own."""
+        if isinstance(content, dict) and "AP50_interval" in content:
+            content = dict(content)
+            if (interval := content.pop("AP50_interval")) is not None:
+                content["intervals"] = {**content.get("intervals", {}), "AP50": interval}
+        return content
+
+    @property
+    def AP50_interval(self) -> Interval | None:
+        return self.intervals.get("AP50")
 
 
 class ModelFacts(_Model):
@@ -121,6 +239,8 @@ class RunRecord(_Record):
     timings_s: dict[str, float] = {}
     curve: tuple[EpochPoint, ...] = ()
     detections_sha256: str | None = None
+    val_detections_sha256: str | None = None
+    train_images: int | None = None
     provenance: Provenance
     error: str | None = None
 
@@ -224,14 +344,17 @@ def read_record(path: Path, kind: type[R]) -> R:
         DataError: unreadable, another schema, or changed since it was written.
     """
     try:
-        record = kind.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        record = kind.model_validate_json(content)
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror or e}") from None
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "file"
         raise DataError(f"{path} is not a {kind.__name__}: {field}: {first['msg']}; delete it and run again") from None
-    if record.digest != digest_of(record.model_dump(mode="json", exclude={"digest"})):
+    # Of the file as it stands, not of the model: fields that came later have defaults in older records.
+    sealed = {k: v for k, v in json.loads(content).items() if k != "digest"}
+    if record.digest != digest_of(sealed):
         raise DataError(f"{path} was changed after it was written: digest mismatch; delete it and run again")
     return record
 
@@ -262,6 +385,11 @@ class CellPaths:
     @property
     def detections(self) -> Path:
         return self._path(".detections.npz")
+
+    @property
+    def val_detections(self) -> Path:
+        """Of the validation images; operating points are chosen on them."""
+        return self._path(".val.detections.npz")
 
     @property
     def checkpoint(self) -> Path:
@@ -379,7 +507,7 @@ class Detections:
 
 # ---------------------------------------------------------------- provenance
 
-_PACKAGES = ("canet-bench", "torch", "torchvision", "numpy", "pycocotools", "fvcore", "ultralytics", "mmdet")
+_PACKAGES = ("canet-bench", "torch", "torchvision", "numpy", "faster-coco-eval", "fvcore", "ultralytics", "mmdet")
 
 
 def now() -> str:
