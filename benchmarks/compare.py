@@ -103,7 +103,7 @@ def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[F
         name, what = f"{stored.run.cell.dataset}/{stored.paths.stem}", f"AP recomputed ({which})"
         said = stored.run.metrics
         try:
-            again = recompute(stored.run, stored.paths.detections, data_root)
+            again = recompute(stored.run, stored.paths, data_root)
         except RequestError as e:
             out.append(Finding(name, what, "inconclusive", _ap(said.AP), str(e)))
         except DataError as e:

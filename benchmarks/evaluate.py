@@ -1,67 +1,248 @@
-"""`python -m benchmarks.evaluate RECORD ...`: metrics again, from the detections beside each record."""
+"""`python -m benchmarks.evaluate`: metrics from detections, of our records or of anybody's files."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
-from benchmarks.datasets.prepared import ensure
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets import catalogue
+from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
+from benchmarks.datasets.splits import Split, load_split
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import CellPaths, Detections, Metrics, RunRecord, read_record
+from benchmarks.store import CellPaths, Detections, Metrics, RunRecord, read_record, write_atomic, write_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(add_completion=False)
 
 
-def recompute(record: RunRecord, detections: Path, data_root: Path | None) -> Metrics:
+def measure(data: PreparedDataset, split: Split, test: Detections, val: Detections | None) -> Metrics:
+    """Metrics of a fold's test part; the operating point is chosen on its validation part, where `val` is given."""
+    from benchmarks.metrics import evaluate
+
+    validation = None if val is None else (data.coco(split.val), val)
+    return evaluate(data.coco(split.test), test, data.classes, validation=validation)
+
+
+def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Metrics:
     """Metrics of a record from its saved detections and the data set under `data_root`.
 
     Raises:
         DataError: the detections are not those that the record was made from.
         RequestError: the data set is neither prepared nor embedded.
     """
-    import hashlib
-
-    from benchmarks.metrics import evaluate
-
-    try:
-        content = detections.read_bytes()
-    except OSError as e:
-        raise DataError(f"cannot read {detections}: {e.strerror or e}") from None
-    if hashlib.sha256(content).hexdigest() != record.detections_sha256:
-        raise DataError(f"{detections} is not the file that its record was made from: digest mismatch")
+    saved = [_saved(paths.detections, record.detections_sha256)]
+    if record.val_detections_sha256 is not None:
+        saved.append(_saved(paths.val_detections, record.val_detections_sha256))
     data = ensure(record.cell.dataset, data_root)
     if data.manifest_digest != record.fingerprint.data:
         raise DataError(f"data set {data.name!r} is not the one the record was made from; prepare it again")
-    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold)
-    return evaluate(data.coco(split.test), Detections.loads(content, str(detections)), data.classes)
+    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
+    return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
+
+
+def _saved(path: Path, digest: str | None) -> Detections:
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror or e}") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(f"{path} is not the file that its record was made from: digest mismatch")
+    return Detections.loads(content, str(path))
+
+
+def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
+    """Evaluate a record's saved detections with today's evaluator and write the record anew; nothing is trained."""
+    from benchmarks.metrics import EVALUATOR_VERSION
+    from benchmarks.store import package_versions
+
+    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
+    made_by = {**record.provenance.packages, **package_versions("faster-coco-eval")}
+    new = record.model_copy(
+        update={
+            "metrics": recompute(record, paths, data_root),
+            "fingerprint": record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION}),
+            "train_images": len(split.train),
+            "provenance": record.provenance.model_copy(update={"packages": made_by}),
+        }
+    )
+    write_record(paths.record, new)
+    return new
 
 
 @app.command()
 def main(
-    records: Annotated[list[Path], typer.Argument(help="run records, results/<dataset>/<cell>.json")],
+    records: Annotated[list[Path] | None, typer.Argument(help="run records, results/<dataset>/<cell>.json")] = None,
+    detections: Annotated[
+        Path | None, typer.Option(help="instead: a COCO results JSON, or a folder of YOLO txt files with scores")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="with --detections: the data set they are of")] = None,
+    split: Annotated[str | None, typer.Option(help="its split list (default: the data set's own)")] = None,
+    fold: Annotated[int, typer.Option(min=0, help="the fold whose test images are evaluated")] = 0,
+    validation: Annotated[
+        Path | None, typer.Option(help="detections of the fold's validation images, to choose the operating point on")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="with --detections: write all metrics to this JSON file")] = None,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite", help="write records anew, with the metrics of today's evaluator")
+    ] = False,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
 ) -> None:
-    """Compute the metrics of records again from their saved detections, and show what differs."""
-    table = Table("record", "AP50", "AP", "recorded AP50")
+    """Compute the metrics of records again from their saved detections, or those of anybody's detections."""
+    if (detections is None) == (not records):
+        raise RequestError("give run records, or --detections FILE --dataset NAME")
+    if detections is not None:
+        if rewrite:
+            raise RequestError("--rewrite is for records; with --detections use --out")
+        _of_file(detections, validation, dataset, split, fold, out, data_root)
+        return
+    for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("out", out)):
+        if value is not None:
+            raise RequestError(f"--{name} goes with --detections; a record says itself what it is of")
+    _of_records([p for p in records or () if not p.name.endswith(".profile.json")], rewrite, data_root)
+
+
+def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) -> None:
+    table = Table("record", "AP50", "AP", "recorded AP50", "evaluator")
     differs = []
     for path in records:
         record = read_record(path, RunRecord)
         if record.metrics is None:
             raise RequestError(f"{path} holds no metrics: its status is {record.status!r}")
         stem = path.name.removesuffix(".json")
-        metrics = recompute(record, CellPaths(path.parent.parent, path.parent.name, stem).detections, data_root)
-        if metrics != record.metrics:
-            differs.append(stem)
+        paths = CellPaths(path.parent.parent, path.parent.name, stem)
+        if rewrite:
+            new = update(record, paths, data_root)
+            assert new.metrics is not None
+            metrics, version = new.metrics, f"{record.fingerprint.evaluator} -> {new.fingerprint.evaluator}"
+        else:
+            metrics, version = recompute(record, paths, data_root), str(record.fingerprint.evaluator)
+            if not agree(record.metrics, metrics):
+                differs.append(stem)
         show = [f"{v:.4f}" if v is not None else "-" for v in (metrics.AP50, metrics.AP, record.metrics.AP50)]
-        table.add_row(stem, *show)
+        table.add_row(stem, *show, version)
     console.print(table)
     if differs:
         raise DataError(f"recomputed metrics differ from the recorded ones: {', '.join(differs)}")
+
+
+def agree(recorded: Metrics, again: Metrics) -> bool:
+    """Whether every number that was recorded comes out again, to 1e-9; intervals and what is newer are left out."""
+    return _within(_numbers(recorded), _numbers(again))
+
+
+def _numbers(metrics: Metrics) -> dict[str, Any]:
+    return metrics.model_dump(mode="json", exclude={"intervals"}, exclude_unset=True)
+
+
+def _within(old: Any, new: Any) -> bool:
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(key in new and _within(v, new[key]) for key, v in old.items())
+    if isinstance(old, list):
+        return isinstance(new, list) and len(old) == len(new) and all(map(_within, old, new))
+    if isinstance(old, float) and isinstance(new, float):
+        return abs(old - new) <= 1e-9
+    return bool(old == new)
+
+
+def _of_file(
+    path: Path,
+    validation: Path | None,
+    dataset: str | None,
+    split_name: str | None,
+    fold: int,
+    out: Path | None,
+    data_root: Path | None,
+) -> None:
+    from benchmarks.detection_files import read
+    from benchmarks.metrics import EVALUATOR_VERSION, MAX_DETECTIONS
+
+    if dataset is None:
+        raise RequestError("--detections needs --dataset NAME: the data set whose images they are of")
+    spec = catalogue.get(dataset, data_root)
+    split = load_split(dataset, split_name or spec.split, fold, data_root)
+    data = ensure(dataset, data_root)
+    test = read(path, data, split.test)
+    val = None if validation is None else read(validation, data, split.val)
+    metrics = measure(data, split, test.detections, None if val is None else val.detections)
+    console.print(summary(f"{path.name} on {dataset}, {split.name}, fold {fold}", metrics))
+    for line in test.notes(MAX_DETECTIONS):
+        console.print(line, highlight=False, soft_wrap=True)
+    if out is not None:
+        content = {
+            "detections": path.name,
+            "dataset": dataset,
+            "split": split.name,
+            "fold": fold,
+            "fingerprint": {"data": data.manifest_digest, "split": split.digest, "evaluator": EVALUATOR_VERSION},
+            "metrics": metrics.model_dump(mode="json"),
+        }
+        write_atomic(out, to_json(content))
+        console.print(f"all metrics: {out}", highlight=False)
+
+
+def summary(title: str, m: Metrics) -> Table:
+    """The numbers one looks for first, with their intervals and what they are over, for the terminal."""
+    table = Table("metric", "value", "95% interval", "over", title=title, title_justify="left")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+
+    def row(label: str, name: str, value: float | None, over: str, percent: bool = True) -> None:
+        scale, digits = (100, 1) if percent else (1, 3)
+        span = m.intervals.get(name)
+        shown = "-" if value is None else f"{scale * value:.{digits}f}"
+        table.add_row(label, shown, "-" if span is None else " to ".join(f"{scale * v:.{digits}f}" for v in span), over)
+
+    everything = f"{m.boxes} boxes in {m.images} images"
+    row("AP50", "AP50", m.AP50, everything)
+    row("AP", "AP", m.AP, everything)
+    row("AP75", "AP75", m.AP75, everything)
+    row("AP small", "AP_small", m.AP_small, f"{m.boxes_small} boxes")
+    row("AP medium", "AP_medium", m.AP_medium, f"{m.boxes_medium} boxes")
+    row("AP large", "AP_large", m.AP_large, f"{m.boxes_large} boxes")
+    row("AR 100", "AR_100", m.AR_100, everything)
+    for size, values in m.sizes.items():
+        row(f"AP50 {size}", f"sizes.{size}.AP50", values.AP50, f"{values.boxes} boxes")
+    for name, values_k in m.per_class.items():
+        span = values_k.AP50_interval
+        shown = "-" if values_k.AP50 is None else f"{100 * values_k.AP50:.1f}"
+        ends = "-" if span is None else " to ".join(f"{100 * v:.1f}" for v in span)
+        table.add_row(f"AP50 {name}", shown, ends, f"{values_k.boxes} boxes")
+    table.add_section()
+    row("AP50, VOC 2007 (11 points)", "VOC07_AP50", m.VOC07_AP50, everything)
+    row("  and widths of x2 - x1 + 1", "VOC07_AP50_plus1", m.VOC07_AP50_plus1, everything)
+    row("AP50, VOC 2010 on (all points)", "VOC12_AP50", m.VOC12_AP50, everything)
+    row("AP at IoU > 0.33 (DeepPCB)", "DeepPCB_AP", m.DeepPCB_AP, everything)
+    row("best F-score at IoU > 0.33 (DeepPCB)", "DeepPCB_F", m.DeepPCB_F, everything)
+    table.add_section()
+    i = m.inspection
+    assert i is not None
+    for limit in ("0.125", "1", "8"):
+        row(f"recall at {limit} false per image", f"inspection.FROC.{limit}", i.FROC[limit], everything)
+        if i.FROC_defect_free is not None:
+            name = f"inspection.FROC_defect_free.{limit}"
+            over = f"{i.defect_free_images} defect-free images"
+            row(f"recall at {limit} false per defect-free image", name, i.FROC_defect_free[limit], over)
+    row("AUROC of images", "inspection.image_level.AUROC", i.image_level.AUROC, f"{m.images} images")
+    row("calibration error of scores", "inspection.calibration.ECE", i.calibration.ECE, "scores from 0.1")
+    at = i.operating_point or i.best_F1
+    if at is not None:
+        prefix = "operating_point" if i.operating_point else "best_F1"
+        how = f"at {at.threshold:.3f}, best on {at.chosen_on}"
+        for name in ("precision", "recall", "F1", "escape", "overkill"):
+            row(f"{name} {how}", f"inspection.{prefix}.{name}", getattr(at, name), f"{m.images} images")
+        row("false per image there", "", at.false_positives_per_image, f"{m.images} images", percent=False)
+    table.add_section()
+    for kind, share in i.errors.items():
+        gain = "-" if share.dAP50 is None else f"{100 * share.dAP50:+.1f}"
+        table.add_row(f"AP50 without {kind} errors", gain, "", f"{share.count} errors")
+    return table
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def main(
     if list_only:
         _show_states(cells, out, {c for c, r in done.items() if r is not None})
         return
+    _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
     jobs = [runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None) for cell in todo]
     _run(jobs, data, workers or _default_workers(where.type, threads, len(jobs)))
@@ -198,6 +199,18 @@ def _run(jobs: list[Job], data: dict[str, PreparedDataset], workers: int) -> Non
         )
 
 
+def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
+    """Bring records of another evaluator up to date, from the detections beside them."""
+    from benchmarks.evaluate import update
+    from benchmarks.metrics import EVALUATOR_VERSION
+
+    old = [r for r in records if r.status == "ok" and r.fingerprint.evaluator != EVALUATOR_VERSION]
+    for record in old:
+        update(record, CellPaths.of(out, record.cell), root)
+    if old:
+        console.print(f"{len(old)} finished cells evaluated again: the evaluator is another")
+
+
 def _outcome(record: RunRecord) -> str:
     if record.status != "ok" or record.metrics is None:
         return f"[red]{record.status}[/] {record.error}"
@@ -237,6 +250,7 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
         here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
         for source, target in (
             (here.detections, there.detections),
+            (here.val_detections, there.val_detections),
             (here.record, there.record),
             (here.profile, there.profile),
         ):

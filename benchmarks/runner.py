@@ -22,7 +22,8 @@ from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, tr
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import load_split
 from benchmarks.errors import DataError, RequestError
-from benchmarks.metrics import EVALUATOR_VERSION, evaluate
+from benchmarks.evaluate import measure
+from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.progress import CellProgress
 from benchmarks.store import (
     CellPaths,
@@ -60,13 +61,15 @@ def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
     """The record that makes running `cell` needless, or None.
 
     A cell is finished when its record has the same id and fingerprint and it ended well or
-    diverged (it would diverge again); what failed or ran out of memory is tried again.
+    diverged (it would diverge again); what failed or ran out of memory is tried again. Another
+    version of the evaluator asks for `benchmarks.evaluate.update`, not for training.
     """
     paths = CellPaths.of(runs, cell)
     if not paths.record.exists():
         return None
     record = read_record(paths.record, RunRecord)
-    if record.cell_id != cell.id or record.fingerprint != fingerprint(cell, data):
+    wanted = fingerprint(cell, data).model_copy(update={"evaluator": record.fingerprint.evaluator})
+    if record.cell_id != cell.id or record.fingerprint != wanted:
         return None
     if record.status == "diverged":
         return record
@@ -203,6 +206,7 @@ def _train_and_evaluate(
 ) -> None:
     """The cell's phases; what is known so far is left in `known` and `timings`, whatever happens."""
     split = load_split(cell.dataset, cell.split, cell.fold)
+    known["train_images"] = len(split.train)
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
         known["model"] = _facts(model)
@@ -222,15 +226,18 @@ def _train_and_evaluate(
         )
     write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
     progress.phase("detecting")
-    with _timed(timings, "detect"):
-        detections = detect(model, data, split.test, device)
-        content = detections.dumps()
-        write_atomic(paths.detections, content)
-        known["detections_sha256"] = hashlib.sha256(content).hexdigest()
+    saved = {}
+    for part, names, path in (("", split.test, paths.detections), ("val_", split.val, paths.val_detections)):
+        if not names:  # an official split may have no validation part
+            continue
+        with _timed(timings, f"{part}detect"):
+            content = detect(model, data, names, device).dumps()
+            write_atomic(path, content)
+            known[f"{part}detections_sha256"] = hashlib.sha256(content).hexdigest()
+            saved[part] = Detections.loads(content, str(path))
     progress.phase("evaluating")
     with _timed(timings, "evaluate"):
-        stored = Detections.loads(content, str(paths.detections))
-        known["metrics"] = evaluate(data.coco(split.test), stored, data.classes)
+        known["metrics"] = measure(data, split, saved[""], saved.get("val_"))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

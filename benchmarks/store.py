@@ -437,13 +437,13 @@ _SCORE_STEPS = 65535
 class Detections:
     """Detections of a list of images, ragged: image i owns rows offsets[i] to offsets[i + 1].
 
-    boxes: float32 (N, 4), x1 y1 x2 y2 in pixels; scores: float32 (N,) in [0, 1]; labels: int64 (N,), 1..K.
+    boxes: (N, 4), x1 y1 x2 y2 in pixels; scores: (N,) in [0, 1]; labels: int64 (N,), 1..K. Ours are float32.
     """
 
     file_names: tuple[str, ...]
     offsets: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.floating[Any]]
+    scores: npt.NDArray[np.floating[Any]]
     labels: npt.NDArray[np.int64]
 
     @classmethod
@@ -538,21 +538,26 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def provenance(
     *, started: str, threads: int, device: str, device_name: str | None = None, driver: str | None = None
 ) -> Provenance:
     """Provenance of something that began at `started` and ends now."""
-    packages = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            packages[name] = metadata.version(name)
     status = _git("status", "--porcelain", "--untracked-files=no")
     return Provenance(
         commit=_git("rev-parse", "HEAD"),
         dirty=None if status is None else bool(status),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        packages=packages,
+        packages=package_versions(*_PACKAGES),
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
         threads=threads,

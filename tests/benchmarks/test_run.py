@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan
+from benchmarks.cells import digest_of
+from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
 
 MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report"]
 
@@ -100,12 +101,15 @@ def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Pat
     assert run.status == "ok"
     assert run.metrics.images == 60
     assert len(run.curve) == 1
-    assert set(run.timings_s) == {"build", "load", "train", "detect", "evaluate"}
+    assert set(run.timings_s) == {"build", "load", "train", "detect", "val_detect", "evaluate"}
     assert run.provenance.threads == 1
     assert stored.profile.macs.macs > 1e7
     assert stored.profile.parameters["total"] == run.model.parameters
     assert len(stored.profile.latency.samples_ms["end_to_end"]) >= 60
+    assert run.train_images == 180
+    assert run.metrics.inspection.operating_point.chosen_on == "validation"
     assert stored.paths.detections.exists()
+    assert stored.paths.val_detections.exists()
     assert stored.paths.weights.exists()
     assert not stored.paths.checkpoint.exists()
     assert (out / "report" / "trade_off.svg").exists()
@@ -135,6 +139,65 @@ def test_evaluate_reproduces_the_record(finished: tuple[Path, str], data_root: P
     (stored,) = scan(out)
     done = call("evaluate", stored.paths.record, "--data-root", data_root)
     assert done.returncode == 0, done.stderr
+
+
+def outdated(path: Path) -> RunRecord:
+    """The record as evaluator 1 would have left it: fewer metrics, no detections of validation images."""
+    record = json.loads(path.read_text())
+    record["fingerprint"]["evaluator"] = 1
+    for name in ("val_detections_sha256", "train_images", "digest"):
+        record.pop(name)
+    known = (*("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100", "images", "boxes"), "per_class")
+    sizes = ("boxes_small", "boxes_medium", "boxes_large")
+    metrics = {name: record["metrics"][name] for name in (*known, *sizes)}
+    metrics["per_class"] = {k: {n: v[n] for n in ("AP", "AP50", "boxes")} for k, v in metrics["per_class"].items()}
+    record["metrics"] = {**metrics, "AP50_interval": record["metrics"]["intervals"].get("AP50")}
+    path.write_text(json.dumps({**record, "digest": digest_of(record)}))
+    return read_record(path, RunRecord)
+
+
+def test_another_evaluator_asks_for_no_training(finished: tuple[Path, str], data_root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    (stored,) = scan(copy)
+    new, old = stored.run, outdated(stored.paths.record)
+    assert old.metrics.inspection is None
+    assert old.metrics.AP50_interval == new.metrics.AP50_interval
+    done = call("run", *smoke(copy, data_root))
+    assert done.returncode == 0, done.stderr
+    assert "1 finished cells evaluated again" in done.stdout
+    assert "nothing to train" in done.stdout
+    again = read_record(stored.paths.record, RunRecord)
+    assert again.fingerprint == new.fingerprint
+    assert again.train_images == new.train_images
+    assert again.metrics.AP50 == new.metrics.AP50
+    assert again.metrics.intervals["AP"] == new.metrics.intervals["AP"]
+    assert again.metrics.inspection.operating_point is None, "there are no detections of validation images"
+    assert again.metrics.inspection.best_F1 == new.metrics.inspection.best_F1
+
+
+def test_evaluate_rewrites_records_and_says_what_differs(
+    finished: tuple[Path, str], data_root: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    (stored,) = scan(copy)
+    path = stored.paths.record
+    outdated(path)
+    assert call("evaluate", path, "--data-root", data_root).returncode == 0, "what was recorded comes out again"
+    done = call("evaluate", path, stored.paths.profile, "--rewrite", "--data-root", data_root)
+    assert done.returncode == 0, done.stderr
+    assert "1 -> 2" in done.stdout
+    assert read_record(path, RunRecord).metrics.inspection.best_F1 == stored.run.metrics.inspection.best_F1
+    wrong = stored.run.model_copy(update={"metrics": stored.run.metrics.model_copy(update={"AR_10": 0.123})})
+    write_record(path, wrong)
+    done = call("evaluate", path, "--data-root", data_root)
+    assert done.returncode == 1
+    assert "differ from the recorded ones" in " ".join(done.stderr.split())
 
 
 def test_compare_passes_on_itself_and_fails_on_changed_detections(
@@ -223,7 +286,7 @@ def test_publish_copies_what_belongs_in_a_repository(
     assert done.returncode == 0, done.stderr
     (stored,) = scan(tmp_path / "results" / "_gate")
     names = {p.name.split(".", 1)[1] for p in stored.paths.record.parent.iterdir()}
-    assert names == {"json", "profile.json", "detections.npz"}
+    assert names == {"json", "profile.json", "detections.npz", "val.detections.npz"}
 
 
 def test_a_cell_that_diverges_is_recorded_as_such_and_is_not_tried_again(tmp_path: Path, synthetic) -> None:

@@ -58,35 +58,54 @@ def test_numbers_change_only_with_a_version(name: str, synthetic) -> None:
     )
 
 
-def test_the_evaluator_changes_only_with_its_version() -> None:
+def evaluator() -> dict:
+    """The evaluator's version, and one number of each of its parts."""
     import numpy as np
 
     from benchmarks import metrics
     from tests.benchmarks.test_metrics import CLASSES, scene
 
     truth, found = scene(np.random.default_rng(0), 30)
-    got = metrics.evaluate(truth, found, CLASSES)
-    known = json.loads(FILE.read_text())["evaluator"]
-    assert known["version"] == metrics.EVALUATOR_VERSION
-    assert [got.AP, got.AP50, *got.AP50_interval] == pytest.approx(known["values"], abs=1e-6)
+    got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found))
+    seen = got.inspection
+    values = {
+        "AP": got.AP,
+        "AP50": got.AP50,
+        "AP50_low": got.AP50_interval[0],
+        "AP50_high": got.AP50_interval[1],
+        "VOC07_AP50": got.VOC07_AP50,
+        "VOC07_AP50_plus1": got.VOC07_AP50_plus1,
+        "VOC12_AP50": got.VOC12_AP50,
+        "DeepPCB_AP": got.DeepPCB_AP,
+        "DeepPCB_F": got.DeepPCB_F,
+        "below_16": got.sizes["below 16 x 16 px"].AP50,
+        "FROC_1": seen.FROC["1"],
+        "F1": seen.operating_point.F1,
+        "escape": seen.operating_point.escape,
+        "AUROC": seen.image_level.AUROC,
+        "ECE": seen.calibration.ECE,
+        "confusion_background": seen.confusion.matrix[-1][0],
+        **{kind: share.dAP50 for kind, share in seen.errors.items()},
+    }
+    return {"version": metrics.EVALUATOR_VERSION, "values": values}
+
+
+def test_the_evaluator_changes_only_with_its_version() -> None:
+    known, now = json.loads(FILE.read_text())["evaluator"], evaluator()
+    assert known["version"] == now["version"]
+    assert now["values"] == pytest.approx(known["values"], abs=1e-6)
 
 
 def write() -> None:
     """Write versions.json from what the code computes now."""
     import tempfile
 
-    import numpy as np
-
-    from benchmarks import metrics
     from benchmarks.datasets.prepared import ensure
-    from tests.benchmarks.test_metrics import CLASSES, scene
 
     with tempfile.TemporaryDirectory() as folder:
         synthetic = ensure("synthetic_small", Path(folder))
         out: dict = {n: {"versions": versions(n), "losses": losses(n, synthetic)} for n in models.MODELS}
-    truth, found = scene(np.random.default_rng(0), 30)
-    got = metrics.evaluate(truth, found, CLASSES)
-    out["evaluator"] = {"version": metrics.EVALUATOR_VERSION, "values": [got.AP, got.AP50, *got.AP50_interval]}
+    out["evaluator"] = evaluator()
     FILE.write_text(json.dumps(out, indent=1) + "\n")
 
 

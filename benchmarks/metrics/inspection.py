@@ -1,0 +1,211 @@
+"""What an inspection line asks: how many false alarms a recall costs, what escapes, whether scores can be believed.
+
+Hits are COCO's at IoU 0.5, classes told apart, unless said otherwise. Rates over images look only at whether an image
+has a detection, wherever it lies: that decides whether a part is taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks.metrics.resampling import Ranking, Weights, interval, point, ratio
+from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
+from benchmarks.store import Calibration, Confusion, ImageCurve, Interval, OperatingPoint
+
+FROC_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives per image: those of LUNA16 (Setio et al., 2017)."""
+CURVE_THRESHOLDS = tuple(round(i / 20, 2) for i in range(20))
+CALIBRATION_BINS = 10
+MISSED_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All thresholds at once, over every class: at each score of a hit, from high to low, ties together.
+
+    scores (H,); hits and total (H, B): weights of the true and of all counted detections of at least that score.
+    """
+
+    scores: Floats
+    hits: Floats
+    total: Floats
+    total_defect_free: Floats
+    boxes: Floats
+
+    @classmethod
+    def of(cls, scene: Scene, weights: Weights, found: Found) -> Sweep:
+        """Args: found: of (N,)."""
+        ranking = Ranking(weights, scene.dt_image, scene.dt_scores)
+        true, counted = found.true[ranking.order], ~found.ignored[ranking.order]
+        rows = np.flatnonzero(true)
+        clean = ~scene.defective[ranking.image]
+        boxes = np.bincount(scene.gt_image[~scene.gt_crowd], minlength=scene.images).astype(np.float32)
+        return cls(
+            scores=ranking.scores[rows],
+            hits=ranking.total(rows, true, ties=True),
+            total=ranking.total(rows, counted, ties=True),
+            total_defect_free=ranking.total(rows, counted & clean, ties=True),
+            boxes=(boxes @ weights).astype(float),
+        )
+
+    def F1(self) -> Floats:
+        """Best F1 over all thresholds, (B,)."""
+        if not self.boxes.any():
+            return np.full(len(self.boxes), np.nan)
+        best = np.max(ratio(2 * self.hits, self.total + self.boxes), axis=0, initial=0.0)
+        return np.where(self.boxes > 0, best, np.nan)
+
+    def best_threshold(self) -> float | None:
+        """The score at which F1 of the sample itself is highest, the highest of equals; None without a hit."""
+        if not len(self.scores):
+            return None
+        return float(self.scores[np.argmax(2 * self.hits[:, 0] / (self.total[:, 0] + self.boxes[0]))])
+
+    def recall_at(self, false_positives: Floats, images: Floats, limit: float) -> Floats:
+        """Highest recall with at most `limit` of `false_positives` (H, B) per image, of which there are (B,)."""
+        if not len(self.scores):
+            return ratio(np.zeros_like(self.boxes), self.boxes)
+        allowed = np.count_nonzero(false_positives <= limit * images + 1e-6, axis=0)
+        hits = np.concatenate([np.zeros((1, self.hits.shape[1])), self.hits])
+        found = ratio(np.take_along_axis(hits, allowed[None], axis=0)[0], self.boxes)
+        return np.where(images > 0, found, np.nan)
+
+
+def froc(
+    scene: Scene, weights: Weights, sweep: Sweep
+) -> tuple[dict[str, float | None], dict[str, float | None] | None, dict[str, Interval]]:
+    """Recall at fixed false positives per image, per defect-free image, and the intervals of both."""
+    intervals = {}
+    sides = []
+    clean = (~scene.defective).astype(np.float32) @ weights
+    for name, false, images in (
+        ("FROC", sweep.total - sweep.hits, np.sum(weights, axis=0)),
+        ("FROC_defect_free", sweep.total_defect_free, clean),
+    ):
+        recalls = {}
+        for limit in FROC_POINTS:
+            values = sweep.recall_at(false, images.astype(float), limit)
+            recalls[f"{limit:g}"] = point(values)
+            if (span := interval(values)) is not None:
+                intervals[f"inspection.{name}.{limit:g}"] = span
+        sides.append(recalls)
+    return sides[0], sides[1] if clean[0] else None, intervals
+
+
+def operating_point(
+    scene: Scene, weights: Weights, found: Found, threshold: float, chosen_on: str
+) -> tuple[OperatingPoint, dict[str, Interval]]:
+    """What happens when all detections of at least `threshold` are reported, and the intervals by name."""
+    kept = (scene.dt_scores >= threshold) & ~found.ignored
+    n = scene.images
+    hits, reported, boxes, flagged = (
+        np.bincount(image, minlength=n).astype(np.float32)
+        for image in (
+            scene.dt_image[kept & found.true],
+            scene.dt_image[kept],
+            scene.gt_image[~scene.gt_crowd],
+            scene.dt_image[kept],
+        )
+    )
+    defective, alarm = scene.defective, flagged > 0
+
+    def over(values: Floats | Bools) -> Floats:
+        return (values.astype(np.float32) @ weights).astype(float)
+
+    rates = {
+        "precision": ratio(over(hits), over(reported)),
+        "recall": ratio(over(hits), over(boxes)),
+        "F1": ratio(2 * over(hits), over(reported) + over(boxes)),
+        "false_positives_per_image": ratio(over(reported - hits), over(np.ones(n))),
+        "escape": ratio(over(defective & ~alarm), over(defective)),
+        "overkill": ratio(over(~defective & alarm), over(~defective)),
+    }
+    intervals = {name: span for name, values in rates.items() if (span := interval(values)) is not None}
+    values = {name: point(value) for name, value in rates.items()}
+    return OperatingPoint.model_validate({"threshold": threshold, "chosen_on": chosen_on, **values}), intervals
+
+
+def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurve, Interval | None]:
+    """Escape and overkill over thresholds, and the AUROC of the images' highest scores, with its interval."""
+    score = np.full(scene.images, -1.0)  # of an image without a detection
+    counted = ~found.ignored
+    np.maximum.at(score, scene.dt_image[counted], scene.dt_scores[counted])
+    bad = scene.defective
+    escape = tuple(float(np.mean(score[bad] < t)) for t in CURVE_THRESHOLDS) if bad.any() else None
+    overkill = tuple(float(np.mean(score[~bad] >= t)) for t in CURVE_THRESHOLDS) if not bad.all() else None
+    areas = _auroc(score, bad, weights)
+    curve = ImageCurve(thresholds=CURVE_THRESHOLDS, escape=escape, overkill=overkill, AUROC=point(areas))
+    return curve, interval(areas)
+
+
+def _auroc(score: Floats, positive: Bools, weights: Weights) -> Floats:
+    """Share of pairs of a positive and a negative image in which the positive one scores higher; ties count half."""
+    level = rankdata(score, method="dense").astype(int) - 1
+    levels = int(level.max(initial=-1)) + 1
+    by_level = np.zeros((2, levels, weights.shape[1]))
+    for side, which in enumerate((~positive, positive)):
+        np.add.at(by_level[side], level[which], weights[which])
+    negative, positives = by_level
+    below = np.cumsum(negative, axis=0) - negative / 2
+    return ratio((positives * below).sum(axis=0), positives.sum(axis=0) * negative.sum(axis=0))
+
+
+def confusion(scene: Scene, threshold: float) -> Confusion:
+    """Boxes by class against detections of at least `threshold` by class, paired at IoU 0.5 whatever their class.
+
+    The pair that overlaps most goes first, then the better score. Detections in a crowd are left out.
+    """
+    k = len(scene.classes)
+    pairs = scene.pairs.only((scene.pairs.iou >= MISSED_IOU) & (scene.dt_scores[scene.pairs.dt] >= threshold))
+    crowd = scene.gt_crowd[pairs.gt]
+    box_of: dict[int, int] = {}
+    found_by: dict[int, int] = {}
+    real = pairs.only(~crowd)
+    for i in np.lexsort((real.gt, -scene.dt_scores[real.dt], -real.iou)):
+        dt, gt = int(real.dt[i]), int(real.gt[i])
+        if dt not in box_of and gt not in found_by:
+            box_of[dt], found_by[gt] = gt, dt
+    matrix = np.zeros((k + 1, k + 1), dtype=int)
+    for gt in np.flatnonzero(~scene.gt_crowd):
+        finder = found_by.get(int(gt))
+        matrix[scene.gt_class[gt], k if finder is None else scene.dt_class[finder]] += 1
+    in_crowd = set(pairs.dt[crowd].tolist())
+    for dt in np.flatnonzero(scene.dt_scores >= threshold).tolist():
+        if dt not in box_of and dt not in in_crowd:
+            matrix[k, scene.dt_class[dt]] += 1
+    return Confusion(
+        threshold=threshold,
+        labels=(*scene.classes, "background"),
+        matrix=tuple(tuple(row) for row in matrix.tolist()),
+    )
+
+
+def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibration, Interval | None]:
+    """How often detections of a score are right: D-ECE of Kueppers et al. (2020) without box coordinates.
+
+    The first bin, below 0.1, is counted but left out of the ECE: evaluation asks for detections down to 0.001, which
+    nobody would report, and there are so many of them that they would decide it.
+    """
+    counted = ~found.ignored
+    image, score, true = scene.dt_image[counted], scene.dt_scores[counted], found.true[counted]
+    bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+
+    def sums(values: Floats | Ints | Bools) -> Floats:
+        """Of each bin, (bins, B)."""
+        flat = np.bincount(bins * scene.images + image, values, minlength=CALIBRATION_BINS * scene.images)
+        return flat.reshape(CALIBRATION_BINS, scene.images) @ weights
+
+    count, scores, hits = sums(np.ones(len(score))), sums(score), sums(true)
+    gap = np.abs(scores - hits)[1:].sum(axis=0)
+    error = ratio(gap, count[1:].sum(axis=0))
+    confidence, precision = ratio(scores[:, 0], count[:, 0]), ratio(hits[:, 0], count[:, 0])
+    made = Calibration(
+        ECE=point(error),
+        counts=tuple(int(c) for c in count[:, 0]),
+        confidence=tuple(None if np.isnan(v) else float(v) for v in confidence),
+        precision=tuple(None if np.isnan(v) else float(v) for v in precision),
+    )
+    return made, interval(error)
