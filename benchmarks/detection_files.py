@@ -52,14 +52,14 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str]) -> Read:
         RequestError: no such file, or neither kind.
         DataError: an unknown image or class, a box outside its image, or no detection of any of `file_names`.
     """
+    if not path.exists():
+        raise RequestError(f"there is no {path}")
     if path.is_dir():
         rows = list(_yolo(path, data))
     elif path.suffix.lower() == ".json":
         rows = list(_coco(path, data))
-    elif path.exists():
-        raise RequestError(f"{path} is neither a .json file (COCO results) nor a folder (YOLO txt files)")
     else:
-        raise RequestError(f"there is no {path}")
+        raise RequestError(f"{path} is neither a .json file (COCO results) nor a folder (YOLO txt files)")
     found: dict[str, list[_Row]] = {name: [] for name in file_names}
     elsewhere = 0
     for row in rows:

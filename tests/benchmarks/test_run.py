@@ -41,7 +41,9 @@ def test_help_starts_without_torch(module: str) -> None:
     assert "Usage" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["store", "cells", "compare", "report", "suites", "models", "metrics"])
+@pytest.mark.parametrize(
+    "module", ["store", "cells", "compare", "report", "suites", "models", "metrics", "evaluate", "detection_files"]
+)
 def test_these_rooms_are_torch_free(module: str) -> None:
     code = f"import sys, benchmarks.{module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

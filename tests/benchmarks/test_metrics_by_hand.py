@@ -1,0 +1,373 @@
+"""Every metric on examples that can be worked out on paper. Boxes are x y w h in images of 100 x 100 pixels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import metrics
+from benchmarks.metrics import errors, inspection
+from benchmarks.metrics.resampling import draw
+from benchmarks.metrics.scene import Scene, match_all, overlaps
+from benchmarks.metrics.spread import aggregate
+from benchmarks.store import Detections, Metrics
+
+A, B = 1, 2
+CLASSES = ("a", "b")
+FAR = (80, 80, 10, 10)
+"""A place where no box is."""
+
+Image = tuple[list[tuple], list[tuple]]
+"""Boxes (class, x, y, w, h), and detections (class, score, x, y, w, h)."""
+
+
+def build(images: list[Image], crowd: tuple[int, ...] = ()) -> tuple[dict, Detections]:
+    annotations = [(i + 1, k, box) for i, (boxes, _) in enumerate(images) for k, *box in boxes]
+    truth = {
+        "images": [{"id": i + 1, "file_name": f"{i}.png", "width": 100, "height": 100} for i in range(len(images))],
+        "categories": [{"id": A, "name": "a"}, {"id": B, "name": "b"}],
+        "annotations": [
+            {
+                "id": n + 1,
+                "image_id": image,
+                "category_id": k,
+                "bbox": [float(v) for v in box],
+                "area": float(box[2] * box[3]),
+                "iscrowd": int(n in crowd),
+            }
+            for n, (image, k, box) in enumerate(annotations)
+        ],
+    }
+    found = [
+        ([(x, y, x + w, y + h) for _, _, x, y, w, h in dets], [d[1] for d in dets], [d[0] for d in dets])
+        for _, dets in images
+    ]
+    return truth, Detections.from_images([i["file_name"] for i in truth["images"]], found)
+
+
+def measure(images: list[Image], validation: list[Image] | None = None, crowd: tuple[int, ...] = ()) -> Metrics:
+    val = None if validation is None else build(validation)
+    return metrics.evaluate(*build(images, crowd), CLASSES, validation=val, resamples=20)
+
+
+def scene(images: list[Image]) -> Scene:
+    return Scene.of(*build(images), CLASSES, per_image=None)
+
+
+BOX, OTHER = (10, 10, 20, 20), (50, 50, 20, 20)
+HIT_FALSE_HIT: list[Image] = [([(A, *BOX), (A, *OTHER)], [(A, 0.9, *BOX), (A, 0.8, *FAR), (A, 0.7, *OTHER)])]
+"""Precision 1 up to recall 1/2, then 2/3."""
+
+
+def test_iou_of_two_boxes() -> None:
+    a, b = np.array([[0.0, 0, 9, 9]]), np.array([[3.0, 0, 9, 9]])
+    assert overlaps(a, b) == pytest.approx(54 / 108)
+    assert overlaps(a, b, plus=1.0) == pytest.approx(70 / 130)  # 7 of 10 columns are shared
+    assert overlaps(a, b, np.array([True])) == pytest.approx(54 / 81)
+
+
+def test_three_ways_to_average_precision() -> None:
+    got = measure(HIT_FALSE_HIT)
+    assert pytest.approx((51 + 50 * 2 / 3) / 101) == got.AP50
+    assert pytest.approx((6 + 5 * 2 / 3) / 11) == got.VOC07_AP50
+    assert pytest.approx(1 / 2 + 1 / 2 * 2 / 3) == got.VOC12_AP50
+    assert got.per_class["a"].precision[50] == 1
+    assert got.per_class["a"].precision[51] == pytest.approx(2 / 3, abs=1e-4)
+    assert got.per_class["b"].precision is None
+
+
+def test_ap75_and_ap_count_the_thresholds_that_an_overlap_passes() -> None:
+    got = measure([([(A, 0, 0, 10, 10)], [(A, 0.9, 0, 0, 8, 10)])])  # IoU 0.8: passes 0.5 to 0.8, seven of ten
+    assert (got.AP50, got.AP75) == (1, 1)
+    assert pytest.approx(0.7) == got.AP
+    assert pytest.approx(0.7) == got.AR_100
+
+
+def test_recall_with_one_detection_an_image() -> None:
+    got = measure([([(A, *BOX), (A, *OTHER)], [(A, 0.9, *BOX), (A, 0.8, *OTHER)])])
+    assert (got.AR_1, got.AR_10, got.AR_100) == (0.5, 1, 1)
+
+
+def test_the_authors_box_widths_find_what_plain_ones_miss() -> None:
+    shifted: list[Image] = [([(A, 0, 0, 9, 9)], [(A, 0.9, 3.2, 0, 9, 9)])]  # IoU 52.2/109.8; with +1, 68/132
+    got = measure(shifted)
+    assert (got.AP50, got.VOC07_AP50, got.VOC12_AP50) == (0, 0, 0)
+    assert got.VOC07_AP50_plus1 == pytest.approx(1)
+
+
+def test_vocs_matching_is_not_cocos() -> None:
+    """The second detection overlaps most with a box that is taken. VOC calls it false, COCO gives it the free box."""
+    boxes = [(A, 0, 0, 10, 20), (A, 0, 4, 10, 20)]
+    got = measure([(boxes, [(A, 0.9, 0, 0, 10, 20), (A, 0.8, 0, 1, 10, 20)])])
+    assert got.AP50 == 1
+    assert pytest.approx(0.5) == got.VOC12_AP50
+
+
+def test_a_difficult_box_of_voc_is_neither_hit_nor_miss() -> None:
+    boxes, found = [(A, *BOX), (A, *OTHER)], [(A, 0.9, *OTHER), (A, 0.8, *BOX)]
+    assert measure([(boxes, found)], crowd=(1,)).VOC12_AP50 == 1
+
+
+@pytest.mark.parametrize(("width", "ap"), [(33, 0), (34, 1)])
+def test_deep_pcb_asks_for_more_than_a_third(width: int, ap: float) -> None:
+    got = measure([([(A, 0, 0, 100, 1)], [(A, 0.9, 0, 0, width, 1)])])  # IoU is width / 100
+    assert got.DeepPCB_AP == ap
+    assert got.DeepPCB_F == ap
+    assert got.AP50 == 0
+
+
+def test_the_best_f_score() -> None:
+    got = measure(HIT_FALSE_HIT)  # F = 2 hits / (reported + boxes): 2/3, 2/4, 4/5
+    assert got.DeepPCB_F == pytest.approx(0.8)
+    best = got.inspection.best_F1
+    assert (best.F1, best.threshold) == pytest.approx((0.8, 0.7))
+    assert best.chosen_on == "test"
+    assert got.inspection.operating_point is None
+
+
+def test_size_bins() -> None:
+    """A box of 15 x 15 (2.25% of its image), one of 16 x 16 (2.56%), one of 3 x 3 (0.09%), one of 40 x 40 (16%)."""
+    boxes = [(A, 0, 0, 15, 15), (A, 20, 0, 16, 16), (A, 40, 0, 3, 3), (A, 50, 50, 40, 40)]
+    found = [(A, 0.9, 0, 0, 15, 15), (A, 0.8, 50, 50, 40, 40)]
+    got = measure([(boxes, found)])
+    assert {name: size.boxes for name, size in got.sizes.items()} == {
+        "below 16 x 16 px": 2,
+        "below 0.1% of the image": 1,
+        "0.1% to 1%": 0,
+        "1% to 10%": 2,
+        "above 10%": 1,
+    }
+    assert pytest.approx(51 / 101) == got.sizes["below 16 x 16 px"].AP50
+    assert got.sizes["below 0.1% of the image"].AP50 == 0
+    assert got.sizes["0.1% to 1%"].AP50 is None
+    assert pytest.approx(51 / 101) == got.sizes["1% to 10%"].AP50
+    assert got.sizes["above 10%"].AP50 == 1
+    assert (got.boxes_small, got.boxes_medium, got.boxes_large) == (3, 1, 0)
+
+
+FOUR_IMAGES: list[Image] = [
+    ([(A, *BOX)], [(A, 0.9, *BOX), (A, 0.6, *FAR)]),
+    ([(A, *BOX), (B, *OTHER)], [(A, 0.5, *BOX), (A, 0.4, *OTHER)]),  # the second has the wrong class
+    ([], [(B, 0.8, *FAR), (A, 0.3, *FAR)]),
+    ([], [(A, 0.1, *FAR)]),
+]
+"""Hits at 0.9 and 0.5 of three boxes; false alarms at 0.8, 0.6, 0.4, 0.3, 0.1, three of them on the clean images."""
+
+
+def test_froc() -> None:
+    got = measure(FOUR_IMAGES).inspection
+    # At 0.9: 1 hit, none false. At 0.5: 2 hits, 2 false, that is 0.5 an image.
+    third = 1 / 3
+    assert (
+        pytest.approx({"0.125": third, "0.25": third, "0.5": 2 / 3, "1": 2 / 3, "2": 2 / 3, "4": 2 / 3, "8": 2 / 3})
+        == got.FROC
+    )
+    assert got.defect_free_images == 2
+    # At 0.5 one of the two false alarms is on a clean image: 0.5 for each of two.
+    assert got.FROC_defect_free["0.25"] == pytest.approx(third)
+    assert got.FROC_defect_free["0.5"] == pytest.approx(2 / 3)
+
+
+def test_froc_takes_ties_together() -> None:
+    tied: list[Image] = [([(A, *BOX)], [(A, 0.5, *BOX)]), ([(A, *BOX)], [(A, 0.5, *FAR)])]
+    got = measure(tied).inspection
+    assert (got.FROC["0.25"], got.FROC["0.5"]) == (0, 0.5)
+    assert got.FROC_defect_free is None
+
+
+def test_escape_and_overkill_over_the_threshold() -> None:
+    curve = measure(FOUR_IMAGES).inspection.image_level  # best scores: 0.9 and 0.5 bad, 0.8 and 0.1 good
+    at = {t: (e, o) for t, e, o in zip(curve.thresholds, curve.escape, curve.overkill, strict=True)}
+    assert at[0.0] == (0, 1)
+    assert at[0.4] == (0, 0.5)
+    assert at[0.6] == (0.5, 0.5)
+    assert at[0.85] == (0.5, 0)
+    assert at[0.95] == (1, 0)
+    assert pytest.approx(3 / 4) == curve.AUROC  # of four pairs only (0.5, 0.8) is the wrong way round
+
+
+def test_an_image_without_detections_scores_lowest() -> None:
+    curve = measure([([(A, *BOX)], []), ([], [(A, 0.0, *FAR)])]).inspection.image_level
+    assert curve.escape[0] == 1
+    assert curve.overkill[0] == 1
+    assert curve.AUROC == 0
+
+
+def test_the_auroc_of_ties_is_a_half() -> None:
+    curve = measure([([(A, *BOX)], [(A, 0.5, *BOX)]), ([], [(A, 0.5, *FAR)])]).inspection.image_level
+    assert curve.AUROC == 0.5
+
+
+def test_the_operating_point_is_chosen_on_validation_and_used_on_test() -> None:
+    # Validation: at 0.6, F1 = 2 * 1 / (1 + 1) = 1; at 0.2, 2 * 1 / (2 + 1).
+    validation: list[Image] = [([(A, *BOX)], [(A, 0.6, *BOX), (A, 0.2, *FAR)])]
+    point = measure(FOUR_IMAGES, validation).inspection.operating_point
+    assert point.threshold == pytest.approx(0.6)
+    assert point.chosen_on == "validation"
+    # On test, scores from 0.6: a hit (0.9), false alarms at 0.8 (a clean image) and 0.6.
+    assert point.precision == pytest.approx(1 / 3)
+    assert point.recall == pytest.approx(1 / 3)
+    assert pytest.approx(2 / 6) == point.F1
+    assert point.false_positives_per_image == pytest.approx(2 / 4)
+    assert point.escape == pytest.approx(1 / 2)
+    assert point.overkill == pytest.approx(1 / 2)
+
+
+def test_no_threshold_is_chosen_where_validation_has_no_hit() -> None:
+    assert measure(FOUR_IMAGES, [([(A, *BOX)], [(A, 0.6, *FAR)])]).inspection.operating_point is None
+
+
+def test_confusion_with_background() -> None:
+    images: list[Image] = [
+        ([(A, *BOX), (B, *OTHER)], [(A, 0.9, *BOX), (A, 0.8, *OTHER), (B, 0.7, *FAR)]),
+        ([(B, *BOX)], [(B, 0.1, *BOX)]),
+    ]
+    got = inspection.confusion(scene(images), 0.5)
+    assert got.labels == ("a", "b", "background")
+    assert got.matrix == (
+        (1, 0, 0),  # a is found as a
+        (1, 0, 1),  # of two b, one is called a, one is missed: its detection is below 0.5
+        (0, 1, 0),  # and background is called b once
+    )
+
+
+def test_confusion_pairs_the_best_overlap_first() -> None:
+    images: list[Image] = [([(A, *BOX)], [(B, 0.9, 10, 10, 20, 16), (A, 0.6, *BOX)])]  # IoU 0.8 and 1
+    assert inspection.confusion(scene(images), 0.5).matrix == ((1, 0, 0), (0, 0, 0), (0, 1, 0))
+
+
+def test_confusion_leaves_out_what_lies_in_a_crowd() -> None:
+    got = measure([([(A, 0, 0, 50, 50), (A, *OTHER)], [(A, 0.9, 5, 5, 10, 10), (A, 0.8, *OTHER)])], crowd=(0,))
+    assert got.inspection.confusion.matrix == ((1, 0, 0), (0, 0, 0), (0, 0, 0))
+
+
+def test_calibration() -> None:
+    """Of two detections at 0.92 and 0.96 one is right; one at 0.32 is right; one at 0.05 does not count."""
+    images: list[Image] = [
+        ([(A, *BOX)], [(A, 0.92, *BOX), (A, 0.05, *FAR)]),
+        ([(A, *BOX)], [(A, 0.96, *FAR), (A, 0.32, *BOX)]),
+    ]
+    got = measure(images).inspection.calibration
+    assert got.counts == (1, 0, 0, 1, 0, 0, 0, 0, 0, 2)
+    assert got.confidence[9] == pytest.approx(0.94)
+    assert (got.precision[0], got.precision[1], got.precision[3], got.precision[9]) == (0, None, 1, 0.5)
+    assert pytest.approx((2 * abs(0.94 - 0.5) + 1 * abs(0.32 - 1)) / 3) == got.ECE
+
+
+def split(images: list[Image]) -> dict[str, tuple[int, float]]:
+    s = scene(images)
+    found = match_all(s, 0.5)
+    return {kind: (e.count, round(e.dAP50, 6)) for kind, e in errors.split(s, found).items() if e.count or e.dAP50}
+
+
+HALF = 51 / 101  # AP of one hit of two boxes
+NEAR = (10, 10, 20, 6)  # IoU 0.3 with BOX
+
+
+@pytest.mark.parametrize(
+    ("found", "want"),
+    [
+        # One class with two boxes, the first found; what is said of the second?
+        ([(B, 0.8, *OTHER)], {"classification": (1, 1 - HALF)}),
+        ([(A, 0.8, 50, 50, 20, 6)], {"localisation": (1, 1 - HALF)}),
+        ([(B, 0.8, 50, 50, 20, 6)], {"both": (1, 0), "missed": (1, 1 - HALF)}),
+        ([(A, 0.8, *FAR)], {"background": (1, 0), "missed": (1, 1 - HALF)}),
+        ([(A, 0.8, 10, 10, 20, 18)], {"duplicate": (1, 0), "missed": (1, 1 - HALF)}),
+        ([], {"missed": (1, 1 - HALF)}),
+        ([(A, 0.8, *OTHER)], {}),
+    ],
+    ids=["classification", "localisation", "both", "background", "duplicate", "missed", "none"],
+)
+def test_each_kind_of_error(found: list[tuple], want: dict[str, tuple[int, float]]) -> None:
+    got = split([([(A, *BOX), (A, *OTHER)], [(A, 0.9, *BOX), *found])])
+    assert got == {kind: (count, pytest.approx(gain, abs=1e-6)) for kind, (count, gain) in want.items()}
+
+
+def test_a_false_alarm_above_a_hit_costs_its_precision() -> None:
+    got = split([([(A, *BOX)], [(A, 0.9, *FAR), (A, 0.8, *BOX)])])  # AP 1/2, without the background error 1
+    assert got == {"background": (1, 0.5)}
+
+
+def test_of_several_mended_errors_of_a_box_the_best_stays() -> None:
+    """Two localisation errors of one box, then a hit of it: mended, the best of them is the hit and the rest go."""
+    got = split([([(A, *BOX)], [(A, 0.9, *NEAR), (A, 0.8, *NEAR), (A, 0.7, *BOX)])])
+    assert got == {"localisation": (2, pytest.approx(1 - 1 / 3, abs=1e-6))}
+
+
+def test_localisation_goes_before_classification() -> None:
+    boxes = [(A, *BOX), (B, 10, 14, 20, 20)]
+    got = split([(boxes, [(B, 0.9, 10, 10, 20, 17)])])  # IoU with a: 0.85; with b: 13/24
+    assert got["missed"][0] == 1, "b is found, a is missed"
+    got = split([(boxes, [(B, 0.9, 10, 10, 20, 12)])])  # with a: 0.6; with b: 8/24
+    assert got["localisation"][0] == 1
+    assert "classification" not in got
+
+
+def test_errors_where_there_is_no_box() -> None:
+    s = scene([([], [(A, 0.9, *FAR)])])
+    got = errors.split(s, match_all(s, 0.5))
+    assert got["background"].count == 1
+    assert all(e.dAP50 is None for e in got.values())
+
+
+def test_weights_are_the_sample_and_then_draws() -> None:
+    weights = draw(5, 100)
+    assert weights.shape == (5, 101)
+    assert (weights[:, 0] == 1).all()
+    assert (weights.sum(axis=0) == 5).all()
+
+
+def test_an_interval_of_a_share_is_that_of_the_binomial() -> None:
+    """Recall of one box an image, half of them found: the bootstrap is a binomial's."""
+    images: list[Image] = [([(A, *BOX)], [(A, 0.9, *BOX)] if i % 2 else []) for i in range(100)]
+    truth, found = build(images)
+    got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found))
+    low, high = got.intervals["inspection.operating_point.recall"]
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.012)
+    assert got.intervals["inspection.operating_point.escape"] == pytest.approx((1 - high, 1 - low))
+    assert got.intervals["AR_100"] == pytest.approx((low, high))
+    assert "inspection.operating_point.overkill" not in got.intervals
+
+
+def test_one_image_has_no_interval() -> None:
+    got = measure(HIT_FALSE_HIT)
+    assert got.intervals == {}
+    assert got.per_class["a"].AP50_interval is None
+
+
+def test_every_number_of_the_table_has_an_interval() -> None:
+    got = measure(FOUR_IMAGES * 5, FOUR_IMAGES)
+    plain = {"AP", "AP50", "AP75", "AR_100", "VOC07_AP50", "VOC07_AP50_plus1", "VOC12_AP50", "DeepPCB_AP", "DeepPCB_F"}
+    seen = {"FROC.1", "FROC_defect_free.1", "image_level.AUROC", "calibration.ECE", "best_F1.F1"}
+    rates = {"precision", "recall", "F1", "false_positives_per_image", "escape", "overkill"}
+    want = plain | {f"inspection.{n}" for n in seen} | {f"inspection.operating_point.{n}" for n in rates}
+    assert want <= set(got.intervals)
+    assert all(low <= high for low, high in got.intervals.values())
+
+
+def test_a_single_run_has_a_mean_and_no_interval_of_runs() -> None:
+    got = aggregate({(0, 0): 0.5})
+    assert (got.mean, got.interval, got.runs) == (0.5, None, 1)
+    assert aggregate({}) is None
+
+
+def test_seeds_of_one_fold_have_students_interval() -> None:
+    got = aggregate({(0, 0): 0.4, (0, 1): 0.5, (0, 2): 0.6})
+    half = 4.302653 * 0.1 / math.sqrt(3)  # t of two degrees of freedom
+    assert got.mean == pytest.approx(0.5)
+    assert got.interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert (got.runs, got.folds, got.seeds) == (3, 1, 3)
+
+
+def test_folds_have_the_corrected_interval_and_seeds_do_not_narrow_it() -> None:
+    """Five folds' means 0.3 to 0.7 with test/train 1/3: variance 0.025 (1/5 + 1/3)."""
+    means = {0: 0.3, 1: 0.4, 2: 0.5, 3: 0.6, 4: 0.7}
+    half = 2.776445 * math.sqrt(0.025 * (1 / 5 + 1 / 3))
+    for offsets in ((0.0,), (-0.1, 0.0, 0.1)):
+        values = {(f, s): m + d for f, m in means.items() for s, d in enumerate(offsets)}
+        got = aggregate(values, test_share=1 / 3)
+        assert got.mean == pytest.approx(0.5)
+        assert got.interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert aggregate(values).interval is None, "without the sizes of its parts nothing is claimed"
