@@ -301,11 +301,8 @@ class RoIPool(nn.Module):
         maps = list(features.values())[: self.levels]
         sides = torch.cat([((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])).sqrt() for b in boxes])
         level = (torch.floor(torch.log2(sides / 224) + 1e-6) + 2).clamp(0, self.levels - 1)
-        image = torch.repeat_interleave(
-            torch.arange(len(boxes), device=sides.device),
-            torch.tensor([len(b) for b in boxes], device=sides.device),
-        )
-        rois = torch.cat([image[:, None].to(sides.dtype), torch.cat(boxes)], dim=1)
+        image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
+        rois = torch.cat([image, torch.cat(boxes)], dim=1)
         return multilevel_roi_align(
             maps, rois, level, resolution=self.resolution, sampling=self.sampling, aligned=self.aligned
         )

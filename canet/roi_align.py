@@ -38,6 +38,13 @@ def multilevel_roi_align(
 
 
 def _align(maps: list[Tensor], rois: Tensor, level: Tensor, resolution: int, sampling: int, aligned: bool) -> Tensor:
+    if torch.jit.is_tracing():  # every level, whether or not it has boxes now; how many it has stays free
+        of_level = [torch.where(level == index)[0] for index in range(len(maps))]
+        pooled = [
+            roi_align(x, rois[own], resolution, 0.25 / 2**index, sampling, aligned)
+            for index, (x, own) in enumerate(zip(maps, of_level, strict=True))
+        ]
+        return torch.cat(pooled)[torch.argsort(torch.cat(of_level))]
     out = maps[0].new_empty((len(rois), maps[0].shape[1], resolution, resolution))
     for index, x in enumerate(maps):
         chosen = torch.where(level == index)[0]
