@@ -35,8 +35,20 @@ def _addmm(out: Tensor, c: Tensor, a: Tensor, *_: Any) -> int:
     return out.numel() * a.shape[-1]
 
 
+def _addmv(out: Tensor, c: Tensor, a: Tensor, *_: Any, **__: Any) -> int:
+    return a.numel()
+
+
 def _dot(out: Tensor, a: Tensor, *_: Any) -> int:
     return a.numel()
+
+
+def _fused_convolution(out: Tensor, x: Tensor, w: Tensor, *_: Any) -> int:
+    return out.numel() * math.prod(w.shape[1:])
+
+
+def _fused_convolution_add(out: Tensor, x: Tensor, added: Tensor, w: Tensor, *_: Any) -> int:
+    return out.numel() * math.prod(w.shape[1:])
 
 
 def _attention(out: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
@@ -90,10 +102,15 @@ PRODUCTS: dict[str, Formula] = {
     "aten.baddbmm": _addmm,
     "aten.mv": _mm,
     "aten.dot": _dot,
+    "aten.addmv": _addmv,
+    # oneDNN's, with ReLU and addition in the same pass (canet.deploy).
+    "mkldnn._convolution_pointwise": _fused_convolution,
+    "mkldnn._convolution_pointwise.binary": _fused_convolution_add,
     "aten._scaled_dot_product_flash_attention": _attention,
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
     "aten._scaled_dot_product_efficient_attention": _attention,
     "aten._scaled_dot_product_cudnn_attention": _attention,
+    "aten._scaled_dot_product_fused_attention_overrideable": _attention,
     "torchvision.deform_conv2d": _deform_conv2d,
 }
 
@@ -105,6 +122,7 @@ SAMPLING: dict[str, Formula] = {
     "aten.upsample_bilinear2d": _bilinear,
     "aten._upsample_bilinear2d_aa": _bilinear,
     "aten.upsample_bicubic2d": _bicubic,
+    "aten._upsample_bicubic2d_aa": _bicubic,
     "aten.grid_sampler_2d": _grid_sampler,
 }
 
@@ -127,6 +145,7 @@ class OperatorCounter(TorchDispatchMode):
     Attributes:
         macs: operator -> multiply-accumulates, for `PRODUCTS`.
         sampling: the same for `SAMPLING`.
+        activations: output elements of the operators in `PRODUCTS`, as fvcore counts them.
         calls: calls of counted operators.
         uncounted: calls of operators that compute something and have no formula.
         uncounted_elements: output elements of those, a lower bound of their operations.
@@ -138,6 +157,7 @@ class OperatorCounter(TorchDispatchMode):
         self.macs: Counter[str] = Counter()
         self.sampling: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
+        self.activations = 0
         self.uncounted: Counter[str] = Counter()
         self.uncounted_elements: Counter[str] = Counter()
         self.rois = 0
@@ -145,6 +165,8 @@ class OperatorCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(func._overloadpacket)
+        if str(func) in PRODUCTS:
+            name = str(func)  # an overload whose arguments stand in another order
         if name not in PRODUCTS and name not in SAMPLING and name not in MOVES:
             # Composite operators reach this mode whole under inference_mode.
             with self:
@@ -156,6 +178,7 @@ class OperatorCounter(TorchDispatchMode):
             self.calls[name] += 1
             if (formula := PRODUCTS.get(name)) is not None:
                 self.macs[name] += formula(out, *args, **kwargs)
+                self.activations += (out if isinstance(out, Tensor) else out[0]).numel()
             if (formula := SAMPLING.get(name)) is not None:
                 self.sampling[name] += formula(out, *args, **kwargs)
             if name == "torchvision.roi_align":

@@ -1,49 +1,60 @@
-"""What a model costs: parameters, multiply-accumulates, memory, latency, throughput.
+"""What a model costs: parameters, multiply-accumulates, memory, latency, throughput, energy.
 
     python -m benchmarks.profile --model canet --model fasterrcnn_fpn --scale nano --image-size 160
 
 Models are timed in turns within one process, in random order within every round, on the same images, so that
 drift of the machine hits all alike; speeds are compared as ratios paired within rounds. Nothing is trimmed.
+docs/cost-and-time.md says what is measured how, and which rules of the field are not obeyed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import math
 import os
 import random
-import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import typer
+from rich import box
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
+from benchmarks.engines import CannotRun, Form, settings
 from benchmarks.errors import RequestError
+from benchmarks.machine import energy_meter, watched_machine
 from benchmarks.store import now, provenance, require_writable, write_atomic
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from benchmarks.cells import Cell
+
 PHASES = ("preprocess", "network", "postprocess", "end_to_end")
 
-# Cores that other processes kept busy, on average, above which a measurement is marked.
-BUSY_CORES = 0.25
+# On CUDA, what the network took between two events on the stream: without it, the host only waits.
+NETWORK_ON_GPU = "network_gpu"
 
 # Two windows of warm-up rounds whose medians differ by less count as stable.
 STABLE = 0.05
 
 RESAMPLES = 2000
+
+# Images of the training step whose memory is measured.
+TRAINING_BATCH = 8
 
 
 def count_parameters(model: nn.Module) -> dict[str, Any]:
@@ -81,6 +92,7 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
         by_operator: operator -> multiply-accumulates, both kinds, largest first.
         uncounted: operator -> calls per image, for what computes something and has no formula.
         coverage: counted calls over counted and uncounted calls.
+        activations: output elements of what `macs` counts, as fvcore counts them.
         uncounted_elements: output elements of uncounted operators.
         input_shape: what the first convolution saw of the first image, (1, 3, H, W) after resizing and padding.
         proposals: mean boxes pooled per image; None where the model pools none.
@@ -97,7 +109,7 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
     macs: Counter[str] = Counter()
     sampling: Counter[str] = Counter()
     uncounted: Counter[str] = Counter()
-    elements = counted_calls = rois = 0
+    elements = counted_calls = rois = activations = 0
     input_shape: list[int] = []
 
     def note_shape(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -106,6 +118,8 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
 
     hooks = [m.register_forward_pre_hook(note_shape) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     try:
+        with torch.inference_mode():
+            model([images[0].to(device)])  # what is made once (anchors) is no part of an image's cost
         for image in images:
             with torch.inference_mode():
                 batch = model.preprocess([image.to(device)])
@@ -117,6 +131,7 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
             elements += sum(counter.uncounted_elements.values())
             counted_calls += sum(counter.calls.values())
             rois += counter.rois
+            activations += counter.activations
     finally:
         for hook in hooks:
             hook.remove()
@@ -133,6 +148,7 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
         "uncounted": {name: math.ceil(calls / n) for name, calls in sorted(uncounted.items())},
         "coverage": counted_calls / max(counted_calls + sum(uncounted.values()), 1),
         "uncounted_elements": elements / n,
+        "activations": activations / n,
         "input_shape": input_shape,
         "proposals": rois / n if rois else None,
     }
@@ -168,20 +184,31 @@ def _time_whole(
 
 def _time_phases(
     model: nn.Module, image: Tensor, device: torch.device, synchronize: Callable[[], None]
-) -> tuple[float, float, float]:
+) -> dict[str, float]:
     """Milliseconds of the three phases; copies to and from the device belong to the outer two."""
+    import torch
+
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     synchronize()
     began = time.perf_counter()
     batch = model.preprocess([image.to(device)])
     synchronize()
     prepared = time.perf_counter()
+    for event in events[:1]:
+        event.record()
     raw = model.network(batch)
+    for event in events[1:]:
+        event.record()
     synchronize()
     computed = time.perf_counter()
     _to_host(model.postprocess(raw, batch))
     synchronize()
     ended = time.perf_counter()
-    return (prepared - began) * 1e3, (computed - prepared) * 1e3, (ended - computed) * 1e3
+    edges = (began, prepared, computed, ended)
+    times = {phase: (b - a) * 1e3 for phase, a, b in zip(PHASES, edges, edges[1:], strict=False)}
+    if events:
+        times[NETWORK_ON_GPU] = events[0].elapsed_time(events[1])
+    return times
 
 
 def measure_latency(
@@ -232,20 +259,27 @@ def measure_latency(
     for model in models.values():
         model.to(device).eval()
     gc.collect()
+    _wake(device)
     with torch.inference_mode(), watched_machine(device) as machine:
         first = {name: _time_whole(model, images[:1], device, synchronize) for name, model in models.items()}
         warmed, stable = _warm_up(models, images, device, synchronize, warmup, order)
-        samples = {name: {phase: [] for phase in PHASES} for name in models}
+        samples: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in models}
         rounds = 0
         while rounds < runs or min(sum(s["end_to_end"]) for s in samples.values()) < min_seconds * 1e3:
             image = images[rounds % len(images)]
             for name in order.sample(list(models), len(models)):
                 whole = _time_whole(models[name], [image], device, synchronize)
                 phases = _time_phases(models[name], image, device, synchronize)
-                for phase, value in zip(PHASES, (*phases, whole), strict=True):
-                    samples[name][phase].append(value)
+                for phase, value in {**phases, PHASES[-1]: whole}.items():
+                    samples[name].setdefault(phase, []).append(value)
             rounds += 1
-    session = {"rounds": rounds, "warmup_rounds": warmed, "stable": stable, "machine": machine}
+    session = {
+        "rounds": rounds,
+        "warmup_rounds": warmed,
+        "stable": stable,
+        "machine": machine,
+        "settings": settings(),
+    }
     out: dict[str, dict[str, Any]] = {}
     for name in models:
         ratio, interval = paired_ratio(samples[name]["end_to_end"], samples[reference]["end_to_end"], seed=seed)
@@ -259,6 +293,16 @@ def measure_latency(
             "session": session,
         }
     return out
+
+
+def _wake(device: torch.device) -> None:
+    """Make the libraries of a GPU initialise themselves, so that no model's first call pays for it."""
+    import torch
+
+    if device.type == "cuda":
+        x = torch.ones(1, 8, 8, 8, device=device)
+        torch.nn.functional.conv2d(x, x[:, :, :3, :3]).flatten() @ x.flatten()[:36]
+        torch.cuda.synchronize(device)
 
 
 def _warm_up(
@@ -349,99 +393,120 @@ def measure_throughput(
     return out
 
 
-def peak_memory(model: nn.Module, images: Sequence[Tensor], *, device: torch.device) -> int | None:
-    """Bytes that inference on `images` as one batch allocates at most, weights included; None off CUDA."""
+def peak_memory(model: nn.Module, images: Sequence[Tensor], *, device: torch.device) -> int:
+    """Bytes that inference on `images` as one batch needs at most: weights, input and all that torch allocates."""
     import torch
 
-    if device.type != "cuda":
-        return None
     model.to(device).eval()
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    with torch.inference_mode():
-        _run_whole(model, images, device)
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            _run_whole(model, images, device)
+
+    run()  # what is made once is no part of it
+    return _held(model) + _peak(run, device)
 
 
-@contextlib.contextmanager
-def watched_machine(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield a dictionary that is filled, at the end, with the state of the machine meanwhile.
+def training_memory(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Any]],
+    *,
+    device: torch.device,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+) -> int | None:
+    """The same for a training step of a copy: forward, backward, gradients and the state of `optimizer`.
 
-    threads, cores; governor, cpu_mhz and temperature_c where the system tells; load_1min; other_cores: cores
-    that other processes kept busy on average; busy: whether those were more than a quarter; gpu: clocks,
-    power, temperature and throttle reasons as nvidia-smi gives them, before and after.
+    None where the memory did not suffice.
     """
     import torch
 
-    state: dict[str, Any] = {}
-    gpu_before = _gpu_state(device)
-    process, cpu_before = psutil.Process(), psutil.cpu_times()
-    own_before, began = process.cpu_times(), time.monotonic()
+    model = copy.deepcopy(model).to(device).train()
+    stepper = optimizer(model)
+
+    def step() -> None:
+        inputs = [image.to(device) for image in images]
+        goals = [{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in targets]
+        sum(model(inputs, goals).values()).backward()
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+
+    def steps() -> None:  # the second one starts with the optimiser's state
+        step()
+        step()
+
     try:
-        yield state
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _held(model) + _peak(steps, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+
+
+def _held(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for part in (model.parameters(), model.buffers()) for t in part)
+
+
+def _peak(run: Callable[[], None], device: torch.device) -> int:
+    """Bytes that torch's allocator hands out at most during `run`, above what it had handed out before."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    watched = torch.autograd.profiler.profile(profile_memory=True, use_kineto=False)
+    with _quiet_stderr():
+        watched.__enter__()
+    try:
+        run()
     finally:
-        elapsed = max(time.monotonic() - began, 1e-3)
-        own = process.cpu_times()
-        used = _busy_seconds(psutil.cpu_times()) - _busy_seconds(cpu_before)
-        ours = own.user + own.system - own_before.user - own_before.system
-        other = max(used - ours, 0.0) / elapsed
-        frequency = _or_none(psutil.cpu_freq)
-        state.update(
-            threads=torch.get_num_threads(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            governor=_governor(),
-            cpu_mhz=frequency.current if frequency else None,
-            temperature_c=_temperature(),
-            load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            other_cores=round(other, 3),
-            busy=other > BUSY_CORES,
-            gpu=None if gpu_before is None else {"before": gpu_before, "after": _gpu_state(device)},
-        )
+        with _quiet_stderr():
+            watched.__exit__(None, None, None)
+    events = [e for e in watched.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    return max(accumulate((e.nbytes() for e in events), initial=0))
 
 
-def _busy_seconds(times: Any) -> float:
-    # Guest time is contained in user time already.
-    return sum(times) - sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
-
-
-def _or_none(read: Callable[[], Any]) -> Any:
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The profiler's library writes about its own start, stop and missing GPUs past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
-        return read()
-    except (AttributeError, NotImplementedError, OSError):
-        return None
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
-def _governor() -> str | None:
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return _or_none(lambda: path.read_text().strip())
+def measure_energy(
+    models: Mapping[str, nn.Module], images: Sequence[Tensor], *, device: torch.device, seconds: float
+) -> dict[str, float | None]:
+    """Joules per image at batch 1, of the whole GPU board, idle power included; None where nothing counts them.
 
+    One model after the other: the counter moves a few dozen times a second only.
+    """
+    import torch
 
-def _temperature() -> float | None:
-    sensors = _or_none(lambda: psutil.sensors_temperatures()) or {}
-    return max((s.current for group in sensors.values() for s in group), default=None)
-
-
-_GPU_FIELDS = (
-    "name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_throttle_reasons.active,utilization.gpu"
-)
-
-
-def _gpu_state(device: torch.device) -> dict[str, str] | None:
-    if device.type != "cuda":
-        return None
-    command = [
-        "nvidia-smi",
-        f"--query-gpu={_GPU_FIELDS}",
-        "--format=csv,noheader",
-        f"--id={device.index or 0}",
-    ]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    values = [value.strip() for value in answer.strip().split(",")]
-    return dict(zip(_GPU_FIELDS.split(","), values, strict=True))
+    out: dict[str, float | None] = dict.fromkeys(models)
+    synchronize = synchronizer(device)
+    with torch.inference_mode(), energy_meter(device) as joules:
+        if joules() is None:
+            return out
+        for name, model in models.items():
+            _time_whole(model, images[:1], device, synchronize)
+            runs, before, began = 0, joules(), time.monotonic()
+            while time.monotonic() - began < seconds:
+                _time_whole(model, [images[runs % len(images)]], device, synchronize)
+                runs += 1
+            out[name] = (joules() - before) / runs
+    return out
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -450,13 +515,23 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 @app.command()
 def main(
     model: Annotated[
+        list[str] | None, typer.Option(help="Model, or MODEL:VARIANT; repeat it. Default: those of --suite.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="Suite whose models are taken where none is named.")] = "small_defects",
+    form: Annotated[
         list[str] | None,
-        typer.Option(help="Model, or MODEL:VARIANT; repeat it. Default: all that can be built here."),
+        typer.Option(
+            help="ENGINE or ENGINE:PRECISION in which every model runs; repeat it. Engines: torch (default), deploy "
+            "(CANet), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA)."
+        ),
     ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the models.")] = "nano",
     image_size: Annotated[int, typer.Option(help="Longer side in pixels that images are resized to.")] = 160,
     dataset: Annotated[str, typer.Option(help="Set that the images come from.")] = "synthetic_small",
     images: Annotated[int, typer.Option(help="How many of its images.", min=1)] = 8,
+    trained: Annotated[
+        Path | None, typer.Option(help="Folder of runs to take trained weights and test images from. Default: random.")
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where prepared sets are.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.", min=1)] = None,
@@ -464,30 +539,35 @@ def main(
     min_seconds: Annotated[float, typer.Option(help="Seconds timed per model at least.", min=0.0)] = 10.0,
     warmup: Annotated[int, typer.Option(help="Warm-up rounds at least.", min=0)] = 50,
     batch_size: Annotated[
-        list[int] | None, typer.Option(help="Measure throughput at this batch size too; repeat it.", min=1)
+        list[int] | None, typer.Option(help="Batch size to measure throughput at; repeat it. Default: 1 and 16.", min=1)
     ] = None,
-    reference: Annotated[str | None, typer.Option(help="Model that ratios are to. Default: the first.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and bootstrap.")] = 0,
+    reference: Annotated[str | None, typer.Option(help="Entry that ratios are to. Default: the first.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights, order and bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file for everything, raw samples included.")] = None,
 ) -> None:
-    """Parameters, multiply-accumulates, latency and throughput of models with random weights.
+    """What models cost, in turns in one process: counts, memory, latency by phase, throughput, energy.
 
     The number of proposals, and with it the time of two-stage models, depends on the weights: what is quoted
-    comes from the profiles of trained models that benchmarks.run makes.
+    comes from trained ones (--trained, or the profiles that benchmarks.run makes).
     """
     from benchmarks import models as registry
+    from benchmarks import suites
     from benchmarks.datasets.catalogue import data_root as default_root
     from benchmarks.datasets.catalogue import get as get_dataset
 
-    names = _distinct(model or [name for name in registry.MODELS if registry.missing_extra(name) is None])
+    listed = [m if v == "default" else f"{m}:{v}" for m, v in suites.load(suite).selected(())]
+    names = _distinct(model or [name for name in listed if registry.missing_extra(name.partition(":")[0]) is None])
     for base, variant in names.values():
         registry.get(base).scale(scale)
         registry.check_variant(base, variant)
         if (missing := registry.missing_extra(base)) is not None:
             raise RequestError(missing)
-    if reference is not None and reference not in names:
-        raise RequestError(f"the reference {reference!r} is not among the models: {', '.join(names)}")
     classes = len(get_dataset(dataset).classes)
+    forms = [Form.parse(text, device.partition(":")[0]) for text in dict.fromkeys(form or ["torch"])]
+    wanted = {f"{shown} {one}".strip(): (shown, one) for shown in names for one in forms}
+    reference = reference or next(iter(wanted))
+    if reference not in wanted:
+        raise RequestError(f"the reference {reference!r} is not among what is measured: {', '.join(wanted)}")
     if out is not None:
         require_writable(out.parent)
 
@@ -497,20 +577,26 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     began = now()
-    inputs = _images(dataset, default_root(data_root), images)
-    built: dict[str, nn.Module] = {}
-    for name, (base, variant) in names.items():
-        torch.manual_seed(seed)
-        built[name] = registry.build_model(
-            base,
-            num_classes=classes,
-            image_size=image_size,
-            scale=registry.get(base).scale(scale),
-            variant=variant,
-        ).eval()
-    costs = {name: {"parameters": count_parameters(m), "macs": count_macs(m, inputs)} for name, m in built.items()}
+    root = default_root(data_root)
+    with console.status("building"):
+        if trained is None:
+            samples = _samples(dataset, root, None, images)
+            built = {name: _random(*pair, classes, image_size, scale, seed) for name, pair in names.items()}
+        else:
+            cells = {name: _trained_cell(trained, dataset, *pair, scale, image_size) for name, pair in names.items()}
+            samples = _samples(dataset, root, next(iter(cells.values())), images)
+            built = {name: _load(cell, dataset, root, trained) for name, cell in cells.items()}
+        inputs = [image for image, _ in samples]
+        entries, skipped = _in_forms({k: m.to(target) for k, m in built.items()}, wanted, inputs)
+    if reference not in entries:
+        raise RequestError(f"the reference cannot be measured: {reference}: {skipped[reference]}")
+    running = {name: entry.running for name, entry in entries.items()}
+    with console.status("counting"):
+        costs = _costs(entries, samples, target)
+    # No spinner from here on: its thread would be measured too.
+    console.print(f"timing {len(running)} entries in turns", highlight=False)
     latency = measure_latency(
-        built,
+        running,
         inputs,
         device=target,
         runs=runs,
@@ -519,49 +605,131 @@ def main(
         reference=reference,
         min_seconds=min_seconds,
     )
-    memory = {name: peak_memory(m, inputs[:1], device=target) for name, m in built.items()}
+    seconds = max(min_seconds / 5, 0.2)
     throughput = measure_throughput(
-        built, inputs, device=target, batch_sizes=batch_size or [], seconds=max(min_seconds / 5, 0.2), seed=seed
+        running, inputs, device=target, batch_sizes=batch_size or [1, 16], seconds=seconds, seed=seed
     )
+    energy = measure_energy(running, inputs, device=target, seconds=seconds)
     session = next(iter(latency.values()))["session"]
-    console.print(_table(costs, latency, memory, throughput))
-    console.print(f"Random weights, {len(inputs)} images of {dataset}, {device}, fp32, batch 1 for latency.")
     machine = session["machine"]
+    for table in _tables(costs, latency, throughput, energy):
+        console.print(table)
+    _print_uncounted(costs)
+    for name, reason in skipped.items():
+        console.print(f"[yellow]not measured:[/] {name}: {reason}", highlight=False)
+    weights = "Random weights" if trained is None else f"Weights of {trained}"
+    console.print(
+        f"{weights}, {len(inputs)} images of {dataset}, network input "
+        f"{' x '.join(map(str, next(iter(costs.values()))['macs']['input_shape']))}, {device}, batch 1 for latency.",
+        highlight=False,
+    )
     console.print(
         f"{session['rounds']} rounds after {session['warmup_rounds']} of warm-up"
         f"{'' if session['stable'] else ' (did not become stable)'}; {machine['threads']} threads, "
-        f"{machine['cores']} cores, governor {machine['governor'] or 'unknown'}"
+        f"{machine['cores']} cores, governor {machine['governor'] or 'unknown'}.",
+        highlight=False,
     )
     if machine["busy"]:
         console.print(
-            f"[bold yellow]busy machine:[/] others kept {machine['other_cores']:.2f} cores busy; "
-            "ratios hold, absolute times do not"
+            f"[bold yellow]Busy machine:[/] others kept {machine['other_cores']:.2f} cores busy, or were on the GPU; "
+            "ratios hold, absolute times do not.",
+            highlight=False,
         )
     if out is not None:
         content = {
             "kind": "profile",
-            "weights": "random",
+            "weights": "random" if trained is None else str(trained),
             "dataset": dataset,
             "image_size": image_size,
             "scale": scale,
-            "precision": "fp32",
             "session": session,
             "provenance": provenance(
                 started=began, threads=machine["threads"], device=device, device_name=_device_name(target)
             ).model_dump(),
             "models": {
                 name: {
-                    "label": registry.label(*names[name]),
+                    "label": registry.label(*names[wanted[name][0]]),
+                    "engine": wanted[name][1].engine,
+                    "precision": wanted[name][1].precision,
+                    "preparation_s": entry.preparation_s,
                     **costs[name],
                     "latency": {k: v for k, v in latency[name].items() if k != "session"},
-                    "peak_memory_bytes": memory[name],
                     "throughput": throughput[name],
+                    "energy_j": energy[name],
                 }
-                for name in names
+                for name, entry in entries.items()
             },
+            "not_measured": skipped,
         }
         write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
-        console.print(f"wrote {out}")
+        console.print(f"wrote {out}", highlight=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model, the form it runs in, and the seconds that making the form took (export, compilation, capture)."""
+
+    model: nn.Module
+    form: Form
+    running: nn.Module
+    preparation_s: float | None
+
+
+def _in_forms(
+    built: Mapping[str, nn.Module], wanted: Mapping[str, tuple[str, Form]], images: Sequence[Tensor]
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Name -> entry, and name -> why it cannot be measured."""
+    import torch
+
+    entries: dict[str, Entry] = {}
+    skipped: dict[str, str] = {}
+    for name, (shown, form) in wanted.items():
+        model = built[shown].eval()
+        began = time.monotonic()
+        try:
+            running = form.of(model, images)
+            if form.engine in ("compile", "graphs"):
+                with torch.inference_mode():
+                    running([image.to(next(model.parameters()).device) for image in images[:1]])
+        except CannotRun as e:
+            skipped[name] = str(e)
+        except Exception as e:
+            if form.engine not in ("compile", "graphs"):
+                raise
+            skipped[name] = f"{type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}"
+        else:
+            plain = form.engine == "torch"
+            entries[name] = Entry(model, form, running, None if plain else time.monotonic() - began)
+    return entries, skipped
+
+
+def _costs(
+    entries: Mapping[str, Entry], samples: Sequence[tuple[Tensor, Any]], device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Counts and memory. What a form leaves as it is (parameters, arithmetic) is counted once, on the model itself."""
+    import torch
+
+    images, targets = [image for image, _ in samples], [target for _, target in samples]
+    counts: dict[int, dict[str, Any]] = {}
+    out = {}
+    for name, entry in entries.items():
+        counted = entry.running.model if entry.form.engine == "deploy" else entry.model
+        if id(counted) not in counts:
+            counts[id(counted)] = {"parameters": count_parameters(counted), "macs": count_macs(counted, images)}
+        # ONNX Runtime and captured graphs have memory of their own, which torch's allocator does not count.
+        peak = training = None
+        if entry.form.engine not in ("onnx", "graphs"):
+            peak = peak_memory(entry.running, images[:1], device=device)
+        if entry.form == Form():
+            training = training_memory(
+                entry.model,
+                images[:TRAINING_BATCH],
+                targets[:TRAINING_BATCH],
+                device=device,
+                optimizer=lambda model: torch.optim.AdamW(model.parameters()),
+            )
+        out[name] = {**counts[id(counted)], "peak_memory_bytes": peak, "training_memory_bytes": training}
+    return out
 
 
 def _distinct(models: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -594,55 +762,139 @@ def _device_name(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _images(dataset: str, root: Path, count: int) -> list[Tensor]:
-    """The first `count` images of a set; an embedded one is made where it is missing."""
+def _random(base: str, variant: str, classes: int, image_size: int, scale: str, seed: int) -> nn.Module:
+    import torch
+
+    from benchmarks import models as registry
+
+    torch.manual_seed(seed)
+    own = registry.get(base).scale(scale)
+    return registry.build_model(base, num_classes=classes, image_size=image_size, scale=own, variant=variant)
+
+
+def _trained_cell(runs: Path, dataset: str, base: str, variant: str, scale: str, image_size: int) -> Cell:
+    """The first cell (by fold and seed) below `runs` that trained this model; RequestError where there is none."""
+    from benchmarks import models as registry
+    from benchmarks.store import scan
+
+    asked = (dataset, base, variant, registry.get(base).scale(scale), image_size)
+    found = [
+        stored.run.cell
+        for stored in scan(runs)
+        if stored.run.status == "ok" and stored.paths.weights.exists() and _asked(stored.run.cell) == asked
+    ]
+    if not found:
+        name = base if variant == "default" else f"{base}:{variant}"
+        raise RequestError(
+            f"{runs} holds no trained {name} for {dataset} at scale {asked[3]} and {image_size} px; "
+            "train it with benchmarks.run, or leave out --trained"
+        )
+    return min(found, key=lambda cell: (cell.fold, cell.seed))
+
+
+def _asked(cell: Cell) -> tuple[str, str, str, str, int]:
+    return cell.dataset, cell.model, cell.variant, cell.scale, cell.image_size
+
+
+def _load(cell: Cell, dataset: str, root: Path, runs: Path) -> nn.Module:
+    import torch
+
+    from benchmarks.datasets.prepared import ensure
+    from benchmarks.runner import load_trained
+
+    return load_trained(cell, ensure(dataset, root), runs, torch.device("cpu"))
+
+
+def _samples(dataset: str, root: Path, cell: Cell | None, count: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """The first `count` images of a set, or of a cell's test images, with targets; an embedded set is made."""
     from benchmarks.datasets.loading import DetectionDataset
     from benchmarks.datasets.prepared import ensure
+    from benchmarks.datasets.splits import load_split
 
     prepared = ensure(dataset, root)
-    files = [image["file_name"] for image in prepared.images[:count]]
-    samples = DetectionDataset(prepared, files)
-    return [samples[i][0] for i in range(len(samples))]
+    if cell is None:
+        files: Sequence[str] = [image["file_name"] for image in prepared.images]
+    else:
+        files = load_split(cell.dataset, cell.split, cell.fold).test
+    samples = DetectionDataset(prepared, files[:count])
+    return [samples[i] for i in range(len(samples))]
 
 
-def _table(
+def _tables(
     costs: Mapping[str, Any],
     latency: Mapping[str, Any],
-    memory: Mapping[str, int | None],
     throughput: Mapping[str, Mapping[int, float | None]],
-) -> Table:
-    sizes = sorted({size for by_size in throughput.values() for size in by_size})
-    reference = next(iter(latency.values()))["reference"]
-    table = Table(title="Cost and time", caption="milliseconds are medians; the interval is 95%")
-    for column in (
-        *("model", "param. M", "GMACs", "proposals", "pre", "network", "post", "end to end", "p90", "p99"),
-        *(f"ratio to {reference}", "first call"),
-        *(["peak MiB"] if any(m is not None for m in memory.values()) else []),
-        *(f"img/s at {size}" for size in sizes),
-    ):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for name, time_ in latency.items():
-        macs, p50 = costs[name]["macs"], time_["p50"]
-        low, high = time_["ratio_interval"]
-        peak = memory[name]
-        table.add_row(
+    energy: Mapping[str, float | None],
+) -> Iterable[Table]:
+    """Three tables that fit a terminal of 100 columns."""
+    cost = _columns(
+        "Cost of an image: parameters, activations in millions; memory in MiB; FLOPs are twice the MACs",
+        *("param.", "trainable", "GMACs", "counted", "activ.", "proposals", "weights", "peak", "training"),
+    )
+    for name, one in costs.items():
+        parameters, macs = one["parameters"], one["macs"]
+        cost.add_row(
             name,
-            f"{costs[name]['parameters']['total'] / 1e6:.2f}",
+            f"{parameters['total'] / 1e6:.2f}",
+            f"{parameters['trainable'] / 1e6:.2f}",
             f"{macs['macs'] / 1e9:.3f}",
-            "-" if macs["proposals"] is None else f"{macs['proposals']:.0f}",
-            *(f"{p50[phase]:.2f}" for phase in PHASES),
-            f"{time_['p90']['end_to_end']:.2f}",
-            f"{time_['p99']['end_to_end']:.2f}",
-            f"{time_['ratio']:.3f} [{low:.3f}, {high:.3f}]",
-            f"{time_['first_call_ms']:.1f}",
-            *([] if peak is None else [f"{peak / 2**20:.0f}"]),
-            *(_per_second(throughput[name].get(size)) for size in sizes),
+            f"{macs['coverage']:.0%}",
+            f"{macs['activations'] / 1e6:.2f}",
+            _or_dash(macs["proposals"], "{:.0f}"),
+            f"{parameters['state_bytes'] / 2**20:.1f}",
+            _or_dash(one["peak_memory_bytes"], "{:.1f}", 2**20),
+            _or_dash(one["training_memory_bytes"], "{:.0f}", 2**20),
         )
+    yield cost
+    reference = next(iter(latency.values()))["reference"]
+    times = _columns(
+        f"Latency at batch 1 in ms: medians; p90 and p99 of end to end; ratio to {reference} (95%)",
+        *("pre", "network", "post", "end to end", "p90", "p99", "first", "ratio"),
+    )
+    for name, one in latency.items():
+        low, high = one["ratio_interval"]
+        times.add_row(
+            name,
+            *(f"{one['p50'][phase]:.2f}" for phase in PHASES),
+            f"{one['p90']['end_to_end']:.2f}",
+            f"{one['p99']['end_to_end']:.2f}",
+            f"{one['first_call_ms']:.0f}",
+            "1" if name == reference else f"{one['ratio']:.3f} \\[{low:.3f}, {high:.3f}]",
+        )
+    yield times
+    sizes = sorted({size for by_size in throughput.values() for size in by_size})
+    joules = ["J per image"] if any(value is not None for value in energy.values()) else []
+    rate = _columns("Images per second, end to end", *(f"batch {size}" for size in sizes), *joules)
+    for name, by_size in throughput.items():
+        values = [f"{v:.1f}" if (v := by_size[size]) is not None else "out of memory" for size in sizes]
+        rate.add_row(name, *values, *([_or_dash(energy[name], "{:.3f}")] if joules else []))
+    yield rate
+
+
+def _columns(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("model", overflow="fold", min_width=14)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _per_second(value: float | None) -> str:
-    return "out of memory" if value is None else f"{value:.1f}"
+def _or_dash(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)
+
+
+def _print_uncounted(costs: Mapping[str, Any], most: int = 5) -> None:
+    """The operators that `counted` leaves out, each list once."""
+    console.print("Calls per image of operators without a formula (--out has all):", highlight=False)
+    printed: list[Any] = []
+    for name, one in costs.items():
+        if (uncounted := one["macs"]["uncounted"]) in printed:
+            continue
+        printed.append(uncounted)
+        calls = sorted(uncounted.items(), key=lambda item: (-item[1], item[0]))
+        shown = [f"{count} {operator.removeprefix('aten.').strip('_')}" for operator, count in calls[:most]]
+        rest = sum(count for _, count in calls[most:])
+        console.print(f"  {name}: {', '.join([*shown, f'{rest} others'])}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(
     _run(jobs, data, workers or _default_workers(where.type, threads, len(jobs)))
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells}
     ended_well = [cell for cell in cells if stored[cell].run.status == "ok"]
-    _profile(ended_well, data, out, where, loaded.reference)
+    _profile(ended_well, data, out, where, loaded.reference, full=tier != "quick")
 
     from benchmarks.report import draw, tables
 
@@ -220,7 +220,9 @@ def _outcome(record: RunRecord) -> str:
     return f"AP50 {m.AP50:.3f}{interval}, AP {m.AP:.3f}"
 
 
-def _profile(cells: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object, reference: str) -> None:
+def _profile(
+    cells: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object, reference: str, *, full: bool
+) -> None:
     """Profile the first fold and seed of every model, all models of a data set in one session."""
     from benchmarks import runner
 
@@ -237,7 +239,7 @@ def _profile(cells: list[Cell], data: dict[str, PreparedDataset], out: Path, dev
         with console.status(f"profiling {len(chosen)} models on {name}"):
             if not console.is_terminal:
                 console.print(f"profiling {len(chosen)} models on {name}")
-            runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference)
+            runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference, full=full)
 
 
 def _publish(cells: list[Cell], out: Path, results: Path) -> None:

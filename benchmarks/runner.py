@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, digest_of
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import load_split
+from benchmarks.engines import Form, arithmetic
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
@@ -42,7 +44,7 @@ from benchmarks.store import (
     write_atomic,
     write_record,
 )
-from benchmarks.train import Diverged, iterations_per_epoch, seed_everything, train
+from benchmarks.train import Diverged, build_optimizer, iterations_per_epoch, seed_everything, train
 
 
 def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
@@ -284,7 +286,8 @@ def detect(model: nn.Module, data: PreparedDataset, file_names: Sequence[str], d
     images = DetectionDataset(data, file_names, cache=False)
     results = []
     for i in range(len(images)):
-        (found,) = model([images[i][0].to(device)])
+        with arithmetic("fp32", device.type):  # in which the model is timed too
+            (found,) = model([images[i][0].to(device)])
         results.append(tuple(found[k].cpu().numpy() for k in ("boxes", "scores", "labels")))
     return Detections.from_images(file_names, results)
 
@@ -301,8 +304,11 @@ def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.de
     return model.to(device).eval()
 
 
-PROFILE_RUNS = 60
-"""Timed rounds per model after a suite. `python -m benchmarks.profile --runs` does longer ones."""
+PROFILE_QUICK = {"runs": 60, "warmup": 5, "min_seconds": 0.0}
+PROFILE_FULL = {"runs": 200, "warmup": 50, "min_seconds": 10.0}
+"""Timed rounds and warm-up per model, at least, after a suite's quick and other tiers."""
+
+_BATCH_SIZES = (1, 16)
 
 _MACS_IMAGES = 3
 
@@ -326,13 +332,14 @@ def profile_cells(
     runs: Path,
     device: torch.device,
     reference: str,
-    runs_per_model: int = PROFILE_RUNS,
+    full: bool = False,
 ) -> None:
     """Count and time the trained models of cells of one data set, in turns in one process.
 
     Args:
         cells: finished ones, one per model and variant.
         reference: `Cell.name` that ratios are taken to; the first cell where it is not among them.
+        full: as long as a figure that is quoted needs, `PROFILE_FULL`.
 
     Writes a ProfileRecord beside each cell's record.
     """
@@ -345,12 +352,19 @@ def profile_cells(
     images = [dataset[i][0] for i in range(len(dataset))]
     built = {cell.name: load_trained(cell, data, runs, device) for cell in cells}
     reference = reference if reference in built else cells[0].name
-    latency = profile.measure_latency(
-        built, images, device=device, runs=runs_per_model, warmup=5, seed=0, reference=reference
+    running = {name: Form().of(model, images) for name, model in built.items()}
+    long = PROFILE_FULL if full else PROFILE_QUICK
+    latency = profile.measure_latency(running, images, device=device, seed=0, reference=reference, **long)
+    seconds = max(long["min_seconds"] / 5, 0.5)
+    throughput = profile.measure_throughput(
+        running, images, device=device, batch_sizes=_BATCH_SIZES, seconds=seconds, seed=0
     )
+    energy = profile.measure_energy(running, images, device=device, seconds=seconds)
+    training = DetectionDataset(data, split.train[: max(cell.recipe.batch_size for cell in cells)])
     session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
     for cell in cells:
         model = built[cell.name]
+        batch = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
         record = ProfileRecord(
             cell_id=cell.id,
             session=session,
@@ -358,8 +372,18 @@ def profile_cells(
             parameters=profile.count_parameters(model),
             macs=Macs(**profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
             output_shapes=output_shapes(model, images[0].to(device)),
-            peak_memory_bytes=profile.peak_memory(model, images[:1], device=device),
+            peak_memory_bytes=profile.peak_memory(running[cell.name], images[:1], device=device),
+            training_memory_bytes=profile.training_memory(
+                model,
+                [image for image, _ in batch],
+                [target for _, target in batch],
+                device=device,
+                optimizer=partial(build_optimizer, recipe=cell.recipe),
+            ),
+            checkpoint_bytes=CellPaths.of(runs, cell).weights.stat().st_size,
             latency=Latency(**latency[cell.name]),
+            throughput=throughput[cell.name],
+            energy_j=energy[cell.name],
             provenance=_provenance(started, device),
         )
         write_record(CellPaths.of(runs, cell).profile, record)

@@ -257,6 +257,7 @@ class Macs(_Model):
     uncounted_elements: float
     input_shape: tuple[int, ...]
     proposals: float | None
+    activations: float | None = None
 
 
 class Latency(_Model):
@@ -276,7 +277,10 @@ class Latency(_Model):
 
 
 class ProfileRecord(_Record):
-    """What one trained model costs. Models of one session were timed in turns in one process."""
+    """What one trained model costs. Models of one session were timed in turns in one process.
+
+    None where it was not measured or cannot be, and in older records.
+    """
 
     session: str
     engine: Literal["torch"] = "torch"
@@ -285,7 +289,14 @@ class ProfileRecord(_Record):
     macs: Macs | None
     output_shapes: dict[str, tuple[int, ...]]
     peak_memory_bytes: int | None
+    training_memory_bytes: int | None = None
+    """Of a step at the recipe's batch size, with its optimiser's state."""
+    checkpoint_bytes: int | None = None
     latency: Latency | None
+    throughput: dict[int, float | None] | None = None
+    """Images per second by batch size; None where the memory did not suffice."""
+    energy_j: float | None = None
+    """Joules per image at batch 1, of the GPU board."""
     provenance: Provenance
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 from typer.testing import CliRunner
 
-from benchmarks import profile
+from benchmarks import machine, profile
 from benchmarks.cli import run_app
 from benchmarks.macs import counting
 from benchmarks.models import MODELS, build_model, get, missing_extra
@@ -98,6 +99,15 @@ def test_deformable_convolution_by_hand():
     assert sampling == {"torchvision.deform_conv2d": 36 * 4 * 9 * 4}
 
 
+def test_fused_convolutions_of_the_deployed_form_by_hand():
+    from canet.deploy import conv2d
+
+    x, w, b = torch.rand(1, 4, 6, 6), torch.rand(8, 4, 3, 3), torch.rand(8)
+    for added in (None, torch.rand(1, 8, 6, 6)):
+        macs, _ = _count(lambda added=added: conv2d(x, w, b, padding=1, add=added, relu=True))
+        assert sum(macs.values()) == 8 * 36 * 4 * 9
+
+
 def test_what_has_no_formula_is_listed():
     x = torch.rand(2, 3, 4, 4)
     with torch.inference_mode(), counting() as counter:
@@ -126,6 +136,18 @@ def test_convolutions_and_linear_layers_equal_fvcores():
     theirs = FlopCountAnalysis(model, x).unsupported_ops_warnings(False)
     macs, _ = _count(lambda: model(x))
     assert sum(macs.values()) == theirs.by_operator()["conv"] + theirs.by_operator()["linear"]
+
+
+def test_activations_equal_fvcores():
+    from fvcore.nn import ActivationCountAnalysis
+
+    convolutions = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 3, groups=8)
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 9)).eval()
+    x = torch.rand(1, 3, 33, 33)
+    theirs = ActivationCountAnalysis(model, x).unsupported_ops_warnings(False)
+    with torch.inference_mode(), counting() as counter:
+        model(x)
+    assert counter.activations == theirs.total() == 8 * 16 * 16 + 8 * 14 * 14 + 9
 
 
 def _beyond_products(model: nn.Module) -> dict[str, int]:
@@ -188,10 +210,26 @@ def test_published_figures_of_yolov8n():
     from baselines.ultralytics_models import build_yolo
 
     model = build_yolo(num_classes=80, image_size=640, scale="n")
+    from ultralytics.utils.torch_utils import get_flops
+
+    image = torch.rand(3, 640, 640)
     assert profile.count_parameters(model)["total"] / 1e6 == pytest.approx(3.2, abs=0.05)
-    counted = profile.count_macs(model, [torch.rand(3, 640, 640)])
+    counted = profile.count_macs(model, [image])
     assert counted["flops"] / 1e9 == pytest.approx(8.7, abs=0.05)
     assert counted["flops"] == 2 * counted["macs"]
+    # Its 8.9 GFLOPs "unfused" are these and four operations, doubled, for each element of a norm.
+    norms = []
+    for module in model.eval().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda m, inputs, out: norms.append(out.numel()))
+    with torch.inference_mode():
+        model([image])
+    unfused = counted["flops"] + 2 * 4 * sum(norms)
+    assert unfused / 1e9 == pytest.approx(8.9, abs=0.05)
+    assert unfused == pytest.approx(1e9 * get_flops(model.detector, 640), rel=1e-9)
+    # "Fused", norms folded into convolutions, it is the 8.7: folding changes no product.
+    model.detector.fuse(verbose=False)
+    assert profile.count_macs(model, [image])["macs"] == counted["macs"]
 
 
 def _registered(name: str):
@@ -244,12 +282,14 @@ class Planted(nn.Module):
         self.first = first
 
     def _spend(self, where: str) -> None:
-        time.sleep(self.spends[where] / 1e3)
+        if self.spends[where]:  # a sleep of nothing gives the core away
+            time.sleep(self.spends[where] / 1e3)
 
     def preprocess(self, images: list[Tensor]) -> Tensor:
         self._spend("pre")
-        time.sleep(self.first / 1e3)
-        self.first = 0.0
+        if self.first:
+            time.sleep(self.first / 1e3)
+            self.first = 0.0
         return torch.stack(images)
 
     def network(self, batch: Tensor) -> Tensor:
@@ -468,36 +508,107 @@ def test_throughput_without_the_memory_is_missing_not_zero():
 
 
 def test_a_busy_machine_is_marked():
-    with profile.watched_machine(CPU) as quiet:
+    with machine.watched_machine(CPU) as quiet:
         time.sleep(0.5)
     burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.3)
-        with profile.watched_machine(CPU) as busy:
+        with machine.watched_machine(CPU) as busy:
             time.sleep(1.0)
     finally:
         burner.kill()
         burner.wait()
     assert busy["busy"]
-    assert busy["other_cores"] > profile.BUSY_CORES
+    assert busy["other_cores"] > machine.BUSY_CORES
     assert busy["threads"] == torch.get_num_threads()
-    assert quiet.keys() == busy.keys() >= {"cores", "governor", "cpu_mhz", "temperature_c", "load_1min", "gpu"}
+    known = {"cores", "governor", "cpu_mhz", "temperature_c", "throttled", "load_1min", "gpu"}
+    assert quiet.keys() == busy.keys() >= known
     assert busy["gpu"] is None
 
 
 def test_our_own_work_does_not_make_the_machine_busy():
-    with profile.watched_machine(CPU) as state:
+    with machine.watched_machine(CPU) as state:
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
             pass
-    with profile.watched_machine(CPU) as idle:
+    with machine.watched_machine(CPU) as idle:
         time.sleep(0.5)
     # Whatever else runs here is the same in both.
     assert state["other_cores"] < idle["other_cores"] + 0.6
 
 
-def test_memory_off_cuda_is_unknown():
-    assert profile.peak_memory(Planted(), [torch.rand(3, 8, 8)], device=CPU) is None
+class Allocating(Planted):
+    """4 MB of weights; while it runs, two maps of 8 MB live at once at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.big = nn.Parameter(torch.zeros(10**6))
+
+    def network(self, batch: Tensor) -> Tensor:
+        x = torch.ones(2 * 10**6)
+        y = x + 1
+        del x
+        return (y + 1)[:1]
+
+
+def test_memory_of_inference_is_weights_and_what_lives_at_once():
+    expected = 4 + 4 * 10**6 + 2 * 8 * 10**6
+    assert profile.peak_memory(Allocating(), [torch.rand(3, 8, 8)], device=CPU) == pytest.approx(expected, rel=1e-3)
+    assert profile.peak_memory(Planted(), [torch.rand(3, 8, 8)], device=CPU) < 10**4
+
+
+class Learning(nn.Module):
+    """One weight of 4 MB: its gradient and, in AdamW, two states of the same size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10**6))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        assert self.training
+        assert len(images) == len(targets)
+        return {"loss": self.weight.sum()}
+
+
+def test_memory_of_a_training_step_has_gradients_and_optimiser_state():
+    model, sample = Learning(), [torch.rand(3, 8, 8)]
+
+    def step(**options) -> int:
+        return profile.training_memory(
+            model, sample, [{}], device=CPU, optimizer=lambda m: torch.optim.AdamW(m.parameters(), **options)
+        )
+
+    weight = 4 * 10**6
+    whole = step(foreach=False, fused=True)
+    assert whole == pytest.approx(4 * weight, rel=1e-3)  # weight, gradient, two moments
+    assert whole <= step(foreach=True)
+    assert torch.equal(model.weight, torch.ones(10**6)), "a copy was trained"
+    assert model.weight.grad is None
+
+
+def test_a_training_step_without_the_memory_is_missing():
+    class Large(Learning):
+        def forward(self, images, targets):
+            raise torch.OutOfMemoryError("planted")
+
+    adam = lambda m: torch.optim.AdamW(m.parameters())  # noqa: E731
+    assert profile.training_memory(Large(), [torch.rand(3, 8, 8)], [{}], device=CPU, optimizer=adam) is None
+
+
+def test_energy_off_cuda_is_unknown():
+    assert profile.measure_energy({"a": Planted()}, [torch.rand(3, 8, 8)], device=CPU, seconds=0.1) == {"a": None}
+
+
+def test_energy_is_the_counters_difference_over_the_images(monkeypatch: pytest.MonkeyPatch):
+    """A meter that turns at 100 W: a model that takes 10 ms uses a joule per image."""
+
+    @contextlib.contextmanager
+    def meter(device):
+        yield lambda: 100 * time.monotonic()
+
+    monkeypatch.setattr(profile, "energy_meter", meter)
+    found = profile.measure_energy({"a": Planted(net=10.0)}, [torch.rand(3, 8, 8)], device=CPU, seconds=0.2)
+    assert 1.0 <= found["a"] < 2.0
 
 
 # ---------------------------------------------------------------- the command
@@ -510,6 +621,7 @@ def test_command_profiles_models_beside_each_other(data_root: Path, synthetic, t
     done = CliRunner().invoke(profile.app, arguments.split())
     assert done.exit_code == 0, done.output
     assert "Random weights" in done.output
+    assert max(map(len, done.output.splitlines())) <= 140
     content = json.loads(out.read_text())
     assert list(content["models"]) == ["fasterrcnn_fpn", "canet:no_sae", "fasterrcnn_fpn (2)"]
     first, _, again = content["models"].values()
