@@ -18,7 +18,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -186,19 +186,20 @@ def _with_dense_parts(model: nn.Module, engine: str) -> nn.Module:
         if engine == "compile":
             part.compile(dynamic=False)
         else:
-            part.forward = Captured(part.forward)
+            part.forward = Captured(part)
     return model
 
 
 class Captured:
-    """A function of CUDA tensors, replayed as one CUDA graph per set of input shapes.
+    """A module of CUDA tensors, replayed as one CUDA graph per set of input shapes.
 
-    What it returns lies in the graph's own memory and is overwritten by the next call.
+    What it returns lies in the graph's own memory and is overwritten by the next call. Each graph has a copy of the
+    module: some keep tensors of the last size (anchors), which a graph of another size still reads.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+    def __init__(self, module: nn.Module) -> None:
+        self.module = copy.deepcopy(module)
+        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any, nn.Module]] = {}
 
     def __call__(self, *args: Any) -> Any:
         from torch.utils._pytree import tree_flatten
@@ -207,16 +208,19 @@ class Captured:
         key = tuple((x.shape, x.dtype) for x in given)
         if key not in self.graphs:
             self.graphs[key] = self._capture(given, structure)
-        graph, inputs, outputs = self.graphs[key]
+        graph, inputs, outputs, _ = self.graphs[key]
         for mine, theirs in zip(inputs, given, strict=True):
             mine.copy_(theirs)
         graph.replay()
         return outputs
 
-    def _capture(self, given: list[Tensor], structure: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+    def _capture(
+        self, given: list[Tensor], structure: Any
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any, nn.Module]:
         import torch
         from torch.utils._pytree import tree_unflatten
 
+        module = copy.deepcopy(self.module)
         inputs = [x.clone() for x in given]
         args = tree_unflatten(inputs, structure)
         # Libraries choose algorithms and allocate workspaces at first; that must not be captured.
@@ -224,12 +228,12 @@ class Captured:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.function(*args)
+                module(*args)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs = self.function(*args)
-        return graph, inputs, outputs
+            outputs = module(*args)
+        return graph, inputs, outputs, module
 
 
 def _onnx(model: nn.Module, images: Sequence[Tensor]) -> nn.Module:

@@ -136,7 +136,7 @@ def gpu_uuid(device: torch.device) -> str | None:
     import torch
 
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return None if uuid is None else f"GPU-{uuid}"
+    return None if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
 
 
 @contextlib.contextmanager
