@@ -32,15 +32,22 @@ def list_sets(data_root: Root = None) -> None:
     from benchmarks.datasets.prepared import is_prepared
 
     root = catalogue.data_root(data_root)
+    own = catalogue.own_sets(root)
     table = Table("name", "images", "boxes", "classes", "px", "state", "title")
-    for spec in [*catalogue.CATALOGUE.values(), *catalogue.own_sets(root).values()]:
+
+    def row(name: str, images: int, boxes: int | None, classes: int, sizes: str, state: str, title: str) -> None:
+        counts = ("?" if n is None else f"{n:,}" for n in (images, boxes))
+        table.add_row(name, *counts, str(classes or "?"), sizes, state, title)
+
+    for spec in [*catalogue.CATALOGUE.values(), *own.values()]:
         state = "prepared" if is_prepared(spec.name, root) else "made when needed" if spec.embedded else "not prepared"
-        counts = (f"{spec.images:,}", f"{spec.boxes:,}", str(len(spec.classes)), str(spec.native_size))
-        table.add_row(spec.name, *counts, state, spec.title)
-    console.print(table)
+        row(spec.name, spec.images, spec.boxes, len(spec.classes), str(spec.native_size), state, spec.title)
     for guide in catalogue.ELSEWHERE.values():
-        if guide.name not in catalogue.own_sets(root):
-            _say(f"to be had elsewhere, unverified: {guide.name} ({guide.title}; {guide.stated})")
+        if guide.name not in own:
+            counts = (guide.images, guide.boxes, len(guide.classes))
+            row(guide.name, *counts, guide.sizes, "unverified", guide.title)
+    console.print(table)
+    _say("unverified: what its authors or others state; it could not be had here, its reader is tested on a likeness")
     _say(f"data root: {root}")
 
 
@@ -49,55 +56,56 @@ def show(name: Name, data_root: Root = None) -> None:
     """What a set is, what its licence forbids, how to get it."""
     from benchmarks.datasets.prepared import is_prepared, open_prepared
 
-    if name in catalogue.ELSEWHERE and not _prepared(name, data_root):
-        guide = catalogue.ELSEWHERE[name]
-        _rows(
-            {
-                "title": guide.title,
-                "stated": f"{guide.stated}; unverified here",
-                "licence": guide.licence,
-                "homepage": guide.homepage,
-                "cite": guide.citation,
-                "get it": guide.how_to_get,
-                "then": f"python -m benchmarks.datasets prepare {name} --from PATH",
-            }
-        )
-        return
-    spec = catalogue.get(name, data_root)
-    rows = {
-        "title": spec.title,
-        "classes": ", ".join(spec.classes),
-        "images": f"{spec.images:,} with {spec.boxes:,} boxes, longer side {spec.native_size} px",
-        "split": f"{spec.split} ({spec.folds} folds)",
-        "licence": spec.licence + ("" if spec.redistributable else "; its images may not be passed on"),
-        "homepage": spec.homepage,
-        "cite": spec.citation,
-        "get it": spec.how_to_get,
-    }
-    rows = {key: value for key, value in rows.items() if value}
-    if is_prepared(name, data_root):
+    guide = catalogue.ELSEWHERE.get(name)
+    ready = guide is None or name in catalogue.own_sets(data_root)
+    spec = catalogue.get(name, data_root) if ready else None
+    entry = guide or spec
+    assert entry is not None
+    rows = {"title": entry.title, "classes": ", ".join(spec.classes if spec else entry.classes) or "not stated"}
+    if spec is not None:
+        rows["images"] = f"{spec.images:,} with {spec.boxes:,} boxes, longer side {spec.native_size} px"
+        rows["split"] = f"{spec.split} ({spec.folds} folds)"
+    if guide is not None:
+        boxes = f" with {guide.boxes:,} boxes" if guide.boxes is not None else ""
+        sizes = "sizes not stated" if guide.sizes == "?" else f"{guide.sizes} px"
+        rows["stated"] = f"{guide.images:,} images{boxes}, {sizes}; unverified"
+        rows["boxes by"] = guide.rule
+    forbidden = spec is not None and not spec.redistributable and name in catalogue.CATALOGUE
+    rows["licence"] = entry.licence + ("; its images may not be passed on" if forbidden else "")
+    rows |= {"homepage": entry.homepage, "cite": entry.citation, "get it": entry.how_to_get}
+    if guide is not None:
+        rows["address"] = f"{guide.url} ({guide.digest})" if guide.url else ""
+    rows["layouts"] = guide.layouts if guide else spec.layouts if spec else ""
+    rows["then"] = catalogue.command(name)
+    if spec is not None and is_prepared(name, data_root):
         data = open_prepared(name, data_root)
         count = Counter(a["category_id"] for a in data.annotations)
         rows["prepared"] = f"{data.root} (manifest {data.manifest_digest[:12]})"
         rows["boxes"] = ", ".join(f"{label} {count[i]:,}" for i, label in enumerate(data.classes, start=1))
-    _rows(rows)
-
-
-def _prepared(name: str, root: Path | None) -> bool:
-    return name in catalogue.own_sets(root)
-
-
-def _rows(rows: dict[str, str]) -> None:
     for key, value in rows.items():
-        _say(textwrap.fill(value, 108, initial_indent=f"{key:9} ", subsequent_indent=" " * 10, break_on_hyphens=False))
+        if value:
+            filled = textwrap.fill(
+                value,
+                108,
+                initial_indent=f"{key:9} ",
+                subsequent_indent=" " * 10,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+            _say(filled)
 
 
 @app.command()
 def prepare(
     name: Name,
-    source: Annotated[Path | None, typer.Option("--from", help="an archive or unpacked folder")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="an archive or unpacked folder, or an archive's http(s) address")
+    ] = None,
+    digest: Annotated[
+        str, typer.Option("--digest", help="sha256:HEX or md5:HEX of the archive, checked before it is read")
+    ] = "",
     form: Annotated[
-        str | None, typer.Option("--format", help="for a set of your own: coco, voc, yolo, or auto to find out")
+        str | None, typer.Option("--format", help="for a set of your own: coco, voc, yolo, masks, or auto to find out")
     ] = None,
     policy: Annotated[
         list[str] | None,
@@ -120,21 +128,20 @@ def prepare(
     from benchmarks.datasets.findings import parse_policy
 
     chosen = parse_policy(policy or [])
-    if name in catalogue.ELSEWHERE and source is not None:
-        form = form or catalogue.ELSEWHERE[name].form
-    if form is None and not overlaps:
-        if source is not None and name not in catalogue.CATALOGUE:
-            hint = nearest(name, catalogue.CATALOGUE)
-            raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --format auto")
-        prepared.prepare(name, data_root, source, report=_say, force=force, policy=chosen, findings=findings)
+    if name not in catalogue.CATALOGUE and name not in catalogue.ELSEWHERE and form is None and not overlaps:
+        hint = nearest(name, [*catalogue.CATALOGUE, *catalogue.ELSEWHERE])
+        raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --from PATH --format auto")
+    if name in catalogue.CATALOGUE and form is None and not overlaps:
+        prepared.prepare(
+            name, data_root, source, digest=digest, report=_say, force=force, policy=chosen, findings=findings
+        )
         return
-    if source is None:
-        raise RequestError("--format and --overlaps are for a set of your own: add --from PATH")
     own.prepare(
         name,
         data_root,
         source,
-        form=form or "auto",
+        digest=digest,
+        form=form,
         policy=chosen,
         findings=findings,
         overlaps=overlaps,

@@ -35,6 +35,8 @@ class DatasetSpec:
     homepage: str
     citation: str
     how_to_get: str
+    layouts: str = ""
+    """In which forms it circulates that `read` takes."""
     embedded: bool = False
     """Whether it is made on the spot, without any input."""
     folds: int = 5
@@ -64,6 +66,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             homepage="this project",
             citation="CANet-Bench contributors, CANet-Bench, 2026",
             how_to_get="made on your machine in seconds, the same bytes everywhere",
+            layouts="none: it is made by this project",
             embedded=True,
         ),
         DatasetSpec(
@@ -85,7 +88,11 @@ CATALOGUE: dict[str, DatasetSpec] = {
                 "Y. He, K. Song, Q. Meng, Y. Yan, An end-to-end steel surface defect detection approach via fusing "
                 "multiple hierarchical features, IEEE Trans. Instrum. Meas. 69(4), 2020, doi:10.1109/TIM.2019.2915404"
             ),
-            how_to_get="download NEU-DET.zip from the homepage (IMAGES/*.jpg and ANNOTATIONS/*.xml)",
+            how_to_get="download NEU-DET.zip from the homepage; no address is known that comes with a digest",
+            layouts=(
+                "the original (IMAGES/*.jpg, ANNOTATIONS/*.xml), or parted (train/images/crazing/*.jpg, "
+                "train/annotations/*.xml, validation/...), whose parting is not official and not used; zip or folder"
+            ),
         ),
         DatasetSpec(
             name="deep_pcb",
@@ -102,7 +109,11 @@ CATALOGUE: dict[str, DatasetSpec] = {
             redistributable=False,
             homepage="https://github.com/tangsanli5201/DeepPCB",
             citation="S. Tang, F. He, X. Huang, J. Yang, On-line PCB defect detector on a new PCB defect dataset, 2019",
-            how_to_get="clone the homepage's repository, or download it as a zip; --from takes either (or its PCBData)",
+            how_to_get=(
+                "clone the homepage's repository, or download it as a zip, or let --from do so: "
+                "https://github.com/tangsanli5201/DeepPCB/archive/refs/heads/master.zip (no digest is published)"
+            ),
+            layouts="the repository, its zip, or its PCBData folder (trainval.txt, test.txt, groupNNNNN/...)",
         ),
     )
 }
@@ -110,21 +121,42 @@ CATALOGUE: dict[str, DatasetSpec] = {
 
 @dataclass(frozen=True)
 class Guide:
-    """A public set that circulates in a format of `formats` and could not be had for testing: unverified.
+    """A public set that could not be had for testing: what is said of it is its authors' word, unverified.
 
     It is prepared like a set of the user's own, and a fold list is made on the user's machine.
     """
 
     name: str
     title: str
-    form: str
-    stated: str
-    """Images, boxes and classes as its authors state them."""
+    classes: tuple[str, ...]
+    """Empty where nobody states them: those that its files name are taken."""
+    images: int
+    boxes: int | None
+    """None where its authors count none."""
+    sizes: str
     licence: str
     homepage: str
     citation: str
     how_to_get: str
+    layouts: str
+    form: str = "auto"
+    """A format of `formats`, unless `module` reads it."""
+    module: str = ""
+    """Like a catalogued set's; its `read(source)` gives a `formats.Content`."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What its files call a class, where that is not the class's name here."""
+    rule: str = ""
+    """How boxes are made of what it has instead."""
+    without: tuple[str, ...] = ()
+    """Folders of it that are not read."""
+    policies: tuple[str, ...] = ()
+    """What it takes to get past the findings that others report of it."""
+    url: str = ""
+    """Where it can be downloaded without a login, with `digest`, "algorithm:hex", as its authors publish it."""
+    digest: str = ""
 
+
+MASKS = "each 8-connected component of a class's mask becomes the box that just holds it, however small it is"
 
 ELSEWHERE: dict[str, Guide] = {
     guide.name: guide
@@ -132,45 +164,179 @@ ELSEWHERE: dict[str, Guide] = {
         Guide(
             name="gc10_det",
             title="GC10-DET, metallic surfaces",
-            form="voc",
-            stated="about 2,300 images, ten classes",
-            licence="none found in its repository: do not pass it on",
+            classes=(
+                "punching_hole",
+                "welding_line",
+                "crescent_gap",
+                "water_spot",
+                "oil_spot",
+                "silk_spot",
+                "inclusion",
+                "rolled_pit",
+                "crease",
+                "waist_folding",
+            ),
+            images=2300,
+            boxes=3563,
+            sizes="2048x1000",
+            licence="none in its repository, CC BY 4.0 by other accounts of it: ask the authors before passing it on",
             homepage="https://github.com/lvxiaoming2019/GC10-DET-Metallic-Surface-Defect-Detection-Datasets",
             citation=(
                 "X. Lv, F. Duan, J. Jiang, X. Fu, L. Gan, Deep metallic surface defect detection: the new "
                 "benchmark and detection network, Sensors 20(6), 2020, doi:10.3390/s20061562"
             ),
-            how_to_get="follow the download link on the homepage; unpack, so that images and XML lie in one folder",
+            how_to_get="follow the download link on the homepage, or Kaggle's alex000kim/gc10det",
+            layouts="VOC: images in the folders 1 to 10, lable/*.xml; zip or folder",
+            form="voc",
+            labels={
+                "1_chongkong": "punching_hole",
+                "2_hanfeng": "welding_line",
+                "3_yueyawan": "crescent_gap",
+                "4_shuiban": "water_spot",
+                "5_youban": "oil_spot",
+                "6_siban": "silk_spot",
+                "7_yiwu": "inclusion",
+                "8_yahen": "rolled_pit",
+                "9_zhehen": "crease",
+                "10_yaozhe": "waist_folding",
+                "10_yaozhed": "waist_folding",
+            },
+            policies=("duplicate_image=drop", "missing_annotation=drop", "unknown_class=drop"),
+        ),
+        Guide(
+            name="dagm2007",
+            title="DAGM 2007, weakly supervised learning for industrial optical inspection (generated textures)",
+            classes=tuple(f"Class{k}" for k in range(1, 11)),
+            images=16100,
+            boxes=None,
+            sizes="512x512",
+            licence="CC BY 4.0 at Zenodo: name the authors, and say what you changed",
+            homepage="https://doi.org/10.5281/zenodo.8086136",
+            citation=(
+                "M. Wieler, T. Hahn, F. A. Hamprecht, Weakly supervised learning for industrial optical inspection, "
+                "29th Annual Symposium of the German Association for Pattern Recognition, 2007, "
+                "doi:10.5281/zenodo.8086136"
+            ),
+            how_to_get="download Class1.zip to Class10.zip from the homepage and unpack them into one folder",
+            layouts=(
+                "Class1/Train/0576.PNG with Class1/Train/Label/0576_label.PNG, the same in Test (the homepage's, and "
+                "Kaggle's); or the first one, Class1/1.png and Class1_def/1.png with Class1_def/labels.txt (ellipses)"
+            ),
+            module="benchmarks.datasets.dagm2007",
+            rule=(
+                f"{MASKS}; an ellipse becomes the box that just holds it. Both are drawn generously around the defect. "
+                "An image without a label is defect-free"
+            ),
         ),
         Guide(
             name="pku_pcb",
-            title="PKU-Market-PCB, bare printed circuit boards",
-            form="voc",
-            stated="693 images, 2,953 boxes, six classes",
+            title="PKU-Market-PCB (HRIPCB), bare printed circuit boards",
+            classes=("missing_hole", "mouse_bite", "open_circuit", "short", "spur", "spurious_copper"),
+            images=693,
+            boxes=2953,
+            sizes="up to 4,608",
             licence="unconfirmed: do not pass it on",
             homepage="https://arxiv.org/abs/1901.08204",
             citation="W. Huang, P. Wei, A PCB dataset for defects detection and classification, 2019, arXiv:1901.08204",
-            how_to_get="the paper names the download page; leave the folder with rotated copies out",
+            how_to_get="the paper names the download page (robotics.pkusz.edu.cn); or Kaggle's akhatova/pcb-defects",
+            layouts=(
+                "VOC: images/Missing_hole/*.jpg and Annotations/Missing_hole/*.xml, ...; rotated copies (rotation) "
+                "and defect-free boards (PCB_USED) are not read"
+            ),
+            form="voc",
+            without=("rotation", "PCB_USED"),
+        ),
+        Guide(
+            name="csdd",
+            title="CSDD, casting surfaces; the set nearest to ESD (engine surfaces) of the CANet paper",
+            classes=(),
+            images=2100,
+            boxes=56356,
+            sizes="?",
+            licence="CC BY-NC-SA 4.0: not for commercial use; what is made of it under the same licence",
+            homepage="https://github.com/Kerio99/CSDD",
+            citation=(
+                "K. Mao, P. Wei, Y. Wang, M. Liu, S. Wang, N. Zheng, CSDD: a benchmark dataset for casting surface "
+                "defect detection and segmentation, IEEE/CAA J. Autom. Sinica 12(5), 2025, "
+                "doi:10.1109/JAS.2025.125228"
+            ),
+            how_to_get=(
+                "ask its authors by e-mail, see the homepage. ESD itself was not released; two of its authors "
+                "are authors of CSDD, and whether they share images is not stated"
+            ),
+            layouts=(
+                "not described in public; boxes as COCO, VOC or YOLO are found by themselves, "
+                "masks (images/*, masks/*.png, classes.txt) with --format masks"
+            ),
+            rule=f"{MASKS}, where it is read from masks",
         ),
         Guide(
             name="dspcbsd_plus",
             title="DsPCBSD+, printed circuit boards",
-            form="auto",
-            stated="10,259 images, 20,276 boxes, nine classes",
-            licence="openly accessible; read the terms at the download before passing it on",
-            homepage="https://doi.org/10.1038/s41597-024-03656-8",
+            classes=(
+                "short",
+                "spur",
+                "spurious_copper",
+                "open",
+                "mouse_bite",
+                "hole_breakout",
+                "conductor_scratch",
+                "conductor_foreign_object",
+                "base_material_foreign_object",
+            ),
+            images=10259,
+            boxes=20276,
+            sizes="226x226, some 108x108",
+            licence="CC BY 4.0: name the authors, and say what you changed",
+            homepage="https://doi.org/10.6084/m9.figshare.24970329",
             citation=(
                 "S. Lv et al., A dataset for deep learning based detection of printed circuit board surface defect, "
                 "Scientific Data 11, 2024, doi:10.1038/s41597-024-03656-8"
             ),
-            how_to_get="the article's data section links the download; name the folder of one of its formats",
+            how_to_get="downloaded by itself (129 MB); --from takes an archive that you have",
+            layouts=(
+                "COCO: Data_COCO/annotations/instances_train2017.json, ...; the same images as YOLO (Data_YOLO) "
+                "are not read"
+            ),
+            form="coco",
+            labels={
+                "SH": "short",
+                "SP": "spur",
+                "SC": "spurious_copper",
+                "OP": "open",
+                "MB": "mouse_bite",
+                "HB": "hole_breakout",
+                "CS": "conductor_scratch",
+                "CFO": "conductor_foreign_object",
+                "BMFO": "base_material_foreign_object",
+            },
+            without=("Data_YOLO",),
+            policies=("box_outside=fix",),
+            url="https://ndownloader.figshare.com/files/44069552",
+            digest="md5:508334b65bdaea7336f4c1b5d5a80a81",
+        ),
+        Guide(
+            name="severstal",
+            title="Severstal steel defect detection (flat steel strip), the labelled images",
+            classes=("defect_1", "defect_2", "defect_3", "defect_4"),
+            images=12568,
+            boxes=None,
+            sizes="1600x256",
+            licence="the competition's rules, which you accept to download it; not commercial: do not pass it on",
+            homepage="https://www.kaggle.com/c/severstal-steel-defect-detection",
+            citation="A. Grishin et al., Severstal: steel defect detection, Kaggle, 2019",
+            how_to_get="log in at the homepage, accept the rules (Data), download the archive",
+            layouts="train_images/*.jpg, train.csv (ImageId, ClassId, EncodedPixels, or the first two as one)",
+            module="benchmarks.datasets.severstal",
+            rule=f"{MASKS}; an image that train.csv does not name is defect-free",
+            without=("test_images",),
         ),
     )
 }
 
 
 OWN_VERSION = 1
-"""Raise it when `formats` reads other images or boxes from the same files."""
+"""Raise it when `formats`, or the module of a guide, reads other images or boxes from the same files."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
@@ -179,6 +345,7 @@ def own_spec(name: str, title: str, classes: tuple[str, ...], images: int, boxes
     """The entry of a set of the user's own. RequestError for a name that would not do."""
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} cannot name a data set: use small letters, digits and _, a letter or digit first")
+    guide = ELSEWHERE.get(name)
     return DatasetSpec(
         name=name,
         title=title,
@@ -189,12 +356,24 @@ def own_spec(name: str, title: str, classes: tuple[str, ...], images: int, boxes
         boxes=boxes,
         native_size=native_size,
         split=f"{name}-5fold-v1",
-        licence="yours to know",
+        licence=guide.licence if guide else "yours to know",
         redistributable=False,
-        homepage="",
-        citation="",
-        how_to_get=f"python -m benchmarks.datasets prepare {name} --from PATH --format auto",
+        homepage=guide.homepage if guide else "",
+        citation=guide.citation if guide else "",
+        how_to_get=command(name),
     )
+
+
+def command(name: str) -> str:
+    """What prepares a set."""
+    spec, guide = CATALOGUE.get(name), ELSEWHERE.get(name)
+    if guide:
+        tail = ("" if guide.url else " --from PATH") + "".join(f" --policy {policy}" for policy in guide.policies)
+    elif spec:
+        tail = "" if spec.embedded else " --from PATH"
+    else:
+        tail = " --from PATH --format auto"
+    return f"python -m benchmarks.datasets prepare {name}{tail}"
 
 
 def get(name: str, root: Path | str | None = None) -> DatasetSpec:
@@ -210,7 +389,7 @@ def get(name: str, root: Path | str | None = None) -> DatasetSpec:
     if name in ELSEWHERE:
         raise RequestError(
             f"data set {name!r} is not prepared under {data_root(root)}; `python -m benchmarks.datasets show {name}` "
-            f"says how to get it, then: python -m benchmarks.datasets prepare {name} --from PATH"
+            f"says how to get it, then: {command(name)}"
         )
     raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *ELSEWHERE, *own])}")
 

@@ -1,4 +1,4 @@
-"""Sets in the three formats everyone has: COCO JSON, Pascal VOC XML, YOLO txt with its data.yaml.
+"""Sets in the formats everyone has: COCO JSON, Pascal VOC XML, YOLO txt with its data.yaml; and masks.
 
 Images are named by their path below the folder that all of them share.
 """
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import yaml
 
-from benchmarks.datasets import voc
+from benchmarks.datasets import masks, voc
+from benchmarks.datasets.images import decode, values
 from benchmarks.datasets.sources import Box, Sample, Source
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -38,8 +40,8 @@ def _images(source: Source) -> list[str]:
 class _Names:
     """Finds images by what annotations call them, and gives them short names."""
 
-    def __init__(self, source: Source) -> None:
-        self.all = _images(source)
+    def __init__(self, source: Source, images: list[str] | None = None) -> None:
+        self.all = _images(source) if images is None else images
         folders = [posixpath.dirname(name) for name in self.all]
         self.base = posixpath.commonpath(folders) if folders and all(folders) else ""
         self._by_base: dict[str, list[str]] = defaultdict(list)
@@ -201,18 +203,25 @@ def read_voc(source: Source) -> Content:
             where = source.where(name)
             stem = PurePosixPath(name).stem
             found = names.find(annotation.file_name, posixpath.dirname(name)) if annotation.file_name else None
+            owners = [found] if found else []
             if found is None or PurePosixPath(found).stem != stem:
                 # <filename> is often left over from before a renaming: the stem decides.
                 same = by_stem.get(stem, [])
-                found = same[0] if len(same) == 1 else found if not same else None
-            if found is None:
+                owners = same if _are_one(source, same) else [] if same else owners
+            if not owners:
                 problem = ("missing_image", where, f"no image {stem} for it in the source, or more than one")
                 yield Sample(stem, None, (), where, (*annotation.problems, problem))
                 continue
-            used.add(found)
-            yield Sample(
-                names.short(found), source.read(found), annotation.boxes, where, annotation.problems, annotation.size
-            )
+            used.update(owners)
+            for owner in owners:
+                yield Sample(
+                    names.short(owner),
+                    source.read(owner),
+                    annotation.boxes,
+                    where,
+                    annotation.problems,
+                    annotation.size,
+                )
         for image in names.all:
             if image not in used:
                 where = source.where(image)
@@ -220,6 +229,17 @@ def read_voc(source: Source) -> Content:
                 yield Sample(names.short(image), source.read(image), (), where, (problem,))
 
     return Content(classes, samples())
+
+
+def _are_one(source: Source, names: list[str]) -> bool:
+    """Whether these are one image, if more than once: all have the same pixels."""
+    if len(names) < 2:
+        return bool(names)
+    try:
+        first, *others = (decode(source.read(name), name) for name in names)
+    except DataError:
+        return False
+    return all(np.array_equal(first, other) for other in others)
 
 
 # YOLO
@@ -307,7 +327,89 @@ def _yolo_boxes(source: Source, label: str, classes: tuple[str, ...]) -> tuple[t
     return tuple(boxes), tuple(problems)
 
 
-FORMATS: dict[str, Callable[[Source], Content]] = {"coco": read_coco, "voc": read_voc, "yolo": read_yolo}
+# Masks
+
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "ground_truth", "gt")
+MASK_ENDINGS = ("", "_mask", "_label", "_gt")
+
+
+def _masks(source: Source) -> dict[str, str]:
+    """The masks, by their names without folder and ending."""
+    found: dict[str, str] = {}
+    for name in source.names():
+        path = PurePosixPath(name)
+        if path.suffix.lower() in (".png", ".bmp") and any(p.lower() in MASK_FOLDERS for p in path.parts[:-1]):
+            ending = next(e for e in reversed(MASK_ENDINGS) if path.stem.endswith(e))
+            stem = path.stem.removesuffix(ending)
+            if stem in found:
+                raise DataError(f"{source.where(name)}: a second mask for {stem}, beside {found[stem]}")
+            found[stem] = name
+    return found
+
+
+def read_masks(source: Source) -> Content:
+    """Images, and PNG or BMP masks of the same stem in a folder called `masks`, `labels`, `ground_truth` or the like.
+
+    With a `classes.txt`, a class in each line, value k of a mask is class k; without, all above 0 is `defect`.
+    """
+    found = _masks(source)
+    if not found:
+        raise DataError(f"{source.path}: no mask in it, a .png or .bmp in a folder called {' or '.join(MASK_FOLDERS)}")
+    taken = set(found.values())
+    names = _Names(source, [name for name in _images(source) if name not in taken])
+    listed = [name for name in source.names() if posixpath.basename(name) == "classes.txt"]
+    classes: tuple[str, ...] = ("defect",)
+    if listed:
+        lines = source.read(listed[0]).decode("utf-8", errors="replace").splitlines()
+        classes = tuple(line.strip() for line in lines if line.strip())
+        if not classes or len(set(classes)) != len(classes):
+            raise DataError(f"{source.where(listed[0])}: it is empty or repeats a class; correct the file")
+
+    def samples() -> Iterator[Sample]:
+        left = dict(found)
+        for image in names.all:
+            mask = left.pop(PurePosixPath(image).stem, None)
+            data = source.read(image)
+            if mask is None:
+                where = source.where(image)
+                problem = ("missing_annotation", where, f"no mask {PurePosixPath(image).stem}.png for it in the source")
+                yield Sample(names.short(image), data, (), where, (problem,))
+                continue
+            boxes, problems, stated = _mask_boxes(source, mask, classes, named=bool(listed))
+            yield Sample(names.short(image), data, boxes, source.where(mask), problems, stated)
+        for stem, mask in left.items():
+            where = source.where(mask)
+            yield Sample(stem, None, (), where, (("missing_image", where, f"no image {stem} for it in the source"),))
+
+    return Content(classes, samples())
+
+
+def _mask_boxes(
+    source: Source, name: str, classes: tuple[str, ...], named: bool
+) -> tuple[tuple[Box, ...], tuple[Problem, ...], tuple[int, int] | None]:
+    """Boxes, what is wrong, and the width and height of a mask."""
+    where = source.where(name)
+    try:
+        mask = values(source.read(name), where)
+    except DataError as e:
+        return (), (("bad_annotation", where, str(e).removeprefix(f"{where}: ")),), None
+    stated = (mask.shape[1], mask.shape[0])
+    if not named:
+        return masks.boxes(mask > 0, classes[0]), (), stated
+    boxes = [box for k, label in enumerate(classes, start=1) for box in masks.boxes(mask == k, label)]
+    beyond = sorted(int(v) for v in np.unique(mask) if not 0 <= v <= len(classes))
+    problems = tuple(
+        ("unknown_class", where, f"it has the value {v}, classes.txt ends at {len(classes)}") for v in beyond[:10]
+    )
+    return tuple(boxes), problems, stated
+
+
+FORMATS: dict[str, Callable[[Source], Content]] = {
+    "coco": read_coco,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "masks": read_masks,
+}
 
 
 def detect(source: Source) -> str:
@@ -328,7 +430,7 @@ def detect(source: Source) -> str:
         raise DataError(f"{source.path} could be {' or '.join(found)}; say which with --format")
     raise DataError(
         f"{source.path}: neither COCO (a .json with images, annotations, categories), VOC (.xml per image) "
-        "nor YOLO (data.yaml with names, labels/*.txt)"
+        "nor YOLO (data.yaml with names, labels/*.txt); masks are read with --format masks"
     )
 
 

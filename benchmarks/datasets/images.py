@@ -30,14 +30,15 @@ class Decoded:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+def _opened(data: bytes, where: str, load: bool = True) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS} allowed")
-                image.load()
+                if load:
+                    image.load()
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{where}: not a JPEG, PNG or BMP image; replace the file") from None
@@ -61,6 +62,26 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
     """
     with _opened(data, where) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height as the file's header has them. DataError as for `decode`; the pixels are not looked at."""
+    with _opened(data, where, load=False) as image:
+        return image.size
+
+
+def values(data: bytes, where: str) -> NDArray[np.int64]:
+    """The (height, width) values of a mask: indices of a palette, or grey.
+
+    DataError as for `decode`, and for colours.
+    """
+    with _opened(data, where) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            pixels = np.asarray(image.convert("RGB"))
+            if (pixels != pixels[..., :1]).any():
+                raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
+            return pixels[..., 0].astype(np.int64)
+        return np.asarray(image).astype(np.int64)
 
 
 def examine(data: bytes, where: str) -> Decoded:

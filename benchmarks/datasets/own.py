@@ -1,15 +1,18 @@
-"""A set of the user's own: prepared from COCO, VOC or YOLO files, split, and then used by its name."""
+"""A set of the user's own, or one of `catalogue.ELSEWHERE`: prepared, split, and then used by its name."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.datasets import catalogue, formats, prepared, splits
+from benchmarks.datasets import catalogue, downloads, formats, prepared, splits
+from benchmarks.datasets.catalogue import Guide
 from benchmarks.datasets.findings import Inspector, Policy, write_report
+from benchmarks.datasets.formats import Content
 from benchmarks.datasets.prepared import PreparedDataset, Report
-from benchmarks.datasets.sources import open_source
 from benchmarks.errors import DataError, RequestError
 
 FOLDS = 5
@@ -18,19 +21,21 @@ FOLDS = 5
 def prepare(
     name: str,
     root: Path | str | None,
-    source: Path | str,
+    source: Path | str | None,
     *,
-    form: str = "auto",
+    digest: str = "",
+    form: str | None = None,
     policy: Policy | None = None,
     findings: Path | None = None,
     overlaps: bool = False,
     report: Report | None = None,
     force: bool = False,
 ) -> PreparedDataset:
-    """Put a set of the user's own under the data root, with a fold list `<name>-5fold-v1` made for it.
+    """Put a set under the data root, with a fold list `<name>-5fold-v1` made for it.
 
     Args:
-        form: "coco", "voc", "yolo", or "auto" to find out.
+        source: may be None for a set of `catalogue.ELSEWHERE` that can be downloaded.
+        form: "coco", "voc", "yolo", "masks", or "auto" to find out; None for what the catalogue says, else "auto".
         overlaps: look for crops that show the same place, and keep them in one fold.
 
     Others, and errors: as for `prepared.prepare`.
@@ -40,20 +45,34 @@ def prepare(
         raise RequestError(f"{name} is in the catalogue; give your set another name, or leave --format out")
     catalogue.own_spec(name, name, (), 0, 0, 0)  # the name, before any work
     folder = catalogue.data_root(root) / name
-    opened = open_source(source)
+    guide = catalogue.ELSEWHERE.get(name)
+    if source is None:
+        if not force and name in catalogue.own_sets(root):
+            say(f"{name}: up to date in {folder}")
+            return prepared.open_prepared(name, root)
+        if guide is None or not guide.url:
+            how = f"; to get it: {guide.how_to_get}" if guide else ""
+            raise RequestError(f"{name} needs its archive or folder: {catalogue.command(name)}{how}")
+        source = guide.url
+    if guide is not None and guide.url == source:
+        digest = digest or guide.digest
+    reader = guide.module if guide is not None and form is None else ""
+    form = form or (guide.form if guide is not None else "auto")
+    opened = downloads.open_any(source, folder.parent, digest, report, guide.without if guide is not None else ())
     try:
         choices = [f"{kind}={action}" for kind, action in sorted((policy or {}).items())]
-        origin = prepared.origin_of(opened, form, *choices, *(["overlaps"] if overlaps else []))
+        origin = prepared.origin_of(opened, reader or form, *choices, *(["overlaps"] if overlaps else []))
         if not force and (data := prepared.up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
         began = time.monotonic()
-        content = formats.read(opened, form)
+        content = importlib.import_module(reader).read(opened) if reader else formats.read(opened, form)
+        if guide is not None:
+            content = _translated(content, guide)
         if not content.classes:
             raise DataError(f"{opened.path}: no class in it")
         inspector = Inspector(content.classes, policy or {})
-        title = catalogue.ELSEWHERE[name].title if name in catalogue.ELSEWHERE else name
-        spec = catalogue.own_spec(name, title, content.classes, 0, 0, 0)
+        spec = catalogue.own_spec(name, guide.title if guide is not None else name, content.classes, 0, 0, 0)
         with prepared.placed(folder) as work:
             try:
                 data = prepared.build(spec, content.samples, work, inspector, None, say)
@@ -62,6 +81,7 @@ def prepare(
                     write_report(inspector.found, findings)
             _finish(data, spec, work, overlaps, say)
             prepared.write_source(work, source, origin)
+        opened.discard()
     finally:
         opened.close()
     data = prepared.open_prepared(name, root)
@@ -70,7 +90,23 @@ def prepare(
         f"{name}: {len(data.images)} images, {len(data.annotations)} boxes, {len(data.classes)} classes "
         f"in {folder}, split {spec.split} ({seconds:.1f} s)"
     )
+    if guide is not None:
+        counts = (len(data.images), len(data.annotations) if guide.boxes is not None else None)
+        same = counts == (guide.images, guide.boxes)
+        boxes = f" and {guide.boxes:,} boxes" if guide.boxes is not None else ""
+        say(f"{name}: stated are {guide.images:,} images{boxes}" + (", as found" if same else ", NOT as found"))
     return data
+
+
+def _translated(content: Content, guide: Guide) -> Content:
+    """With the catalogue's names of classes, and their order."""
+    labels = guide.labels
+    classes = guide.classes or tuple(dict.fromkeys(labels.get(label, label) for label in content.classes))
+    samples = (
+        replace(sample, boxes=tuple(replace(box, label=labels.get(box.label, box.label)) for box in sample.boxes))
+        for sample in content.samples
+    )
+    return Content(classes, samples)
 
 
 def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, overlaps: bool, say: Report) -> None:

@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.datasets import catalogue
+from benchmarks.datasets import catalogue, downloads
 from benchmarks.datasets.catalogue import DatasetSpec
 from benchmarks.datasets.findings import Inspector, Policy, write_report
-from benchmarks.datasets.sources import Sample, Source, open_source
+from benchmarks.datasets.sources import Sample, Source
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA = 1
@@ -96,12 +96,6 @@ def _folder(name: str, root: Path | str | None) -> Path:
     return catalogue.data_root(root) / name
 
 
-def _command(name: str) -> str:
-    spec = catalogue.CATALOGUE.get(name)
-    tail = " --from PATH --format auto" if spec is None else "" if spec.embedded else " --from PATH"
-    return f"python -m benchmarks.datasets prepare {name}{tail}"
-
-
 def is_prepared(name: str, root: Path | str | None = None) -> bool:
     """Whether the set lies under the data root `root`; nothing is checked."""
     folder = _folder(name, root)
@@ -121,9 +115,9 @@ def open_prepared(name: str, root: Path | str | None = None) -> PreparedDataset:
     """
     folder = _folder(name, root)
     if not is_prepared(name, root):
-        raise RequestError(f"data set {name!r} is not prepared under {folder.parent}; run: {_command(name)}")
+        raise RequestError(f"data set {name!r} is not prepared under {folder.parent}; run: {catalogue.command(name)}")
     spec = catalogue.get(name, root)
-    remedy = f"prepare it again: {_command(name)} --force"
+    remedy = f"prepare it again: {catalogue.command(name)} --force"
     try:
         content = (folder / "manifest.json").read_bytes()
         manifest = json.loads(content)
@@ -152,7 +146,7 @@ def verify(name: str, root: Path | str | None = None) -> PreparedDataset:
     data = open_prepared(name, root)
     for entry, facts in data.manifest["files"].items():
         if hashlib.sha256((data.root / entry).read_bytes()).hexdigest() != facts["sha256"]:
-            raise DataError(f"{data.root / entry} was changed; prepare it again: {_command(name)} --force")
+            raise DataError(f"{data.root / entry} was changed; prepare it again: {catalogue.command(name)} --force")
     return data
 
 
@@ -168,6 +162,7 @@ def prepare(
     root: Path | str | None = None,
     source: Path | str | None = None,
     *,
+    digest: str = "",
     report: Report | None = None,
     force: bool = False,
     policy: Policy | None = None,
@@ -179,7 +174,8 @@ def prepare(
     new one.
 
     Args:
-        source: a folder or archive; None for sets that are made without input.
+        source: a folder, an archive, or the http(s) address of one; None for sets that are made without input.
+        digest: "sha256:..." or "md5:..." of the archive, checked before anything of it is read.
         report: takes lines of progress.
         force: build it even when it is up to date.
         policy: what to do about findings, by kind; without one, each is an error. Stated in the manifest.
@@ -196,10 +192,12 @@ def prepare(
         if not force and is_prepared(name, root):
             say(f"{name}: up to date in {folder}")
             return open_prepared(name, root)
-        raise RequestError(f"{name} needs its archive or folder: {_command(name)}; to get it: {spec.how_to_get}")
+        raise RequestError(
+            f"{name} needs its archive or folder: {catalogue.command(name)}; to get it: {spec.how_to_get}"
+        )
     if source is not None and spec.embedded:
         raise RequestError(f"{name} is made without input; leave --from out")
-    opened = open_source(source) if source is not None else None
+    opened = downloads.open_any(source, folder.parent, digest, report) if source is not None else None
     try:
         origin = origin_of(opened, *(f"{kind}={action}" for kind, action in sorted((policy or {}).items())))
         if not force and (data := up_to_date(name, folder, origin)) is not None:
@@ -215,6 +213,8 @@ def prepare(
                 if findings is not None:
                     write_report(inspector.found, findings)
             write_source(work, source, origin)
+        if opened is not None:
+            opened.discard()
     finally:
         if opened is not None:
             opened.close()

@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -71,13 +72,16 @@ class Source:
     def close(self) -> None:
         """Release what is open."""
 
+    def discard(self) -> None:
+        """The set is made: remove what was only fetched for it."""
+
     def where(self, name: str) -> str:
         """How messages name a member."""
         return f"{self.path.name}:{name}"
 
 
 class FolderSource(Source):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, without: Collection[str] = ()) -> None:
         super().__init__(path)
         self._files: dict[str, Path] = {}
         root = path.resolve()
@@ -85,7 +89,7 @@ class FolderSource(Source):
             for file in files:
                 found = Path(folder) / file
                 name = found.relative_to(root).as_posix()
-                if not _is_noise(name) and found.is_file() and found.resolve().is_relative_to(root):
+                if not _is_noise(name, without) and found.is_file() and found.resolve().is_relative_to(root):
                     self._files[name] = found
 
     def names(self) -> list[str]:
@@ -105,12 +109,13 @@ class FolderSource(Source):
 class ZipSource(Source):
     """A zip archive, refused as a whole when any member looks hostile."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, without: Collection[str] = ()) -> None:
         super().__init__(path)
+        self._without = without
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, NotImplementedError) as e:
-            raise DataError(f"{path} is not a zip archive ({e}); download it again or name the unpacked folder") from e
+            raise DataError(f"{path} is not a zip archive ({e}); get it again, or name the unpacked folder") from e
         try:
             self._members = self._checked()
         except DataError:
@@ -136,7 +141,7 @@ class ZipSource(Source):
             too_dense = info.file_size > max(MAX_RATIO * max(info.compress_size, 1), _RATIO_FREE)
             if info.file_size > MAX_MEMBER_BYTES or total > MAX_TOTAL_BYTES or too_dense:
                 raise DataError(f"{self.path}: member {name!r} unpacks to {info.file_size} bytes, beyond the limits")
-            if info.is_dir() or _is_noise(name):
+            if info.is_dir() or _is_noise(name, self._without):
                 continue
             if name in members:
                 raise DataError(f"{self.path}: member {name!r} occurs twice")
@@ -184,13 +189,19 @@ def is_unsafe(name: str) -> bool:
     )
 
 
-def _is_noise(name: str) -> bool:
+def _is_noise(name: str, without: Collection[str]) -> bool:
+    """Whether a file is a leftover of an operating system, or lies in one of the folders `without`."""
     parts = PurePosixPath(name).parts
-    return parts[0] == "__MACOSX" or any(p.startswith(".") for p in parts) or parts[-1] == "Thumbs.db"
+    return (
+        parts[0] == "__MACOSX"
+        or any(p.startswith(".") for p in parts)
+        or parts[-1] == "Thumbs.db"
+        or any(p in without for p in parts[:-1])
+    )
 
 
-def open_source(path: Path | str) -> Source:
-    """The source at `path`.
+def open_source(path: Path | str, without: Collection[str] = ()) -> Source:
+    """The source at `path`, whose files in folders called one of `without` are not seen.
 
     Raises:
         RequestError: nothing is there.
@@ -198,7 +209,7 @@ def open_source(path: Path | str) -> Source:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path, without)
     if not path.exists():
         raise RequestError(f"--from {path}: no such file or folder")
-    return ZipSource(path)
+    return ZipSource(path, without)

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.datasets import __main__ as commands
+from benchmarks.datasets import catalogue
 from tests.datasets.conftest import write_folder
-from tests.datasets.test_own import coco_files, voc_files
+from tests.datasets.test_elsewhere import gc10_files
+from tests.datasets.test_own import coco_files
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -71,7 +73,7 @@ def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
     root = ("--data-root", tmp_path / "data")
     code, told = run(capsys, monkeypatch, "prepare", "my_parts", "--from", source, *root)
     assert code == 2
-    assert "add --format auto" in told.err
+    assert "add --from PATH --format auto" in told.err
     code, told = run(capsys, monkeypatch, "prepare", "my_parts", "--from", source, "--format", "auto", *root)
     assert code in (0, None)
     assert "6 images, 5 boxes, 2 classes" in told.out
@@ -98,17 +100,24 @@ def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
 def test_a_set_to_be_had_elsewhere(capsys, monkeypatch, tmp_path):
     root = ("--data-root", tmp_path / "data")
     code, told = run(capsys, monkeypatch, "list", *root)
-    assert "gc10_det" in told.out
+    assert all(name in told.out for name in catalogue.ELSEWHERE)
     code, told = run(capsys, monkeypatch, "show", "gc10_det", *root)
     assert "unverified" in told.out
     assert "prepare gc10_det --from PATH" in told.out
     code, told = run(capsys, monkeypatch, "prepare", "gc10_det", *root)
     assert code == 2
+    assert "needs its archive or folder" in told.err
+    code, told = run(capsys, monkeypatch, "verify", "gc10_det", *root)
+    assert code == 2
     assert "show gc10_det" in told.err
-    source = write_folder(tmp_path / "s", voc_files())
+    source = write_folder(tmp_path / "s", gc10_files())
     code, told = run(capsys, monkeypatch, "prepare", "gc10_det", "--from", source, *root)
     assert code in (0, None)
     assert "split gc10_det-5fold-v1" in told.out
+    assert "stated are 2,300 images and 3,563 boxes, NOT as found" in told.out
+    code, told = run(capsys, monkeypatch, "prepare", "gc10_det", *root)
+    assert code in (0, None)
+    assert "up to date" in told.out
     code, told = run(capsys, monkeypatch, "show", "gc10_det", *root)
     assert "GC10-DET" in told.out
     assert "6 with 6 boxes" in told.out
