@@ -144,8 +144,9 @@ class Inspector:
                 return None
         if decoded.peculiar:
             data, name = images.encode(decoded.pixels), str(Path(name).with_suffix(".png").as_posix())
-        if name in self._names:
-            self.report("duplicate_name", name, f"a second image of this name, beside that of {self._names[name]}")
+        key = name.casefold()  # some systems cannot keep `a.png` beside `A.png`
+        if key in self._names:
+            self.report("duplicate_name", name, f"a second image of this name, beside that of {self._names[key]}")
             return None
         height, width, _ = decoded.pixels.shape
         digest = hashlib.sha256(f"{width}x{height}".encode() + decoded.pixels.tobytes()).hexdigest()
@@ -158,7 +159,7 @@ class Inspector:
             if self.report("size_differs", sample.origin, stated) != "fix":
                 return None
         self._pixels.setdefault(digest, name)
-        self._names[name] = sample.origin
+        self._names[key] = sample.origin
         boxes = tuple(b for box in sample.boxes if (b := self._box(box, sample, width, height)) is not None)
         return Clean(name, data, width, height, boxes)
 

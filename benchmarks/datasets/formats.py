@@ -265,8 +265,8 @@ def read_yolo(source: Source) -> Content:
         listed = content["names"]
         if isinstance(listed, dict):
             listed = [listed[i] for i in range(len(listed))]
-        if not isinstance(listed, list) or not listed:
-            raise TypeError("no list")
+        if not isinstance(listed, list) or not listed or not all(isinstance(n, (str, int, float)) for n in listed):
+            raise TypeError("something else")
         classes = tuple(str(name) for name in listed)
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise DataError(f"{where}: `names` is no list of class names ({type(e).__name__}); correct the file") from None

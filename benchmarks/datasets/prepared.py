@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import json
@@ -297,8 +298,13 @@ def build(
             )
         relative = f"images/{image.file_name}"
         target = work / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(image.data)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(image.data)
+        except OSError as e:
+            if e.errno not in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+                raise
+            raise DataError(f"image {image.file_name!r} cannot be called so ({e.strerror}); rename it") from None
         files[relative] = {"sha256": hashlib.sha256(image.data).hexdigest(), "size": len(image.data)}
         if len(entries) % 500 == 0:
             say(f"{spec.name}: {len(entries)} images")

@@ -96,7 +96,10 @@ class FolderSource(Source):
         return sorted(self._files)
 
     def read(self, name: str) -> bytes:
-        return self._files[name].read_bytes()
+        found = self._files[name]
+        if (size := found.stat().st_size) > MAX_MEMBER_BYTES:
+            raise DataError(f"{found}: {size} bytes are beyond the limit of {MAX_MEMBER_BYTES} for one file")
+        return found.read_bytes()
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -131,7 +134,9 @@ class ZipSource(Source):
         for info in infos:
             name = info.filename
             if is_unsafe(name):
-                raise DataError(f"{self.path}: member {name!r} points outside the archive; nothing was unpacked")
+                raise DataError(
+                    f"{self.path}: member {name!r} points outside the archive or is no name; nothing was read"
+                )
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{self.path}: member {name!r} is a link or device; only plain files are read")
@@ -178,14 +183,14 @@ def _digest(stream) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has n
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a member's name is absolute, climbs out, or means something else on another system."""
+    """Whether a name is absolute, climbs out, means something else on another system, or cannot be shown."""
+    parts = PurePosixPath(name).parts
     return (
         not name
-        or name.startswith(("/", "\\"))
-        or "\\" in name
-        or "\0" in name
-        or ":" in PurePosixPath(name).parts[0]
-        or ".." in PurePosixPath(name).parts
+        or name.startswith("/")
+        or any(c in "\\\x7f" or ord(c) < 32 for c in name)
+        or any(":" in part for part in parts[:1])
+        or ".." in parts
     )
 
 
@@ -193,7 +198,8 @@ def _is_noise(name: str, without: Collection[str]) -> bool:
     """Whether a file is a leftover of an operating system, or lies in one of the folders `without`."""
     parts = PurePosixPath(name).parts
     return (
-        parts[0] == "__MACOSX"
+        not parts
+        or parts[0] == "__MACOSX"
         or any(p.startswith(".") for p in parts)
         or parts[-1] == "Thumbs.db"
         or any(p in without for p in parts[:-1])

@@ -25,7 +25,7 @@ class Annotation:
 
 def parse(data: bytes, where: str) -> Annotation:
     """Read one VOC file; what cannot be read in it is among the problems."""
-    if _DECLARES.search(data):  # entity expansion: no VOC file declares anything
+    if _DECLARES.search(data.replace(b"\0", b"")):  # entity expansion, in UTF-16 too: no VOC file declares anything
         return _bad(where, "it declares a document type, which VOC annotations never need")
     try:
         root = ET.fromstring(data)

@@ -331,6 +331,31 @@ def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
     open_prepared("mine", root)
 
 
+def test_hostile_annotations(tmp_path, root):
+    bomb = b"a: &a [x,x,x,x,x,x,x,x]\n" + b"".join(
+        b"%c: &%c [%s]\n" % (k, k, b",".join([b"*%c" % (k - 1)] * 8)) for k in range(ord("b"), ord("n"))
+    )
+    entity = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'.encode("utf-16")
+    for files, message in (
+        (yolo_files() | {"d/data.yaml": bomb + b"names: [*m, *m]\n"}, "no list of class names"),
+        (yolo_files() | {"d/data.yaml": b'names: !!python/object/apply:os.system ["true"]'}, "no list of class names"),
+        (voc_files() | {"d/xml/0.xml": entity}, "declares a document type"),
+        (coco_named("0.png/1.png"), r"'0\.png/1\.png' cannot be called so"),
+        (coco_named("0.PNG"), "a second image of this name"),
+        (coco_named("x" * 300 + ".png"), "cannot be called so"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            own.prepare("mine", root, write_zip(tmp_path / "s.zip", files))
+        assert "\n" not in str(caught.value)
+    assert not root.exists() or not list(root.iterdir())
+
+
+def coco_named(name: str) -> dict[str, bytes]:
+    """The second image is called so."""
+    files = edit_coco(lambda c: c["images"][1].update(file_name=name))
+    return files | {f"set/images/{name}": files.pop("set/images/1.png")}
+
+
 def test_hostile_archive(tmp_path, root):
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         for name, data in coco_files().items():

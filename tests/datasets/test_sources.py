@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import zipfile
 
 import pytest
@@ -23,7 +24,7 @@ def test_zip_and_folder_give_the_same(tmp_path):
         source.close()
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:/evil", "a\\..\\evil"])
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:/evil", "a\\..\\evil", "a\nb", "\x1b[2J"])
 def test_paths_that_escape_are_refused(tmp_path, name):
     path = write_zip(tmp_path / "x.zip", {"ok.txt": b"1", name: b"2"})
     if "\\" in name:  # zipfile writes and reads them as slashes only on Windows
@@ -31,6 +32,27 @@ def test_paths_that_escape_are_refused(tmp_path, name):
         return
     with pytest.raises(DataError, match="outside the archive"):
         open_source(path)
+
+
+def test_an_archive_of_the_folder_itself(tmp_path):
+    source = open_source(write_zip(tmp_path / "x.zip", {"./": b"", ".": b"", "./a.txt": b"1"}))
+    assert source.names() == ["./a.txt"]
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 10)
+    with pytest.raises(DataError, match="11 bytes are beyond the limit"):
+        open_source(write_folder(tmp_path / "d", {"a": b"x" * 11})).read("a")
+
+
+def test_a_header_that_lies_is_noticed(tmp_path):
+    for claimed in (10, 100_000):
+        path = write_zip(tmp_path / "x.zip", {"a": b"{}" * 5000})
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, content.rfind(b"PK\x01\x02") + 24, claimed)
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="is damaged in the archive"):
+            open_source(path).read("a")
 
 
 def test_links_are_refused_in_a_zip_and_ignored_when_they_leave_a_folder(tmp_path):
