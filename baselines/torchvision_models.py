@@ -1,23 +1,46 @@
-"""Faster R-CNN with FPN (Ren et al. 2015, Lin et al. 2017) and RetinaNet (Lin et al. 2017) from torchvision.
+"""torchvision's detectors under the detector contract.
 
-At scale r50 they are torchvision's models as they ship. At nano and small they stand on CANet's plain backbone
-with torchvision's FPN and CANet's settings of anchors, RPN and RoI head, so that a difference to CANet is its
-blocks and its neck, and nothing else.
+Faster R-CNN with FPN (Ren et al. 2015, Lin et al. 2017), RetinaNet (Lin et al. 2017), both also in torchvision's
+second version (Li et al. 2021), FCOS (Tian et al. 2019), SSD300 (Liu et al. 2016) and SSDLite (Sandler et al. 2018).
+
+At scale r50 the pyramid models are torchvision's as they ship, anchors apart. At nano and small they stand on CANet's
+plain backbone with torchvision's FPN and CANet's settings of RPN and RoI head, so that a difference to CANet is its
+blocks and its neck, and a difference between them is their heads. SSD300, SSDLite and the Faster R-CNN on MobileNetV3
+have one scale, the backbone that they are named after.
+
+`anchors="small"`, the default, is for small defects, "library" is torchvision's own for COCO:
+
+    Faster R-CNN         CANet's of the same scale (nano, small: 16 to 256 px; r50: 8 to 512 px); own: 32 to 512 px
+    ... on MobileNetV3   five sizes on each of its three levels, 16 to 256 px; own: 32 to 512 px
+    RetinaNet            from 16 px on P3, three sizes per octave; own: from 32 px
+    SSD300, SSDLite      0.04, 0.08, 0.16, 0.32, 0.5, 0.7 and 0.9 of the image; own: 0.07 to 1.05 and 0.2 to 1
+    FCOS                 has none; a level is responsible for the sides that torchvision gives it
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights
-from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, VGG16_Weights
+from torchvision.models.detection import (
+    FCOS,
+    FasterRCNN,
+    RetinaNet,
+    fasterrcnn_mobilenet_v3_large_fpn,
+    ssd300_vgg16,
+    ssdlite320_mobilenet_v3_large,
+)
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from canet.backbone import ResNet, imagenet_state
@@ -29,6 +52,7 @@ from canet.detector import (
     ResizeNormalizePad,
     Target,
     TwoStageDetector,
+    build_anchors,
     build_roi_heads,
     build_rpn,
     require_imagenet,
@@ -36,59 +60,155 @@ from canet.detector import (
 
 SCORE_THRESHOLD = 0.001
 DETECTIONS = 100
+_SMALL = (16, 32, 64, 128, 256)
+_LIBRARY = (32, 64, 128, 256, 512)
+_SSD_SMALL = (0.04, 0.08, 0.16, 0.32, 0.5, 0.7, 0.9)
+_RATIOS = (0.5, 1.0, 2.0)
 
 
 def build_fasterrcnn_fpn(
-    *, num_classes: int, image_size: int, scale: str, weights: str | None = None
+    *,
+    num_classes: int,
+    image_size: int,
+    scale: str,
+    weights: str | None = None,
+    anchors: str = "small",
+    version: int = 1,
 ) -> TwoStageDetector:
     """Faster R-CNN with FPN for `num_classes` foreground classes, under the detector contract.
 
     weights: None trains from scratch with live batch norm; "imagenet" (scale r50) loads and freezes the stem and
     the first stage, as torchvision does. Raises RuntimeError when the weights cannot be had.
+    anchors: "small" or "library", see the module.
+    version: torchvision's; 2 has batch norms in the FPN, two convolutions in the RPN and four in the RoI head.
     """
     transform = ResizeNormalizePad(image_size)
+    config = _plain(scale, weights, anchors)
+    width = config.neck_channels
     if scale != "r50":
-        config = _plain(scale, weights)
-        neck = FeaturePyramidNetwork(list(config.stage_channels), config.neck_channels, extra_blocks=LastLevelMaxPool())
+        norm = nn.BatchNorm2d if version == 2 else None
+        levels = list(config.stage_channels)
+        neck = FeaturePyramidNetwork(levels, width, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
         rpn, heads = build_rpn(config), build_roi_heads(config, num_classes)
+        if version == 2:
+            rpn.head, heads.box_head = _second_version(config)
         return TwoStageDetector(transform, ResNet(config), neck, rpn, heads)
-    backbone, provenance = _r50_fpn(weights, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool())
-    shipped = FasterRCNN(backbone, num_classes + 1, box_score_thresh=SCORE_THRESHOLD, box_detections_per_img=DETECTIONS)
+    backbone, provenance = _r50_fpn(
+        weights, live_norm=version == 2, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool()
+    )
+    parts: dict[str, Any] = {"rpn_anchor_generator": build_anchors(config)}
+    if version == 2:
+        parts["rpn_head"], parts["box_head"] = _second_version(config)
+        levels = list(config.stage_channels)
+        backbone.fpn = FeaturePyramidNetwork(levels, width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
+    shipped = _faster_rcnn(backbone, num_classes, **parts)
     model = TwoStageDetector(transform, backbone.body, backbone.fpn, shipped.rpn, shipped.roi_heads)
     model.provenance = _with_prefix(provenance, "backbone.")
     return model
 
 
-def build_retinanet(*, num_classes: int, image_size: int, scale: str, weights: str | None = None) -> RetinaNetDetector:
-    """RetinaNet for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`.
+def build_fasterrcnn_mobilenet(
+    *, num_classes: int, image_size: int, scale: str, weights: str | None = None, anchors: str = "small"
+) -> TwoStageDetector:
+    """Faster R-CNN with FPN on MobileNetV3 (Howard et al. 2019), the one of torchvision; scale mobilenet_v3_large.
 
-    At nano and small its anchors start at 16 px on P3, as those of the two-stage models do on P2, with its own
-    three sizes per octave, and its heads have the group norm of torchvision's second version: without a norm, four
-    layers initialised at 0.01 learn next to nothing from scratch.
+    Its finest level has stride 16. Arguments and errors as `build_fasterrcnn_fpn`.
     """
-    if scale != "r50":
-        config = _plain(scale, weights)
-        base = [sizes[0] for sizes in config.anchor_sizes]
-        sizes = [[round(size * 2 ** (octave / 3)) for octave in range(3)] for size in base]
-        anchors = Anchors(sizes, config.anchor_ratios, exact=False)
-        return RetinaNetDetector(RetinaBackbone(config), num_classes, image_size, anchors)
-    backbone, provenance = _r50_fpn(weights, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
-    model = RetinaNetDetector(backbone, num_classes, image_size)
-    model.provenance = _with_prefix(provenance, "backbone.body.")
+    _check(scale, "mobilenet_v3_large", weights, anchors)
+    entry = _entry(MobileNet_V3_Large_Weights.IMAGENET1K_V1, weights)
+    shipped = fasterrcnn_mobilenet_v3_large_fpn(
+        weights=None,
+        weights_backbone=entry,
+        num_classes=num_classes + 1,
+        box_score_thresh=SCORE_THRESHOLD,
+        box_detections_per_img=DETECTIONS,
+    )
+    sizes = _SMALL if anchors == "small" else _LIBRARY
+    shipped.rpn.anchor_generator = Anchors([sizes] * 3, _RATIOS, exact=False)
+    model = TwoStageDetector(
+        ResizeNormalizePad(image_size), shipped.backbone.body, shipped.backbone.fpn, shipped.rpn, shipped.roi_heads
+    )
+    model.provenance = _facts(model, entry, norm="batch" if entry is None else "frozen_batch")
     return model
 
 
-class RetinaBackbone(nn.Module):
-    """CANet's plain backbone and torchvision's FPN on C3-C5, with P6 and P7."""
+def build_retinanet(
+    *,
+    num_classes: int,
+    image_size: int,
+    scale: str,
+    weights: str | None = None,
+    anchors: str = "small",
+    version: int = 1,
+) -> RetinaNetDetector:
+    """RetinaNet for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`.
 
-    def __init__(self, config: CANetConfig) -> None:
+    version: torchvision's; 2 has group norm in the heads, GIoU as box loss, and P6 made from C5. At nano and small
+    the first has the group norm too: without a norm, four layers initialised at 0.01 learn next to nothing from
+    scratch.
+    """
+    config = _plain(scale, weights, anchors)
+    if anchors == "small":
+        sizes = [[round(size * 2 ** (octave / 3)) for octave in range(3)] for size in _SMALL]
+    else:
+        sizes = [[int(size * 2 ** (octave / 3)) for octave in range(3)] for size in _LIBRARY]
+    generator = Anchors(sizes, _RATIOS, exact=False)
+    backbone, provenance = _dense_backbone(config, scale, weights, live_norm=version == 2, p6_from_c5=version == 2)
+    group_norm = version == 2 or scale != "r50"
+    model = RetinaNetDetector(backbone, num_classes, image_size, generator, group_norm=group_norm, giou=version == 2)
+    model.provenance = provenance
+    return model
+
+
+def build_fcos(*, num_classes: int, image_size: int, scale: str, weights: str | None = None) -> FCOSDetector:
+    """FCOS for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`."""
+    config = _plain(scale, weights, "small")
+    backbone, provenance = _dense_backbone(config, scale, weights)
+    model = FCOSDetector(backbone, num_classes, image_size)
+    model.provenance = provenance
+    return model
+
+
+def build_ssd300(
+    *, num_classes: int, image_size: int, scale: str, weights: str | None = None, anchors: str = "small"
+) -> SSDDetector:
+    """SSD300 on VGG-16 (scale vgg16) for `num_classes` foreground classes; arguments as `build_fasterrcnn_fpn`.
+
+    The network is made for 300 px: the longer side becomes that, whatever `image_size` is. Without box in a batch,
+    its loss is zero: negatives are mined in proportion to positives.
+    """
+    _check(scale, "vgg16", weights, anchors)
+    entry = _entry(VGG16_Weights.IMAGENET1K_FEATURES, weights)
+    shipped = ssd300_vgg16(weights=None, weights_backbone=entry, num_classes=num_classes + 1)
+    model = SSDDetector(shipped, num_classes, anchors)
+    model.provenance = _facts(model, entry, norm="none")
+    return model
+
+
+def build_ssdlite(
+    *, num_classes: int, image_size: int, scale: str, weights: str | None = None, anchors: str = "small"
+) -> SSDDetector:
+    """SSDLite320 on MobileNetV3 (scale mobilenet_v3_large); as `build_ssd300`, at 320 px."""
+    _check(scale, "mobilenet_v3_large", weights, anchors)
+    entry = _entry(MobileNet_V3_Large_Weights.IMAGENET1K_V1, weights)
+    shipped = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=entry, num_classes=num_classes + 1)
+    model = SSDDetector(shipped, num_classes, anchors)
+    model.provenance = _facts(model, entry, norm="batch")
+    return model
+
+
+class DenseBackbone(nn.Module):
+    """CANet's plain backbone and torchvision's FPN on C3-C5, with P6 (from P5 or C5) and P7."""
+
+    def __init__(self, config: CANetConfig, *, p6_from_c5: bool = False) -> None:
         super().__init__()
         self.out_channels = config.neck_channels
         self.body = ResNet(config)
+        sixth_from = config.stage_channels[-1] if p6_from_c5 else config.neck_channels
         self.fpn = FeaturePyramidNetwork(
             list(config.stage_channels[1:]),
             config.neck_channels,
-            extra_blocks=LastLevelP6P7(config.neck_channels, config.neck_channels),
+            extra_blocks=LastLevelP6P7(sixth_from, config.neck_channels),
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -97,46 +217,29 @@ class RetinaBackbone(nn.Module):
         return self.fpn(features)
 
 
-class RetinaNetDetector(Detector, RetinaNet):
-    """torchvision's RetinaNet with its forward in the contract's three parts."""
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        num_classes: int,
-        image_size: int,
-        anchors: AnchorGenerator | None = None,
-    ) -> None:
-        head = None
-        if anchors is not None:
-            head = RetinaNetHead(
-                backbone.out_channels,
-                anchors.num_anchors_per_location()[0],
-                num_classes + 1,
-                norm_layer=partial(nn.GroupNorm, 32),
-            )
-        RetinaNet.__init__(
-            self,
-            backbone,
-            num_classes + 1,  # labels are 1..K and torchvision indexes by label: output 0 stays unused
-            anchor_generator=anchors,
-            head=head,
-            score_thresh=SCORE_THRESHOLD,
-            detections_per_img=DETECTIONS,
-        )
-        self.transform = ResizeNormalizePad(image_size)
-        self.provenance = {"weights": None, "frozen": [], "norm": "batch"}
+class PyramidDetector(Detector):
+    """What RetinaNet and FCOS share: torchvision's forward in the contract's three parts."""
 
     def network(self, batch: Batch) -> dict[str, Any]:
         features = list(self.backbone(batch.images.tensors).values())
         outputs = self.head(features)
         anchors = self.anchor_generator(batch.images, features)
+        cells = [x.shape[2] * x.shape[3] for x in features]
+        per_location = outputs["cls_logits"].shape[1] // sum(cells)
+        per_level = [n * per_location for n in cells]
         if self.training:
-            return self.compute_loss(batch.targets, outputs, anchors)
+            return self.losses(batch.targets, outputs, anchors, per_level)
         outputs["cls_logits"][..., 0] = -math.inf  # nothing is ever labelled with the unused output
-        per_level = [x.shape[2] * x.shape[3] for x in features]
-        per_location = outputs["cls_logits"].shape[1] // sum(per_level)
-        return {"outputs": outputs, "anchors": anchors, "per_level": [n * per_location for n in per_level]}
+        return {"outputs": outputs, "anchors": anchors, "per_level": per_level}
+
+    def losses(
+        self,
+        targets: list[Target] | None,
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        per_level: list[int],
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError
 
     def postprocess(self, raw: dict[str, Any], batch: Batch) -> list[Target]:
         outputs = {name: x.split(raw["per_level"], dim=1) for name, x in raw["outputs"].items()}
@@ -144,14 +247,159 @@ class RetinaNetDetector(Detector, RetinaNet):
         return self.to_original(self.postprocess_detections(outputs, anchors, batch.images.image_sizes), batch)
 
 
-def _plain(scale: str, weights: str | None) -> CANetConfig:
+# Labels are 1..K, and RetinaNet and FCOS index their outputs by label: both get K + 1, of which 0 stays unused.
+
+
+class RetinaNetDetector(PyramidDetector, RetinaNet):
+    """torchvision's RetinaNet under the contract."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        image_size: int,
+        anchors: AnchorGenerator,
+        *,
+        group_norm: bool,
+        giou: bool,
+    ) -> None:
+        head = RetinaNetHead(
+            backbone.out_channels,
+            anchors.num_anchors_per_location()[0],
+            num_classes + 1,
+            norm_layer=partial(nn.GroupNorm, 32) if group_norm else None,
+        )
+        if giou:
+            head.regression_head._loss_type = "giou"
+        RetinaNet.__init__(
+            self,
+            backbone,
+            num_classes + 1,
+            anchor_generator=anchors,
+            head=head,
+            score_thresh=SCORE_THRESHOLD,
+            detections_per_img=DETECTIONS,
+        )
+        self.transform = ResizeNormalizePad(image_size)
+
+    def losses(
+        self,
+        targets: list[Target] | None,
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        per_level: list[int],
+    ) -> dict[str, Tensor]:
+        return self.compute_loss(targets, outputs, anchors)
+
+
+class FCOSDetector(PyramidDetector, FCOS):
+    """torchvision's FCOS under the contract."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int, image_size: int) -> None:
+        FCOS.__init__(self, backbone, num_classes + 1, score_thresh=SCORE_THRESHOLD, detections_per_img=DETECTIONS)
+        self.transform = ResizeNormalizePad(image_size)
+
+    def losses(
+        self,
+        targets: list[Target] | None,
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        per_level: list[int],
+    ) -> dict[str, Tensor]:
+        return self.compute_loss(targets, outputs, anchors, per_level)
+
+
+class SSDDetector(Detector, SSD):
+    """torchvision's SSD under the contract: images keep their aspect and are padded to the square that it is made for.
+
+    torchvision itself stretches them to that square.
+    """
+
+    def __init__(self, shipped: SSD, num_classes: int, anchors: str) -> None:
+        generator, (size, _) = shipped.anchor_generator, shipped.transform.fixed_size
+        if anchors == "small":
+            generator = DefaultBoxGenerator(
+                generator.aspect_ratios, scales=list(_SSD_SMALL), steps=generator.steps, clip=generator.clip
+            )
+        SSD.__init__(
+            self,
+            shipped.backbone,
+            generator,
+            (size, size),
+            num_classes + 1,
+            head=shipped.head,
+            score_thresh=SCORE_THRESHOLD,
+            nms_thresh=shipped.nms_thresh,
+            detections_per_img=DETECTIONS,
+            topk_candidates=shipped.topk_candidates,
+        )
+        self.transform = ResizeNormalizePad(size, divisor=size)
+        self.transform.image_mean = shipped.transform.image_mean
+        self.transform.image_std = shipped.transform.image_std
+
+    def network(self, batch: Batch) -> dict[str, Any]:
+        features = list(self.backbone(batch.images.tensors).values())
+        outputs = self.head(features)
+        anchors = self.anchor_generator(batch.images, features)
+        if not self.training:
+            return {"outputs": outputs, "anchors": anchors}
+        targets = batch.targets or []
+        matched = [
+            self.proposal_matcher(box_iou(target["boxes"], a))
+            if len(target["boxes"])
+            else a.new_full((len(a),), -1).long()
+            for target, a in zip(targets, anchors, strict=True)
+        ]
+        return self.compute_loss(targets, outputs, anchors, matched)
+
+    def postprocess(self, raw: dict[str, Any], batch: Batch) -> list[Target]:
+        found = self.postprocess_detections(raw["outputs"], raw["anchors"], batch.images.image_sizes)
+        return self.to_original(found, batch)
+
+
+def _plain(scale: str, weights: str | None, anchors: str) -> CANetConfig:
+    """CANet's plain form at `scale`, with the anchors asked for; r50 reads the anchors and the widths alone."""
+    _check_anchors(anchors)
     if weights is not None:
         require_imagenet(weights, scale)
-    return CANetConfig.preset("pytorch", scale=scale).plain().from_scratch()
+    config = CANetConfig.preset("pytorch", scale=scale).plain().from_scratch()
+    return config if anchors == "small" else replace(config, anchor_sizes=tuple((size,) for size in _LIBRARY))
 
 
-def _r50_fpn(weights: str | None, **pyramid: Any) -> tuple[BackboneWithFPN, dict[str, Any]]:
-    """ResNet-50 with FPN as torchvision builds it, and its provenance (frozen names within the ResNet)."""
+def _second_version(config: CANetConfig) -> tuple[RPNHead, FastRCNNConvFCHead]:
+    """Heads of Faster R-CNN's second version."""
+    width = config.neck_channels
+    anchors = len(config.anchor_sizes[0]) * len(config.anchor_ratios)
+    box_head = FastRCNNConvFCHead((width, 7, 7), [width] * 4, [config.head_channels], norm_layer=nn.BatchNorm2d)
+    return RPNHead(width, anchors, conv_depth=2), box_head
+
+
+def _faster_rcnn(backbone: nn.Module, num_classes: int, **parts: Any) -> FasterRCNN:
+    return FasterRCNN(
+        backbone,
+        num_classes + 1,
+        box_score_thresh=SCORE_THRESHOLD,
+        box_detections_per_img=DETECTIONS,
+        **parts,
+    )
+
+
+def _dense_backbone(
+    config: CANetConfig, scale: str, weights: str | None, *, live_norm: bool = False, p6_from_c5: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """C3-C5 of ResNet with FPN, P6 and P7, and its provenance."""
+    if scale != "r50":
+        return DenseBackbone(config, p6_from_c5=p6_from_c5), {"weights": None, "frozen": [], "norm": "batch"}
+    extra = LastLevelP6P7(2048 if p6_from_c5 else 256, 256)
+    backbone, provenance = _r50_fpn(weights, live_norm=live_norm, returned_layers=[2, 3, 4], extra_blocks=extra)
+    return backbone, _with_prefix(provenance, "backbone.body.")
+
+
+def _r50_fpn(weights: str | None, *, live_norm: bool = False, **pyramid: Any) -> tuple[BackboneWithFPN, dict[str, Any]]:
+    """ResNet-50 with FPN as torchvision builds it, and its provenance (frozen names within the ResNet).
+
+    live_norm: batch norm stays live with pretrained weights too, as in torchvision's second versions.
+    """
     if weights is None:
         backbone = resnet_fpn_backbone(
             backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5, **pyramid
@@ -160,12 +408,40 @@ def _r50_fpn(weights: str | None, **pyramid: Any) -> tuple[BackboneWithFPN, dict
     require_imagenet(weights, "r50")
     entry = ResNet50_Weights.IMAGENET1K_V2
     state = imagenet_state(entry)
+    norm = nn.BatchNorm2d if live_norm else FrozenBatchNorm2d
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3, **pyramid
+        backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=3, **pyramid
     )
     backbone.body.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    return backbone, {"weights": str(entry), "frozen": ["conv1", "bn1", "layer1"], "norm": "frozen_batch"}
+    frozen = ["conv1", "bn1", "layer1"]
+    return backbone, {"weights": str(entry), "frozen": frozen, "norm": "batch" if live_norm else "frozen_batch"}
 
 
 def _with_prefix(provenance: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {**provenance, "frozen": [prefix + name for name in provenance["frozen"]]}
+
+
+def _check_anchors(anchors: str) -> None:
+    if anchors not in ("small", "library"):
+        raise ValueError(f"anchors={anchors!r}: expected 'small' or 'library'")
+
+
+def _check(scale: str, only: str, weights: str | None, anchors: str) -> None:
+    _check_anchors(anchors)
+    if scale != only:
+        raise ValueError(f"scale={scale!r}: this model has one, {only!r}")
+    if weights not in (None, "imagenet"):
+        raise ValueError(f"weights={weights!r}: expected None or 'imagenet'")
+
+
+def _entry(entry: Any, weights: str | None) -> Any:
+    """`entry`, once its file is here; None from scratch. Raises RuntimeError when it cannot be had."""
+    if weights is None:
+        return None
+    imagenet_state(entry)
+    return entry
+
+
+def _facts(model: nn.Module, entry: Any, norm: str) -> dict[str, Any]:
+    frozen = [name.rsplit(".", 1)[0] for name, p in model.named_parameters() if not p.requires_grad]
+    return {"weights": None if entry is None else str(entry), "frozen": list(dict.fromkeys(frozen)), "norm": norm}

@@ -15,6 +15,8 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from types import ModuleType
@@ -105,7 +107,8 @@ class YOLODetector(UltralyticsDetector):
 
     YOLOv10 and YOLO26 train a one-to-many and a one-to-one head, whose weights move from the one to the other
     over the epochs (`on_epoch`). Detections come from the one-to-many head and NMS, which is the library's
-    default for all of its models; with `nms_free` they come from the one-to-one head alone.
+    default for all of its models; with `nms_free` they come from the one-to-one head alone. In evaluation only
+    the head that they come from runs, as in a model that the library has fused.
 
     Detections: the library's `non_max_suppression` with the values of its validator (IoU 0.7, several labels
     per box) and the limits of the contract (score above 0.001, best 100). Its wall-clock limit is lifted,
@@ -129,15 +132,10 @@ class YOLODetector(UltralyticsDetector):
     def _head(self) -> Any:
         return self.detector.model[-1]  # type: ignore[index]
 
-    def on_epoch(self, epoch: int, epochs: int | None = None) -> None:
-        """Weigh the two heads of YOLOv10 and YOLO26 as the library's trainer does in epoch `epoch` (from 0).
-
-        Args:
-            epochs: length of the training; the library's default of 100 where it is not told.
-        """
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Weigh the two heads of YOLOv10 and YOLO26 as the library's trainer does in epoch `epoch` (from 0)."""
         self._epoch = epoch
-        if epochs is not None:
-            self.detector.args.epochs = epochs  # type: ignore[union-attr]
+        self.detector.args.epochs = epochs  # type: ignore[union-attr]
         if self._criterion is not None:
             self._weigh_heads(self._criterion[1])
 
@@ -148,9 +146,10 @@ class YOLODetector(UltralyticsDetector):
 
     def network(self, batch: Batch) -> Any:
         """The losses in training; decoded boxes with scores, and the raw maps, in evaluation."""
-        raw = self.detector(batch.images.tensors)
         if not self.training:
-            return raw
+            with self._one_head():
+                return self.detector(batch.images.tensors)
+        raw = self.detector(batch.images.tensors)
         total, items = self._criterion_on(batch.images.tensors.device)(raw, library_targets(batch))
         names = [name.removesuffix("_loss") for name in items]
         return dict(zip(names, total.unbind(), strict=True))
@@ -169,6 +168,20 @@ class YOLODetector(UltralyticsDetector):
             end2end=self._head.end2end,
         )
         return self._found(rows, batch)
+
+    @contextmanager
+    def _one_head(self) -> Iterator[None]:
+        # The library's head runs both branches, and leaves out one that is None.
+        head = self._head
+        unused = "cv2" if head.end2end else "one2one_cv2"
+        branch = head._modules.get(unused) if hasattr(head, "one2one_cv2") else None
+        if branch is not None:
+            head._modules[unused] = None
+        try:
+            yield
+        finally:
+            if branch is not None:
+                head._modules[unused] = branch
 
     def _criterion_on(self, device: torch.device) -> Any:
         # Built late and once per device: the criterion copies strides and anchors to where the model is.

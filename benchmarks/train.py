@@ -120,7 +120,7 @@ def train(
     for epoch in range(first, recipe.epochs):
         seed_everything(cell.stream("sampling") + epoch)
         if hasattr(model, "on_epoch"):
-            model.on_epoch(epoch)
+            model.on_epoch(epoch, recipe.epochs)
         model.train()
         dataset.set_epoch(epoch)
         sums: dict[str, float] = defaultdict(float)

@@ -17,9 +17,17 @@ CLASSES = ("square", "bar", "ring")
 SIZE = 128
 
 
-def _param(name: str):
+# Wider forms of a model that is tested anyway, and big ones: when slow tests are asked for.
+SLOW = {"fasterrcnn_mobilenet", "ssd300", "rtdetr_l"} | {
+    name for name in MODELS if name.startswith("yolo") and name.endswith("s")
+}
+
+
+def _param(name: str, slow: bool = False):
     missing = missing_extra(name)
     marks = [getattr(pytest.mark, extra)] if (extra := get(name).extra) else []
+    if slow or name in SLOW:
+        marks.append(pytest.mark.slow)
     return pytest.param(name, marks=[*marks, pytest.mark.skipif(missing is not None, reason=missing or "")])
 
 
@@ -97,7 +105,8 @@ def test_losses_are_finite_scalars_with_gradients(name: str, boxes: bool):
     unreached = [n for n, p in trainable.items() if p.grad is None]
     assert not unreached, f"no gradient reached {unreached[:5]}"
     assert all(torch.isfinite(p.grad).all() for p in trainable.values())
-    assert any(p.grad.any() for p in trainable.values())
+    # SSD mines its negatives in proportion to the positives: without a box there is nothing to learn from.
+    assert any(p.grad.any() for p in trainable.values()) or (get(name).family == "ssd" and not boxes)
 
 
 @every_model
@@ -196,7 +205,7 @@ def test_says_what_was_loaded_and_frozen(name: str):
     model = _build(name)
     made = model.provenance
     assert made["weights"] is None
-    assert made["norm"] in ("batch", "frozen_batch", "group")
+    assert made["norm"] in ("batch", "frozen_batch", "group", "none")
     for parameter_name, parameter in model.named_parameters():
         frozen = any(parameter_name.startswith(prefix) for prefix in made["frozen"])
         assert parameter.requires_grad != frozen, parameter_name

@@ -1,17 +1,45 @@
-"""torchvision's detectors under our contract: their own numbers at r50, CANet's parts at nano."""
+"""torchvision's detectors under our contract: their own numbers where they ship, CANet's parts at nano."""
 
 from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet, fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, VGG16_Weights
+from torchvision.models import detection as shipped_models
 
 from baselines.torchvision_models import build_fasterrcnn_fpn, build_retinanet
+from benchmarks.models import MODELS, build_model
 from canet.config import CANetConfig
 from canet.detector import build_canet
 
-BUILDERS = {"fasterrcnn": build_fasterrcnn_fpn, "retinanet": build_retinanet}
+# Our name -> torchvision's builder, and the size that needs no resizing in both.
+SHIPPED = {
+    "fasterrcnn_fpn": ("fasterrcnn_resnet50_fpn", 64),
+    "fasterrcnn_fpn_v2": ("fasterrcnn_resnet50_fpn_v2", 64),
+    "fasterrcnn_mobilenet": ("fasterrcnn_mobilenet_v3_large_fpn", 64),
+    "retinanet": ("retinanet_resnet50_fpn", 64),
+    "retinanet_v2": ("retinanet_resnet50_fpn_v2", 64),
+    "fcos": ("fcos_resnet50_fpn", 64),
+    "ssd300": ("ssd300_vgg16", 300),
+    "ssdlite": ("ssdlite320_mobilenet_v3_large", 320),
+}
+PYRAMIDS = [
+    name
+    for name, spec in MODELS.items()
+    if spec.builder.startswith("baselines.torch") and "nano" in spec.scales.values()
+]
+
+_BIG = ("ssd300", "fasterrcnn_fpn_v2")
+
+
+def _each(*names: str) -> pytest.MarkDecorator:
+    params = [pytest.param(name, marks=[pytest.mark.slow] if name in _BIG else []) for name in names]
+    return pytest.mark.parametrize("name", params)
 
 
 def _targets() -> list[dict[str, Tensor]]:
@@ -20,48 +48,61 @@ def _targets() -> list[dict[str, Tensor]]:
     return [{"boxes": boxes, "labels": torch.tensor([1, 3])}, empty]
 
 
-def _shipped(name: str) -> FasterRCNN | RetinaNet:
+def _shipped(name: str) -> Any:
     """torchvision's model from its own builder, with our thresholds and a size that needs no resizing."""
     torch.manual_seed(0)
-    build = {"fasterrcnn": fasterrcnn_resnet50_fpn, "retinanet": retinanet_resnet50_fpn}[name]
-    thresholds = {"fasterrcnn": ("box_score_thresh", "box_detections_per_img")}
-    score, count = thresholds.get(name, ("score_thresh", "detections_per_img"))
-    sizes = {"min_size": 64, "max_size": 64, score: 0.001, count: 100}
-    model = build(weights=None, weights_backbone=None, num_classes=4, **sizes)
+    builder, size = SHIPPED[name]
+    two_stage = name.startswith("faster")
+    score, count = (
+        ("box_score_thresh", "box_detections_per_img") if two_stage else ("score_thresh", "detections_per_img")
+    )
+    sizes: dict[str, Any] = {score: 0.001, count: 100}
+    if not name.startswith("ssd"):
+        sizes |= {"min_size": size, "max_size": size}
+    model = getattr(shipped_models, builder)(weights=None, weights_backbone=None, num_classes=4, **sizes)
     # Their tiny start gives nearly equal scores, whose order is rounding.
-    head = model.rpn.head if name == "fasterrcnn" else model.head
+    head = model.rpn.head if two_stage else model.head
     for key, weight in head.named_parameters():
-        if key.endswith("weight"):
-            scale = 1e-3 if weight.shape[0] < 256 else (2 / weight[0].numel()) ** 0.5
+        if key.endswith("weight") and weight.ndim == 4:
+            scale = (
+                1e-3
+                if name.startswith(("faster", "retina")) and weight.shape[0] < 256
+                else (2 / weight[0].numel()) ** 0.5
+            )
             nn.init.normal_(weight, std=scale)
     return model
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_r50_is_the_shipped_model(name: str) -> None:
-    theirs = _shipped(name)
-    ours = BUILDERS[name](num_classes=3, image_size=64, scale="r50")
-    if name == "fasterrcnn":
-        names = {"backbone.body.": "backbone.", "backbone.fpn.": "neck."}
-        state = {}
-        for key, value in theirs.state_dict().items():
-            for prefix, replacement in names.items():
-                key = replacement + key.removeprefix(prefix) if key.startswith(prefix) else key
-            state[key] = value
-        ours.load_state_dict(state)
-    else:
-        ours.load_state_dict(theirs.state_dict())
-    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 48)]
+def _ours(name: str, **options: Any) -> nn.Module:
+    spec, variant = MODELS[name], "default" if name == "fcos" else "library_anchors"
+    return build_model(
+        name, num_classes=3, image_size=SHIPPED[name][1], scale=spec.scales["r50"], variant=variant, **options
+    )
+
+
+@_each(*SHIPPED)
+def test_with_its_own_anchors_it_is_the_shipped_model(name: str) -> None:
+    theirs, ours = _shipped(name), _ours(name)
+    names = {"backbone.body.": "backbone.", "backbone.fpn.": "neck."} if name.startswith("faster") else {}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        for prefix, replacement in names.items():
+            key = replacement + key.removeprefix(prefix) if key.startswith(prefix) else key
+        state[key] = value
+    ours.load_state_dict(state)
+    size = SHIPPED[name][1]
+    square = size if name.startswith("ssd") else 48  # SSD is given a square: torchvision stretches, ours pads
+    images = [torch.rand(3, size, size), torch.rand(3, size, square)]
     torch.manual_seed(3)
     found = ours.train()(images, _targets())
     torch.manual_seed(3)
     expected = theirs.train()(images, _targets())
-    # torchvision draws a random size from the one it has: its sampling of anchors starts elsewhere.
-    if name == "retinanet":
+    # torchvision draws a random size from the one it has: its sampling of anchors and its dropout start elsewhere.
+    if not name.startswith("faster"):
         torch.testing.assert_close(found, expected)
     assert set(found) == set(expected)
     with torch.no_grad():
-        if name == "retinanet":  # label 0 does not exist under the contract: torchvision's must not find it either
+        if name.startswith(("retinanet", "fcos")):  # label 0 does not exist under the contract: theirs must not find it
             theirs.head.classification_head.cls_logits.bias.view(-1, 4)[:, 0] = -1e4
         for a, b in zip(ours.eval()(images), theirs.eval()(images), strict=True):
             solid = (b["boxes"][:, 2:] > b["boxes"][:, :2]).all(1)  # ours drop boxes without area
@@ -85,22 +126,102 @@ def test_nano_faster_rcnn_is_canet_without_its_ideas() -> None:
         torch.testing.assert_close(theirs(image)[0], plain(image)[0])
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_nano_trains_everything_from_scratch(name: str) -> None:
-    torch.manual_seed(0)
-    model = BUILDERS[name](num_classes=3, image_size=64, scale="nano").train()
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("scale", ["nano", "small"])
+def test_nano_and_small_stand_on_the_plain_backbone(name: str, scale: str) -> None:
+    plain = CANetConfig.preset("pytorch", scale=scale).plain()
+    canet = build_canet(num_classes=3, image_size=64, scale=scale, config=plain)
+    model = build_model(name, num_classes=3, image_size=64, scale=scale)
+    body = model.backbone if name.startswith("faster") else model.backbone.body
+    shapes = {k: v.shape for k, v in canet.backbone.state_dict().items()}
+    assert {k: v.shape for k, v in body.state_dict().items()} == shapes
     assert model.provenance == {"weights": None, "frozen": [], "norm": "batch"}
-    losses = model([torch.rand(3, 64, 64)] * 2, _targets())
-    sum(losses.values()).backward()
-    assert all(p.requires_grad and p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@_each(*(name for name in SHIPPED if name != "fcos"))
+def test_small_anchors_start_smaller(name: str) -> None:
+    """The smallest default anchor, in pixels of the network's input, at most half of torchvision's."""
+    scale = MODELS[name].scales["r50"]
+    size = SHIPPED[name][1]
+    sides = {}
+    for variant in ("default", "library_anchors"):
+        model = build_model(name, num_classes=3, image_size=size, scale=scale, variant=variant)
+        generator = model.rpn.anchor_generator if name.startswith("faster") else model.anchor_generator
+        if name.startswith("ssd"):
+            sides[variant] = size * min(generator.scales)
+        else:
+            sides[variant] = min(min(level) for level in generator.sizes)
+    assert sides["default"] <= 0.6 * sides["library_anchors"]
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_fpn", "retinanet"])
 def test_weights_that_do_not_exist_are_refused(name: str) -> None:
+    build = {"fasterrcnn_fpn": build_fasterrcnn_fpn, "retinanet": build_retinanet}[name]
     with pytest.raises(RuntimeError, match="nano"):
-        BUILDERS[name](num_classes=3, image_size=64, scale="nano", weights="imagenet")
+        build(num_classes=3, image_size=64, scale="nano", weights="imagenet")
     with pytest.raises(ValueError, match="coco"):
-        BUILDERS[name](num_classes=3, image_size=64, scale="r50", weights="coco")
+        build(num_classes=3, image_size=64, scale="r50", weights="coco")
+    with pytest.raises(ValueError, match="'small' or 'library'"):
+        build(num_classes=3, image_size=64, scale="nano", anchors="big")
+
+
+ENTRIES = {
+    "fasterrcnn_fpn": ResNet50_Weights.IMAGENET1K_V2,
+    "fasterrcnn_fpn_v2": ResNet50_Weights.IMAGENET1K_V2,
+    "fasterrcnn_mobilenet": MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    "retinanet": ResNet50_Weights.IMAGENET1K_V2,
+    "retinanet_v2": ResNet50_Weights.IMAGENET1K_V2,
+    "fcos": ResNet50_Weights.IMAGENET1K_V2,
+    "ssd300": VGG16_Weights.IMAGENET1K_FEATURES,
+    "ssdlite": MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_without_the_file_one_line_says_what_to_place_where(name: str, monkeypatch, tmp_path: Path) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(RuntimeError, match="no network") as raised:
+        _ours(name, weights="imagenet")
+    text = str(raised.value)
+    assert ENTRIES[name].url in text
+    assert str(tmp_path / "hub" / "checkpoints") in text
+    assert "\n" not in text
+
+
+@_each(*ENTRIES)
+def test_imagenet_weights_are_loaded_and_frozen_as_said(name: str, monkeypatch, tmp_path: Path) -> None:
+    """From a file of the right name and shapes in torch's own folder, as a user places it."""
+    import torchvision.models as classifiers
+
+    entry = ENTRIES[name]
+    torch.manual_seed(7)
+    kind = {"ResNet50": "resnet50", "MobileNet": "mobilenet_v3_large", "VGG16": "vgg16"}
+    network = getattr(classifiers, next(v for k, v in kind.items() if str(entry).startswith(k)))(weights=None)
+    state = network.state_dict()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(state, folder / entry.url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = _ours(name, weights="imagenet")
+    assert model.provenance["weights"] == str(entry)
+    assert model.provenance["norm"] == {
+        "fasterrcnn_fpn_v2": "batch",
+        "retinanet_v2": "batch",
+        "ssd300": "none",
+        "ssdlite": "batch",
+    }.get(name, "frozen_batch")
+    frozen = model.provenance["frozen"]
+    assert bool(frozen) == (name != "ssdlite")
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad != any(key.startswith(f"{f}.") for f in frozen), key
+    first = next(iter(state.values()))  # the first convolution
+    mine = next(p for p in model.parameters() if p.shape == first.shape)
+    assert torch.equal(mine, first)
+    assert math.isfinite(float(mine.detach().sum()))
 
 
 def test_settings_are_canets() -> None:

@@ -244,25 +244,6 @@ def test_matches_the_librarys_predictor_from_the_image_file(trained, monkeypatch
     assert matched >= 0.99 * total
 
 
-# YAML file, and the scale in its name.
-VERSIONS = [
-    ("yolov3-tiny.yaml", "tiny"),
-    ("yolov5n.yaml", "n"),
-    ("yolov5s.yaml", "s"),
-    ("yolov8s.yaml", "s"),
-    ("yolov9t.yaml", "t"),
-    ("yolov9s.yaml", "s"),
-    ("yolov10n.yaml", "n"),
-    ("yolov10s.yaml", "s"),
-    ("yolo11n.yaml", "n"),
-    ("yolo11s.yaml", "s"),
-    ("yolo12n.yaml", "n"),
-    ("yolo12s.yaml", "s"),
-    ("yolo26n.yaml", "n"),
-    ("yolo26s.yaml", "s"),
-]
-
-
 def _detects(model, images: list[Tensor]) -> None:
     with torch.inference_mode():
         for image, found in zip(images, model.eval()(images), strict=True):
@@ -275,27 +256,13 @@ def _detects(model, images: list[Tensor]) -> None:
 
 
 @needs_ultralytics
-@pytest.mark.parametrize(("yaml", "scale"), VERSIONS, ids=[yaml.removesuffix(".yaml") for yaml, _ in VERSIONS])
-def test_every_version_trains_and_detects(yaml: str, scale: str):
-    torch.manual_seed(0)
-    model = build_yolo(num_classes=2, image_size=64, scale=scale, yaml=yaml).train()
-    images = [_image(0, 64, 64), _image(1, 48, 64)]
-    losses = model(images, [_target(64, 64), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}])
-    assert losses.keys() == {"box", "cls", "l1" if "26" in yaml else "dfl"}
-    assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
-    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    _detects(model, images)
-
-
-@needs_ultralytics
 @pytest.mark.parametrize("yaml", ["yolov10n.yaml", "yolo26n.yaml"])
 def test_two_headed_versions(yaml: str):
     torch.manual_seed(0)
     model = build_yolo(num_classes=2, image_size=64, scale="n", yaml=yaml, nms_free=True).train()
     images, targets = [_image(0, 64, 64)], [_target(64, 64)]
     model.on_epoch(0, epochs=11)
-    model(images, targets)
+    assert model(images, targets).keys() == {"box", "cls", "l1" if "26" in yaml else "dfl"}
     (_, criterion) = model._criterion
     # The library's schedule: from 0.8 for the one-to-many head down to 0.1 in the last epoch.
     assert (criterion.o2m, criterion.o2o) == pytest.approx((0.8, 0.2))
@@ -311,6 +278,27 @@ def test_two_headed_versions(yaml: str):
     _detects(model, images)
     assert model._head.end2end
     assert not again._head.end2end
+
+
+@needs_ultralytics
+@pytest.mark.parametrize("yaml", ["yolov10n.yaml", "yolo26n.yaml"])
+@pytest.mark.parametrize("nms_free", [False, True])
+@torch.inference_mode()
+def test_only_the_head_that_detects_runs(yaml: str, nms_free: bool):
+    """Same numbers as the library's own forward, which runs both; the other head is there again afterwards."""
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=2, image_size=64, scale="n", yaml=yaml, nms_free=nms_free).eval()
+    calls = {"cv2": 0, "one2one_cv2": 0}
+    for name in calls:
+        for branch in getattr(model._head, name):
+            branch.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    names = list(model.state_dict())
+    batch = model.preprocess([_image(0, 64, 64)])
+    one, _ = model.network(batch)
+    assert calls == ({"cv2": 0, "one2one_cv2": 3} if nms_free else {"cv2": 3, "one2one_cv2": 0})
+    both, _ = model.detector(batch.images.tensors)
+    assert torch.equal(one, both)
+    assert list(model.state_dict()) == names
 
 
 @needs_ultralytics

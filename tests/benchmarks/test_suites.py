@@ -79,7 +79,8 @@ def test_narrowing() -> None:
     [
         ({"select": ["canett"]}, "did you mean 'canet'"),
         ({"select": ["canet:nosae"]}, "no_sae"),
-        ({"select": ["retinanet:no_sae"]}, "no variants"),
+        ({"select": ["fcos:no_sae"]}, "no variants"),
+        ({"select": ["retinanet:library"]}, "did you mean 'library_anchors'"),
         ({"folds": [5]}, "folds 0 to 4"),
     ],
 )

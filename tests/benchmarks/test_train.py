@@ -11,6 +11,7 @@ from benchmarks.cells import Cell, Recipe
 from benchmarks.datasets.loading import DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
+from benchmarks.models import missing_extra
 from benchmarks.runner import build_cell_model
 from benchmarks.store import EpochPoint
 from benchmarks.train import Diverged, build_optimizer, lr_factor, parameter_groups, train
@@ -154,3 +155,21 @@ def test_bfloat16_trains(dataset) -> None:
     cell = make_cell(recipe=RECIPE.model_copy(update={"precision": "bf16"}))
     _, curve = fit(cell, dataset)
     assert all(math.isfinite(v) for p in curve for v in p.losses.values())
+
+
+def test_a_model_with_a_schedule_of_its_own_is_told_epoch_and_epochs(dataset) -> None:
+    cell = make_cell()
+    told: list[tuple[int, int]] = []
+    model = build_cell_model(cell, 6)
+    model.on_epoch = lambda epoch, epochs: told.append((epoch, epochs))
+    train(model, dataset(cell), cell, device=torch.device("cpu"))
+    assert told == [(0, 2), (1, 2)]
+
+
+@pytest.mark.yolo
+@pytest.mark.skipif(missing_extra("yolo26n") is not None, reason="ultralytics is not installed")
+def test_the_two_heads_of_yolo26_end_where_the_librarys_schedule_ends(dataset) -> None:
+    cell = make_cell(model="yolo26n", scale="n")
+    model = build_cell_model(cell, 6)
+    train(model, dataset(cell), cell, device=torch.device("cpu"))
+    assert model._criterion[1].o2m == pytest.approx(0.1)

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION
+from tests.baselines.test_contract import SLOW
 from tests.benchmarks.conftest import RECIPE, make_cell
 
 FILE = Path(__file__).with_name("versions.json")
@@ -46,7 +47,9 @@ def versions(name: str) -> dict[str, int]:
     return {"builder": models.get(name).version, "recipe": RECIPE_VERSION, "transforms": TRANSFORMS_VERSION}
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in models.MODELS]
+)
 def test_numbers_change_only_with_a_version(name: str, synthetic) -> None:
     if (message := models.missing_extra(name)) is not None:
         pytest.skip(message)
