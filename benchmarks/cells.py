@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 RECIPE_VERSION = 1
 """Raise it when the training loop computes other numbers from the same recipe."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+Augment = Literal["none", "mosaic", "copy_paste", "scale_jitter", "hflip", "flips", "flips_photo"]
+"""Augmentations, in the order in which they are applied (`benchmarks.datasets.loading`)."""
 
 
 class Recipe(BaseModel):
@@ -36,9 +47,24 @@ class Recipe(BaseModel):
     warmup_iters: int = Field(0, ge=0, description="linear; at most one epoch; one_cycle has its own")
     warmup_factor: float = Field(1e-3, gt=0, le=1)
     clip_norm: float | None = Field(None, gt=0)
-    augment: Literal["none", "hflip", "flips", "flips_photo"] = "flips"
+    augment: Augment | tuple[Augment, ...] = Field("flips", description="one, or several that add up")
     precision: Precision = "fp32"
     weights: Literal["imagenet"] | None = None
+
+    @field_validator("augment")
+    @classmethod
+    def _one_way_to_say_it(cls, value: Augment | tuple[Augment, ...]) -> Augment | tuple[Augment, ...]:
+        """In the order of `Augment`, so that the same request has the same id."""
+        if isinstance(value, str):
+            return value
+        if len(set(value)) < len(value) or not value:
+            raise ValueError(f"{list(value)} is empty or names one twice; 'none' is for no augmentation")
+        if len(value) > 1 and ("none" in value or sum("flip" in kind for kind in value) > 1):
+            raise ValueError(
+                f"{list(value)} do not go together: 'none' stands alone, and hflip, flips or flips_photo is one"
+            )
+        ordered = tuple(kind for kind in get_args(Augment) if kind in value)
+        return ordered if len(ordered) > 1 else ordered[0]
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Recipe:
@@ -46,6 +72,21 @@ class Recipe(BaseModel):
             raise ValueError("milestones belong to schedule 'step', and it needs them")
         if any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} lie outside the {self.epochs} epochs")
+        return self
+
+
+class Tile(BaseModel):
+    """Large images are cut: random windows in training, an overlapping grid in evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=64, description="side in pixels of the image")
+    overlap: int = Field(ge=16, description="of neighbours in evaluation: at least the longer side of usual defects")
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Tile:
+        if self.overlap > self.size // 2:
+            raise ValueError(f"overlap {self.overlap} is more than half of the size {self.size}")
         return self
 
 
@@ -63,6 +104,12 @@ class Cell(BaseModel):
     seed: int = Field(ge=0)
     image_size: int = Field(ge=32, description="longer side in pixels inside the model")
     recipe: Recipe
+    tile: Tile | None = Field(None, description="None: images go in whole")
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_tiles(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Whole images are not mentioned: ids and records that are older than tiles stay what they are."""
+        return {k: v for k, v in handler(self).items() if k != "tile" or v is not None}
 
     @property
     def id(self) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from benchmarks import suites
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
@@ -35,6 +35,9 @@ def main(
     fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="instead of the tier's seeds (repeatable)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=64, help="cut large images into tiles of this side that overlap by a quarter")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="cells at a time; default: on a CPU as cores and memory allow, else 1")
@@ -60,7 +63,13 @@ def main(
     tier = tier or _default_tier(loaded, device)
     names, absent = _available(loaded, dataset, root)
     cells = loaded.cells(
-        tier, datasets=names, select=model or (), folds=fold or None, seeds=seed or None, epochs=epochs
+        tier,
+        datasets=names,
+        select=model or (),
+        folds=fold or None,
+        seeds=seed or None,
+        epochs=epochs,
+        tile=Tile(size=tile, overlap=tile // 4) if tile else None,
     )
     if not list_only:
         require_writable(out)

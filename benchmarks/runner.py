@@ -22,6 +22,7 @@ from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, digest_of
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.engines import Form, arithmetic
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
@@ -214,7 +215,11 @@ def _train_and_evaluate(
         known["model"] = _facts(model)
     with _timed(timings, "load"):
         training = DetectionDataset(
-            data, split.train, transform=train_transform(cell.recipe.augment), seed=cell.stream("augment")
+            data,
+            split.train,
+            transform=train_transform(cell.recipe.augment),
+            seed=cell.stream("augment"),
+            tile=cell.tile.size if cell.tile else None,
         )
     with _timed(timings, "train"):
         known["curve"] = train(
@@ -227,6 +232,8 @@ def _train_and_evaluate(
             progress=progress,
         )
     write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
+    if cell.tile is not None:
+        model = TiledDetector(model, cell.tile.size, cell.tile.overlap)
     progress.phase("detecting")
     saved = {}
     for part, names, path in (("", split.test, paths.detections), ("val_", split.val, paths.val_detections)):
@@ -337,7 +344,7 @@ def profile_cells(
     """Count and time the trained models of cells of one data set, in turns in one process.
 
     Args:
-        cells: finished ones, one per model and variant.
+        cells: finished ones, one per model and variant, tiled alike; tiled ones are profiled on single tiles.
         reference: `Cell.name` that ratios are taken to; the first cell where it is not among them.
         full: as long as a figure that is quoted needs, `PROFILE_FULL`.
 
@@ -348,7 +355,8 @@ def profile_cells(
     torch.set_num_threads(_ALL_THREADS)
     started = now()
     split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
-    dataset = DetectionDataset(data, split.test[: max(16, _MACS_IMAGES)])
+    tile = cells[0].tile.size if cells[0].tile else None
+    dataset = DetectionDataset(data, split.test[: max(16, _MACS_IMAGES)], tile=tile)
     images = [dataset[i][0] for i in range(len(dataset))]
     built = {cell.name: load_trained(cell, data, runs, device) for cell in cells}
     reference = reference if reference in built else cells[0].name

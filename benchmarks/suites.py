@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks import models
-from benchmarks.cells import Cell, Recipe
+from benchmarks.cells import Cell, Recipe, Tile
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -36,6 +36,7 @@ class Tier(_Strict):
     recipe: dict[str, Any]
     by_dataset: dict[str, dict[str, Any]] = {}
     by_family: dict[str, dict[str, Any]] = {}
+    tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
 
     def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe:
         """The recipe of one cell: the tier's, then the data set's, then the family's changes."""
@@ -69,6 +70,8 @@ class Suite(_Strict):
         for name, tier in self.tiers.items():
             for extra in set(tier.by_dataset) - set(self.datasets):
                 raise ValueError(f"tiers.{name}.by_dataset: {extra!r} is not one of the suite's data sets")
+            for extra in set(tier.tile) - set(self.datasets):
+                raise ValueError(f"tiers.{name}.tile: {extra!r} is not one of the suite's data sets")
             for extra in set(tier.by_family) - families:
                 raise ValueError(f"tiers.{name}.by_family: no model of the suite is of family {extra!r}")
             for dataset in self.datasets:
@@ -85,13 +88,14 @@ class Suite(_Strict):
         folds: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
         epochs: int | None = None,
+        tile: Tile | None = None,
     ) -> list[Cell]:
         """The cells of a tier, narrowed.
 
         Args:
             datasets: names, each in the catalogue.
             select: `model` (all its variants in the suite) or `model:variant`; empty for all.
-            folds, seeds, epochs: instead of the tier's.
+            folds, seeds, epochs, tile: instead of the tier's.
 
         Raises:
             RequestError: an unknown tier, model, variant or fold.
@@ -102,6 +106,8 @@ class Suite(_Strict):
         out = []
         for dataset in datasets:
             spec = catalogue.get(dataset)
+            cut = tile or t.tile.get(dataset)
+            native = min(spec.native_size, cut.size) if cut else spec.native_size
             for fold in folds if folds is not None else t.folds:
                 if not 0 <= fold < spec.folds:
                     raise RequestError(f"{spec.split} has folds 0 to {spec.folds - 1}, not {fold}")
@@ -117,8 +123,9 @@ class Suite(_Strict):
                                 variant=variant,
                                 scale=entry.scale(t.scale),
                                 seed=seed,
-                                image_size=spec.native_size if t.image_size == "native" else t.image_size,
+                                image_size=native if t.image_size == "native" else t.image_size,
                                 recipe=t.resolve(dataset, entry.family, epochs),
+                                tile=cut,
                             )
                         )
         return out

@@ -1,4 +1,4 @@
-"""From a prepared set to training batches: cached pixels, transforms v2, random streams of their own."""
+"""From a prepared set to training batches: cached pixels, augmentation, random streams of their own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from benchmarks.datasets.augment import Augmentation, CopyPaste, Mix, Mosaic, Sample, ScaleJitter, crop, safe_window
 from benchmarks.datasets.images import decode
+from benchmarks.datasets.pixels import PixelFile, cached_on_disk, disk_budget
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -20,10 +23,13 @@ TRANSFORMS_VERSION = 1
 """Raise it when the same seed gives other augmented images; part of every fingerprint."""
 
 CACHE_BYTES = 2 * 2**30
-"""What a data set keeps of decoded pixels at most; images beyond it are decoded every time."""
+"""What a data set keeps of decoded pixels in memory at most; a set that needs more is kept on disk."""
 
-_TRANSFORMS: dict[str, tuple[v2.Transform, ...]] = {
+_TRANSFORMS: dict[str, tuple[Mix | v2.Transform, ...]] = {
     "none": (),
+    "mosaic": (Mosaic(),),
+    "copy_paste": (CopyPaste(),),
+    "scale_jitter": (ScaleJitter(),),
     "hflip": (v2.RandomHorizontalFlip(0.5),),
     "flips": (v2.RandomHorizontalFlip(0.5), v2.RandomVerticalFlip(0.5)),
     "flips_photo": (
@@ -38,11 +44,16 @@ Item = tuple[Tensor, dict[str, Any]]
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
-def train_transform(kind: str) -> v2.Transform | None:
-    """The augmentation called `kind`, for tv_tensors; None for "none". RequestError for an unknown one."""
-    if kind not in _TRANSFORMS:
-        raise RequestError(f"no augmentation is called {kind!r}; {nearest(kind, _TRANSFORMS)}")
-    return v2.Compose(list(_TRANSFORMS[kind])) if _TRANSFORMS[kind] else None
+def train_transform(kinds: str | Sequence[str]) -> Augmentation | None:
+    """The augmentation of these names, in their order; None for "none". RequestError for an unknown one."""
+    steps: list[Mix | v2.Transform] = []
+    for kind in (kinds,) if isinstance(kinds, str) else kinds:
+        if kind not in _TRANSFORMS:
+            raise RequestError(f"no augmentation is called {kind!r}; {nearest(kind, _TRANSFORMS)}")
+        steps += _TRANSFORMS[kind]
+    mixes = [step for step in steps if not isinstance(step, v2.Transform)]
+    transforms = [step for step in steps if isinstance(step, v2.Transform)]
+    return Augmentation(mixes, v2.Compose(transforms) if transforms else None) if steps else None
 
 
 def _stream(*parts: int | str) -> int:
@@ -60,25 +71,34 @@ class DetectionDataset(Dataset[Item]):
     model sees the same augmented images; the global generator is left as it was.
 
     Args:
-        cache: keep decoded pixels (uint8, one channel where the image is grey) once they were read, up to CACHE_BYTES.
+        cache: keep decoded pixels (uint8, one channel where the image is grey): in memory once they were read when
+            CACHE_BYTES suffice for all, else in a file under the data root that all processes share
+            (`benchmarks.datasets.pixels`). What neither holds is decoded every time.
+        tile: items are random box-safe windows of at most this side (`benchmarks.datasets.augment`), one per image
+            and epoch.
     """
 
     def __init__(
         self,
         prepared: PreparedDataset,
         file_names: Sequence[str],
-        transform: v2.Transform | None = None,
+        transform: Augmentation | None = None,
         cache: bool = True,
         seed: int = 0,
+        tile: int | None = None,
     ) -> None:
         self.prepared = prepared
         self.file_names = tuple(file_names)
         self.transform = transform
         self.seed = seed
+        self.tile = tile
         self.epoch = 0
         self._cache: dict[int, Tensor] = {}
         self._room = CACHE_BYTES if cache else 0
         self._targets = [self._target(name) for name in self.file_names]
+        self._file: PixelFile | None = None
+        if cache and self._bytes() > CACHE_BYTES and (budget := disk_budget()):
+            self._file = cached_on_disk(prepared, self._decode, budget)
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -93,45 +113,101 @@ class DetectionDataset(Dataset[Item]):
         labels = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
         return boxes, labels, self.prepared.image(name)["id"]
 
+    def _size(self, index: int) -> tuple[int, int]:
+        image = self.prepared.image(self.file_names[index])
+        return image["height"], image["width"]
+
+    def _bytes(self) -> int:
+        """What all images take, decoded; whether they are grey is asked of the first."""
+        area = sum(height * width for height, width in map(self._size, range(len(self))))
+        return area if area <= CACHE_BYTES // 3 else area * self._decode(self.file_names[0]).shape[0]
+
+    def _decode(self, name: str) -> Tensor:
+        """(1 or 3, H, W) uint8; one channel where the image is grey."""
+        path = self.prepared.path(name)
+        try:
+            encoded = path.read_bytes()
+        except OSError as e:
+            raise DataError(f"cannot read {path}: {e.strerror}; prepare the data set again") from None
+        rgb = decode(encoded, str(path))
+        grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
+        kept = rgb[..., :1] if grey else rgb
+        return torch.from_numpy(kept.copy()).permute(2, 0, 1).contiguous()
+
     def _pixels(self, index: int) -> Tensor:
         """(3, H, W) uint8; a grey image's channels share memory."""
         pixels = self._cache.get(index)
+        if pixels is None and self._file is not None:
+            pixels = self._file.get(self.file_names[index])
         if pixels is None:
-            path = self.prepared.path(self.file_names[index])
-            try:
-                encoded = path.read_bytes()
-            except OSError as e:
-                raise DataError(f"cannot read {path}: {e.strerror}; prepare the data set again") from None
-            rgb = decode(encoded, str(path))
-            grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
-            kept = rgb[..., :1] if grey else rgb
-            pixels = torch.from_numpy(kept.copy()).permute(2, 0, 1).contiguous()
+            pixels = self._decode(self.file_names[index])
             if pixels.numel() <= self._room:
                 self._room -= pixels.numel()
                 self._cache[index] = pixels
         return pixels.expand(3, -1, -1)
 
     def fill(self) -> None:
-        """Read what the cache will hold, so that worker processes share it instead of reading it each."""
-        for index in range(len(self)):
-            if index not in self._cache and self._room > 0:
-                self._pixels(index)
+        """Read what the cache in memory will hold, so that worker processes share it instead of reading it each."""
+        if self._file is None:
+            for index in range(len(self)):
+                if index not in self._cache and self._room > 0:
+                    self._pixels(index)
+
+    def sample(self, index: int) -> Sample:
+        """Image `index` before augmentation; with `tile`, a window of it that is drawn from torch's generator."""
+        boxes, labels, _ = self._targets[index]
+        sample = Sample(self._pixels(index), boxes.clone(), labels.clone())
+        if self.tile is not None:
+            window = safe_window(boxes, self._size(index), self.tile, self.tile)
+            sample = crop(sample, window)
+        return sample
+
+    def augmented(self, index: int) -> Sample:
+        """Item `index` as bytes; its pixels may be those of the cache."""
+        if self.transform is None and self.tile is None:
+            return self.sample(index)
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would set the CUDA generators too, and they are not put back.
+            torch.default_generator.manual_seed(_stream(self.seed, self.epoch, index))
+            sample = self.sample(index)
+            return self.transform(sample, self) if self.transform is not None else sample
 
     def __getitem__(self, index: int) -> Item:
-        image = self._pixels(index)
-        boxes, labels, image_id = self._targets[index]
-        boxes, labels = boxes.clone(), labels.clone()
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                # Not torch.manual_seed: that would set the CUDA generators too, and they are not put back.
-                torch.default_generator.manual_seed(_stream(self.seed, self.epoch, index))
-                size = (image.shape[1], image.shape[2])
-                wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-                image, target = self.transform(tv_tensors.Image(image), {"boxes": wrapped, "labels": labels})
-                boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
-            image = image.as_subclass(Tensor)
+        image, boxes, labels = self.augmented(index)
         pixels = image.to(torch.float32).div_(255)
-        return pixels, {"boxes": boxes, "labels": labels, "image_id": image_id}
+        return pixels, {"boxes": boxes, "labels": labels, "image_id": self._targets[index][2]}
+
+
+Bytes = tuple[list[NDArray[np.uint8]], list[tuple[NDArray[np.float32], NDArray[np.int64], int]]]
+
+
+class _Bytes(Dataset[tuple[Sample, int]]):
+    """What workers read: items before they become float, which would be twelve times as much to pass on."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[Sample, int]:
+        return self.dataset.augmented(index), self.dataset._targets[index][2]
+
+
+def _pack(items: Sequence[tuple[Sample, int]]) -> Bytes:
+    """As arrays, which go through a pipe at once; a tensor each would cost a file handle in shared memory each."""
+    images, targets = [], []
+    for (image, boxes, labels), image_id in items:
+        grey = torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
+        images.append((image[:1] if grey else image).numpy())
+        targets.append((boxes.numpy(), labels.numpy(), image_id))
+    return images, targets
+
+
+def _unpack(packed: Bytes) -> Batch:
+    images = [(torch.from_numpy(pixels).to(torch.float32).div_(255)).expand(3, -1, -1) for pixels in packed[0]]
+    targets = [
+        {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": image_id}
+        for boxes, labels, image_id in packed[1]
+    ]
+    return [image.contiguous() for image in images], targets
 
 
 def _collate(items: Sequence[Item]) -> Batch:
@@ -162,4 +238,7 @@ def batches(
             yield _collate([dataset[i] for i in chunk])
         return
     dataset.fill()
-    yield from DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=_collate, generator=generator)
+    loader = DataLoader(
+        _Bytes(dataset), batch_sampler=chunks, num_workers=workers, collate_fn=_pack, generator=generator
+    )
+    yield from map(_unpack, loader)

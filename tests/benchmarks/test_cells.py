@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.cells import Recipe
+from benchmarks.cells import Augment, Cell, Recipe, Tile
 from tests.benchmarks.conftest import RECIPE, make_cell
 
 CHANGES = [
@@ -16,6 +18,8 @@ CHANGES = [
     {"seed": 1},
     {"image_size": 192},
     {"recipe": RECIPE.model_copy(update={"lr": 2e-3})},
+    {"recipe": RECIPE.model_copy(update={"augment": ("mosaic", "flips")})},
+    {"tile": Tile(size=64, overlap=16)},
 ]
 
 
@@ -28,6 +32,36 @@ def test_id_is_the_request_and_stays_the_same_between_versions() -> None:
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: next(iter(c)))
 def test_every_field_changes_the_id(change: dict) -> None:
     assert make_cell(**change).id != make_cell().id
+
+
+def test_augmentations_add_up_in_one_order() -> None:
+    def augment(*kinds: str) -> object:
+        return Recipe(**{**RECIPE.model_dump(), "augment": kinds}).augment
+
+    assert augment("flips", "copy_paste", "mosaic") == augment("mosaic", "copy_paste", "flips")
+    assert augment("flips") == "flips" == RECIPE.augment
+    cell = make_cell(recipe=RECIPE.model_copy(update={"augment": augment("flips", "scale_jitter")}))
+    assert Cell.model_validate_json(cell.model_dump_json()) == cell
+
+
+def test_the_loader_knows_every_augmentation_of_a_recipe() -> None:
+    from benchmarks.datasets.loading import TRANSFORMS
+
+    assert get_args(Augment) == TRANSFORMS
+
+
+def test_whole_images_are_not_mentioned_and_tiles_are() -> None:
+    assert "tile" not in make_cell().model_dump()
+    tiled = make_cell(tile=Tile(size=640, overlap=160))
+    assert tiled.model_dump(mode="json")["tile"] == {"size": 640, "overlap": 160}
+    assert Cell.model_validate_json(tiled.model_dump_json()) == tiled
+    assert tiled.stream("augment") == make_cell().stream("augment")
+
+
+@pytest.mark.parametrize(("size", "overlap", "message"), [(640, 330, "more than half"), (32, 16, "64"), (64, 0, "16")])
+def test_tiles_that_make_no_sense_are_refused(size: int, overlap: int, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Tile(size=size, overlap=overlap)
 
 
 @pytest.mark.parametrize("change", [{"model": "retinanet"}, {"variant": "no_sae"}, {"image_size": 192}])
@@ -53,6 +87,11 @@ def test_streams_of_different_purposes_differ() -> None:
         ({"schedule": "step", "milestones": (5,)}, "outside"),
         ({"lr": -1}, "greater than 0"),
         ({"optimiser": "sgd"}, "optimiser"),
+        ({"augment": ("flip",)}, "flips"),
+        ({"augment": ()}, "empty"),
+        ({"augment": ("flips", "flips")}, "twice"),
+        ({"augment": ("none", "flips")}, "alone"),
+        ({"augment": ("hflip", "flips_photo")}, "do not go together"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(changes: dict, message: str) -> None:

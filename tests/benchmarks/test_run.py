@@ -325,3 +325,31 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(tmp_path: Path, synthetic
     assert "no such operator (in broken, test_run.py" in record.error
     assert record.model.parameters > 1e6, "what was known before it failed is kept"
     assert runner.finished(cell, tmp_path, synthetic) is None
+
+
+@pytest.mark.slow
+def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic) -> None:
+    import torch
+
+    from benchmarks import runner, suites
+    from benchmarks.cells import Tile
+    from benchmarks.evaluate import recompute
+    from benchmarks.progress import CellProgress
+    from benchmarks.store import Detections
+
+    (cell,) = suites.load("smoke").cells(
+        "quick", datasets=["synthetic_small"], select=["retinanet"], epochs=1, tile=Tile(size=96, overlap=32)
+    )
+    several = cell.recipe.model_copy(update={"augment": ("mosaic", "copy_paste", "scale_jitter", "flips")})
+    cell = cell.model_copy(update={"recipe": several})
+    record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
+    assert record.status == "ok", record.error
+    assert (record.cell.image_size, record.metrics.images) == (96, 60)
+    paths = CellPaths.of(tmp_path, cell)
+    found = Detections.loads(paths.detections.read_bytes(), "it")
+    assert 100 < found.boxes.max() <= 160, "in pixels of the whole image"
+    assert recompute(read_record(paths.record, RunRecord), paths.detections, synthetic.root.parent) == record.metrics
+    runner.profile_cells(
+        [cell], synthetic, runs=tmp_path, device=torch.device("cpu"), reference=cell.name, runs_per_model=2
+    )
+    assert paths.profile.exists()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import models, suites
-from benchmarks.cells import Recipe
+from benchmarks.cells import Recipe, Tile
 from benchmarks.errors import DataError, RequestError
 
 MINIMAL = """
@@ -51,6 +51,9 @@ def test_the_full_tier_is_the_protocol_of_the_paper() -> None:
         (("epochs: 1", "epochs: none"), "epochs"),
         (("reference: canet", "reference: yolov8n"), "reference"),
         (("title: x", "title: [x"), "not YAML"),
+        (("folds: [0]", "folds: [0]\n    tile: {neu_det: {size: 100, overlap: 20}}"), "neu_det"),
+        (("folds: [0]", "folds: [0]\n    tile: {synthetic_small: {size: 100, overlap: 90}}"), "overlap 90"),
+        (("schedule: constant", "schedule: constant, augment: [flips, copy_past]"), "copy_paste"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -87,6 +90,29 @@ def test_narrowing() -> None:
 def test_wrong_names_are_wrong_requests(narrow: dict, hint: str) -> None:
     with pytest.raises(RequestError, match=hint):
         suites.load("small_defects").cells("quick", datasets=["synthetic_small"], **narrow)
+
+
+def test_tiles_are_the_data_sets_or_asked_for() -> None:
+    text = MINIMAL.replace("folds: [0]", "folds: [0]\n    tile: {synthetic_small: {size: 96, overlap: 32}}")
+    (cell,) = suites.parse(text, "x.yaml").cells("quick", datasets=["synthetic_small"])
+    assert (cell.tile, cell.image_size) == (Tile(size=96, overlap=32), 96), "native is then the tile's size"
+    (cell,) = suites.parse(MINIMAL, "x.yaml").cells("quick", datasets=["synthetic_small"])
+    assert (cell.tile, cell.image_size) == (None, 160)
+    wanted = Tile(size=640, overlap=160)
+    (cell,) = suites.parse(text, "x.yaml").cells("quick", datasets=["synthetic_small"], tile=wanted)
+    assert (cell.tile, cell.image_size) == (wanted, 160)
+
+
+def test_augmentations_are_part_of_a_recipe() -> None:
+    plain = "schedule: constant, augment: flips"
+    several = "schedule: constant, augment: [flips, copy_paste, scale_jitter]"
+    ids = {}
+    for words in ("schedule: constant", plain, several):
+        suite = suites.parse(MINIMAL.replace("schedule: constant", words), "x.yaml")
+        (cell,) = suite.cells("quick", datasets=["synthetic_small"])
+        ids[words] = cell.id
+    assert cell.recipe.augment == ("copy_paste", "scale_jitter", "flips")
+    assert ids["schedule: constant"] == ids[plain] != ids[several]
 
 
 def test_an_unknown_suite_or_tier() -> None:
