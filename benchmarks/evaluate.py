@@ -14,7 +14,16 @@ from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import CellPaths, Detections, Metrics, RunRecord, read_record, write_atomic, write_record
+from benchmarks.store import (
+    CellPaths,
+    Detections,
+    Interval,
+    Metrics,
+    RunRecord,
+    read_record,
+    write_atomic,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,53 +202,49 @@ def summary(title: str, m: Metrics) -> Table:
     for column in table.columns[1:3]:
         column.justify = "right"
 
-    def row(label: str, name: str, value: float | None, over: str, percent: bool = True) -> None:
-        scale, digits = (100, 1) if percent else (1, 3)
-        span = m.intervals.get(name)
-        shown = "-" if value is None else f"{scale * value:.{digits}f}"
-        table.add_row(label, shown, "-" if span is None else " to ".join(f"{scale * v:.{digits}f}" for v in span), over)
+    def row(label: str, name: str, over: str, span: Interval | None = None, scale: int = 100) -> None:
+        value, span = m.value(name), span or m.intervals.get(name)
+        shown = "-" if value is None else f"{scale * value:.1f}"
+        table.add_row(label, shown, "-" if span is None else " to ".join(f"{scale * v:.1f}" for v in span), over)
 
-    everything = f"{m.boxes} boxes in {m.images} images"
-    row("AP50", "AP50", m.AP50, everything)
-    row("AP", "AP", m.AP, everything)
-    row("AP75", "AP75", m.AP75, everything)
-    row("AP small", "AP_small", m.AP_small, f"{m.boxes_small} boxes")
-    row("AP medium", "AP_medium", m.AP_medium, f"{m.boxes_medium} boxes")
-    row("AP large", "AP_large", m.AP_large, f"{m.boxes_large} boxes")
-    row("AR 100", "AR_100", m.AR_100, everything)
-    for size, values in m.sizes.items():
-        row(f"AP50 {size}", f"sizes.{size}.AP50", values.AP50, f"{values.boxes} boxes")
-    for name, values_k in m.per_class.items():
-        span = values_k.AP50_interval
-        shown = "-" if values_k.AP50 is None else f"{100 * values_k.AP50:.1f}"
-        ends = "-" if span is None else " to ".join(f"{100 * v:.1f}" for v in span)
-        table.add_row(f"AP50 {name}", shown, ends, f"{values_k.boxes} boxes")
+    images, everything = f"{m.images} images", f"{m.boxes} boxes in {m.images} images"
+    for name in ("AP50", "AP", "AP75"):
+        row(name, name, everything)
+    for size, boxes in (("small", m.boxes_small), ("medium", m.boxes_medium), ("large", m.boxes_large)):
+        row(f"AP {size}", f"AP_{size}", f"{boxes} boxes")
+    row("AR 100", "AR_100", everything)
+    for bin_name, values in m.sizes.items():
+        row(f"AP50 {bin_name}", f"sizes.{bin_name}.AP50", f"{values.boxes} boxes")
+    for class_name, of_class in m.per_class.items():
+        row(f"AP50 {class_name}", f"per_class.{class_name}.AP50", f"{of_class.boxes} boxes", of_class.AP50_interval)
     table.add_section()
-    row("AP50, VOC 2007 (11 points)", "VOC07_AP50", m.VOC07_AP50, everything)
-    row("  and widths of x2 - x1 + 1", "VOC07_AP50_plus1", m.VOC07_AP50_plus1, everything)
-    row("AP50, VOC 2010 on (all points)", "VOC12_AP50", m.VOC12_AP50, everything)
-    row("AP at IoU > 0.33 (DeepPCB)", "DeepPCB_AP", m.DeepPCB_AP, everything)
-    row("best F-score at IoU > 0.33 (DeepPCB)", "DeepPCB_F", m.DeepPCB_F, everything)
+    row("AP50, VOC 2007 (11 points)", "VOC07_AP50", everything)
+    row("  and widths of x2 - x1 + 1", "VOC07_AP50_plus1", everything)
+    row("AP50, VOC 2010 on (all points)", "VOC12_AP50", everything)
+    row("AP at IoU > 0.33 (DeepPCB)", "DeepPCB_AP", everything)
+    row("best F-score at IoU > 0.33 (DeepPCB)", "DeepPCB_F", everything)
     table.add_section()
-    i = m.inspection
-    assert i is not None
+    seen = m.inspection
+    assert seen is not None
     for limit in ("0.125", "1", "8"):
-        row(f"recall at {limit} false per image", f"inspection.FROC.{limit}", i.FROC[limit], everything)
-        if i.FROC_defect_free is not None:
-            name = f"inspection.FROC_defect_free.{limit}"
-            over = f"{i.defect_free_images} defect-free images"
-            row(f"recall at {limit} false per defect-free image", name, i.FROC_defect_free[limit], over)
-    row("AUROC of images", "inspection.image_level.AUROC", i.image_level.AUROC, f"{m.images} images")
-    row("calibration error of scores", "inspection.calibration.ECE", i.calibration.ECE, "scores from 0.1")
-    at = i.operating_point or i.best_F1
+        row(f"recall at {limit} false per image", f"inspection.FROC.{limit}", everything)
+        if seen.FROC_defect_free is not None:
+            over = f"{seen.defect_free_images} defect-free images"
+            row(f"recall at {limit} false per defect-free image", f"inspection.FROC_defect_free.{limit}", over)
+    row("AUROC of images", "inspection.image_level.AUROC", images)
+    row("calibration error of scores", "inspection.calibration.ECE", "scores from 0.1")
+    point = "best_F1" if seen.operating_point is None else "operating_point"
+    at = seen.operating_point or seen.best_F1
     if at is not None:
-        prefix = "operating_point" if i.operating_point else "best_F1"
-        how = f"at {at.threshold:.3f}, best on {at.chosen_on}"
-        for name in ("precision", "recall", "F1", "escape", "overkill"):
-            row(f"{name} {how}", f"inspection.{prefix}.{name}", getattr(at, name), f"{m.images} images")
-        row("false per image there", "", at.false_positives_per_image, f"{m.images} images", percent=False)
+        table.add_section()
+        table.add_row(f"at score {at.threshold:.3f}, best F1 on {at.chosen_on}:")
+        for name in ("precision", "recall", "F1"):
+            row(f"  {name}", f"inspection.{point}.{name}", everything)
+        row("  escape", f"inspection.{point}.escape", f"{m.images - seen.defect_free_images} defective images")
+        row("  overkill", f"inspection.{point}.overkill", f"{seen.defect_free_images} defect-free images")
+        row("  false per image", f"inspection.{point}.false_positives_per_image", images, scale=1)
     table.add_section()
-    for kind, share in i.errors.items():
+    for kind, share in seen.errors.items():
         gain = "-" if share.dAP50 is None else f"{100 * share.dAP50:+.1f}"
         table.add_row(f"AP50 without {kind} errors", gain, "", f"{share.count} errors")
     return table

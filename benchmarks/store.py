@@ -206,6 +206,19 @@ class Metrics(_Model):
     def AP50_interval(self) -> Interval | None:
         return self.intervals.get("AP50")
 
+    def value(self, name: str) -> float | None:
+        """The number of a name as `intervals` has it, like `inspection.FROC.1`; None where it was not measured."""
+        found: Any = self
+        while name and found is not None:
+            if isinstance(found, dict):  # its keys may hold points
+                key = next((k for k in found if name == k or name.startswith(f"{k}.")), name)
+                found = found.get(key)
+            else:
+                key = name.partition(".")[0]
+                found = getattr(found, key)
+            name = name[len(key) + 1 :]
+        return None if found is None else float(found)
+
 
 class ModelFacts(_Model):
     """What was really built: counts, and what was loaded and frozen."""

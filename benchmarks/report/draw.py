@@ -64,16 +64,17 @@ def figure(all_rows: Sequence[Row], format: str = "svg") -> bytes:
     from matplotlib import pyplot as plt
 
     shown = [r for r in all_rows if r.AP50 is not None and r.parameters is not None]
-    panels: dict[tuple[str, int], list[Row]] = {}
-    for row in shown:
-        panels.setdefault((row.dataset, row.image_size), []).append(row)
+    panels: dict[str, list[Row]] = {}
+    for title, section in tables.sections(all_rows).items():
+        if panel := [row for row in section if row in shown]:
+            panels[title] = panel
     with matplotlib.rc_context(_STYLE):
         n = max(len(panels), 1)
         fig, axes = plt.subplots(1, n, figsize=(6.0 * n, 4.4), squeeze=False, layout="constrained")
         if not panels:
             axes[0, 0].text(0.5, 0.5, "no records yet", ha="center", va="center", transform=axes[0, 0].transAxes)
-        for ax, ((dataset, size), panel) in zip(axes[0], panels.items(), strict=False):
-            _panel(fig, ax, f"{dataset}, {size} px", panel)
+        for ax, (title, panel) in zip(axes[0], panels.items(), strict=False):
+            _panel(fig, ax, title, panel)
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
         fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor="white")

@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks import models
 from benchmarks.cells import digest_of
-from benchmarks.store import Metrics, Stored
+from benchmarks.metrics.spread import aggregate
+from benchmarks.store import Interval, RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
 """AP50 under which a model is shown as untrained, not as bad."""
 
+ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
+POINT = "inspection.operating_point"
+
+HEADLINE = {"AP50": "AP50", "AP": "AP", "AP small": "AP_small"}
+PROTOCOLS = {
+    "AP75": "AP75",
+    "AP medium": "AP_medium",
+    "AP large": "AP_large",
+    "AR 100": "AR_100",
+    "VOC07 AP50": "VOC07_AP50",
+    "VOC07 AP50, +1": "VOC07_AP50_plus1",
+    "VOC12 AP50": "VOC12_AP50",
+    "DeepPCB AP": "DeepPCB_AP",
+    "DeepPCB F": "DeepPCB_F",
+}
+INSPECTION = {
+    "AP50 < 16 px": "sizes.below 16 x 16 px.AP50",
+    "recall at 1/8 false": "inspection.FROC.0.125",
+    "at 1": "inspection.FROC.1",
+    "at 1 on good parts": "inspection.FROC_defect_free.1",
+    "AUROC": "inspection.image_level.AUROC",
+    "precision": f"{POINT}.precision",
+    "recall": f"{POINT}.recall",
+    "escape": f"{POINT}.escape",
+    "overkill": f"{POINT}.overkill",
+    "best F1": "inspection.best_F1.F1",
+    "ECE": "inspection.calibration.ECE",
+}
+GAINS = {kind: f"inspection.errors.{kind}.dAP50" for kind in ERRORS}
+"""Columns of the tables, and the metrics in them."""
+
+ACCURACY = (*HEADLINE.values(), *PROTOCOLS.values(), *INSPECTION.values(), *GAINS.values())
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and its 95% interval: of a single run the bootstrap over its images, else that of `spread`."""
+
+    value: float | None
+    interval: Interval | None
+
 
 @dataclass(frozen=True)
 class Row:
-    """A model under one recipe on one data set; means over its folds and seeds.
+    """A model under one recipe on one split of one data set; means over its folds and seeds.
 
-    Accuracies are in [0, 1]. `interval` is the bootstrap interval over images of a single run, or
-    mean -+ standard deviation over several. None is "not measured".
+    `accuracy` is by the names of `Metrics`, in [0, 1]. None is "not measured".
     """
 
     dataset: str
+    split: str
     name: str
     label: str
     stage: str
@@ -31,10 +73,9 @@ class Row:
     epochs: int
     runs: int
     images: int
-    AP50: float | None
-    interval: tuple[float, float] | None
-    AP: float | None
-    AP_small: float | None
+    boxes: int
+    boxes_small: int
+    accuracy: Mapping[str, Value]
     parameters: int | None
     macs: float | None
     latency_ms: float | None
@@ -43,6 +84,15 @@ class Row:
     reference: str | None
     machine: str
     statuses: tuple[str, ...]
+
+    @property
+    def AP50(self) -> float | None:
+        return self.accuracy["AP50"].value
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of AP50."""
+        return self.accuracy["AP50"].interval
 
     @property
     def untrained(self) -> bool:
@@ -54,7 +104,7 @@ def rows(records: Iterable[Stored]) -> list[Row]:
     groups: dict[tuple[str, ...], list[Stored]] = {}
     for stored in records:
         cell = stored.run.cell
-        recipe = digest_of([cell.image_size, cell.recipe.model_dump(mode="json")])
+        recipe = digest_of([cell.split, cell.image_size, cell.recipe.model_dump(mode="json")])
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, recipe), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
     out = [_row(group) for _, group in sorted(groups.items())]
@@ -63,6 +113,7 @@ def rows(records: Iterable[Stored]) -> list[Row]:
         out,
         key=lambda r: (
             r.dataset,
+            r.split,
             order.get(r.name.partition(":")[0], len(order)),
             rank.get(r.name.partition(":")[2] or "default", 1),
             r.name,
@@ -80,6 +131,7 @@ def _row(group: list[Stored]) -> Row:
     latency = profile.latency if profile else None
     return Row(
         dataset=cell.dataset,
+        split=cell.split,
         name=cell.name,
         label=models.label(cell.model, cell.variant),
         stage=models.get(cell.model).stage,
@@ -88,10 +140,9 @@ def _row(group: list[Stored]) -> Row:
         epochs=cell.recipe.epochs,
         runs=len(measured),
         images=sum(m.images for m in measured),
-        AP50=_mean(m.AP50 for m in measured),
-        interval=_interval(measured),
-        AP=_mean(m.AP for m in measured),
-        AP_small=_mean(m.AP_small for m in measured),
+        boxes=sum(m.boxes for m in measured),
+        boxes_small=sum(m.boxes_small for m in measured),
+        accuracy={name: _value(name, [s.run for s in group]) for name in ACCURACY},
         parameters=next((s.run.model.parameters for s in group if s.run.model), None),
         macs=profile.macs.macs if profile and profile.macs else None,
         latency_ms=latency.p50["end_to_end"] if latency else None,
@@ -103,16 +154,13 @@ def _row(group: list[Stored]) -> Row:
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _interval(measured: list[Metrics]) -> tuple[float, float] | None:
-    if len(measured) == 1:
-        return measured[0].AP50_interval
-    values = [m.AP50 for m in measured if m.AP50 is not None]
-    if len(values) < 2:
-        return None
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    return mean - deviation, mean + deviation
+def _value(name: str, runs: list[RunRecord]) -> Value:
+    values = {(r.cell.fold, r.cell.seed): v for r in runs if r.metrics and (v := r.metrics.value(name)) is not None}
+    shares = [r.metrics.images / r.train_images for r in runs if r.metrics and r.train_images]
+    summed = aggregate(values, statistics.fmean(shares) if shares else None)
+    if summed is None:
+        return Value(None, None)
+    if summed.runs == 1:
+        (metrics,) = (r.metrics for r in runs if r.metrics and r.metrics.value(name) is not None)
+        return Value(summed.mean, metrics.intervals.get(name))
+    return Value(summed.mean, summed.interval)

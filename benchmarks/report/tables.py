@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
+from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, rows
 from benchmarks.store import Stored
 
 _HEAD = (
     "model",
     "params (M)",
     "GMACs",
-    "AP50",
-    "AP",
-    "AP small",
+    *HEADLINE,
     "latency ratio",
     "epochs",
     "runs",
@@ -30,31 +28,51 @@ def _span(span: tuple[float, float], digits: int, factor: float = 1.0) -> str:
     return f"{span[0] * factor:.{digits}f}–{span[1] * factor:.{digits}f}"
 
 
+def _percent(value: Value) -> str:
+    shown = _number(value.value, 1, 100)
+    return shown if value.interval is None else f"{shown} ({_span(value.interval, 1, 100)})"
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     notes = [s for s in row.statuses if s != "ok"] + (["untrained"] if row.untrained else [])
-    ap50, ratio = _number(row.AP50, 1, 100), _number(row.ratio, 2)
-    if row.interval is not None:
-        ap50 += f" ({_span(row.interval, 1, 100)})"
+    ratio = _number(row.ratio, 2)
     if row.ratio_interval is not None:
         ratio += f" ({_span(row.ratio_interval, 2)})"
     return (
         row.label + (f" ({', '.join(notes)})" if notes else ""),
         _number(row.parameters, 2, 1e-6),
         _number(row.macs, 2, 1e-9),
-        ap50,
-        _number(row.AP, 1, 100),
-        _number(row.AP_small, 1, 100),
+        *(_percent(row.accuracy[name]) for name in HEADLINE.values()),
         ratio,
         str(row.epochs),
         str(row.runs),
     )
 
 
-def _sections(all_rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
-    sections: dict[tuple[str, int], list[Row]] = {}
+def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by title: data set and input size, and the split list where there are several."""
+    splits: dict[str, set[str]] = {}
     for row in all_rows:
-        sections.setdefault((row.dataset, row.image_size), []).append(row)
+        splits.setdefault(row.dataset, set()).add(row.split)
+    sections: dict[str, list[Row]] = {}
+    for row in all_rows:
+        title = f"{row.dataset}, {row.image_size} px" + (f", {row.split}" if len(splits[row.dataset]) > 1 else "")
+        sections.setdefault(title, []).append(row)
     return sections
+
+
+def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
+    """A Markdown table of some metrics; columns that nobody has are left out."""
+    shown = {label: name for label, name in columns.items() if any(r.accuracy[name].value is not None for r in section)}
+    if not shown:
+        return []
+    lines = _head(("model", *shown))
+    lines += [f"| {r.label} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section]
+    return [*lines, ""]
+
+
+def _head(labels: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(labels) + " |", "| --- |" + " ---: |" * (len(labels) - 1)]
 
 
 def console_table(records: Iterable[Stored]) -> Table:
@@ -62,9 +80,9 @@ def console_table(records: Iterable[Stored]) -> Table:
     table = Table(*_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
-    for (dataset, size), section in _sections(rows(records)).items():
+    for title, section in sections(rows(records)).items():
         table.add_section()
-        table.add_row(f"[bold]{dataset}[/], {size} px")
+        table.add_row(f"[bold]{title}[/]")
         for row in section:
             table.add_row(*_cells(row))
     return table
@@ -73,29 +91,40 @@ def console_table(records: Iterable[Stored]) -> Table:
 def markdown(records: Iterable[Stored]) -> str:
     """`summary.md`: a table per data set, and how to read it."""
     lines = ["# Summary", ""]
-    for (dataset, size), section in _sections(rows(records)).items():
-        lines += [f"## {dataset}, {size} px", ""]
-        lines.append("| " + " | ".join(_HEAD) + " |")
-        lines.append("| --- |" + " ---: |" * (len(_HEAD) - 1))
+    for title, section in sections(rows(records)).items():
+        lines += [f"## {title}", "", *_head(_HEAD)]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in section]
         first = section[0]
         references = {row.reference for row in section if row.reference}
         lines += [
             "",
-            f"Test images: {first.images // max(first.runs, 1)} a run. Scales: "
+            f"Test images: {first.images // max(first.runs, 1)} a run, with {first.boxes // max(first.runs, 1)} boxes, "
+            f"{first.boxes_small // max(first.runs, 1)} of them small. Scales: "
             f"{', '.join(sorted({r.scale for r in section}))}. Trained on: "
             f"{', '.join(sorted({r.machine for r in section}))}."
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]
+        if details:
+            lines += ["<details><summary>Other protocols, inspection, errors</summary>", "", *details, "</details>", ""]
     lines += [
         "## How to read it",
         "",
         "- AP50, AP and AP small are COCO metrics in percent, all from one evaluator and from saved detections; "
         "areas are in pixels of the image as given.",
-        "- In brackets behind AP50: of a single run, the 95% bootstrap interval over its test images; of several, "
-        "the mean ∓ one standard deviation over folds and seeds. An interval over images says nothing of another seed: "
-        "with one run, differences smaller than the intervals rank nothing.",
+        "- In brackets: of a single run, the 95% bootstrap interval over its test images; of several seeds of one "
+        "fold, Student's interval over seeds; of several folds, the corrected one of Nadeau and Bengio, since folds "
+        "share training images. An interval over images says nothing of another seed: with one run, differences "
+        "smaller than the intervals rank nothing.",
+        "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
+        "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
+        "its best F-score over thresholds.",
+        "- Inspection: recall at 1/8 and at 1 false positive per image, and per defect-free image (good parts); AUROC "
+        "of the images' highest scores; precision, recall, escape (defective images without a detection) and overkill "
+        "(defect-free ones with one) at the threshold of the best F1 on the validation images; best F1 is that of the "
+        "test images themselves, an upper bound; ECE is the calibration error of scores from 0.1.",
+        "- Errors: the points of AP50 that mending one kind of error alone would gain (TIDE).",
         "- GMACs are multiply-accumulates of one image at the size given, counted on the operators that really run; "
         "FLOPs are twice that. Operators that were not counted are listed in each profile record.",
         "- Latency ratio: end to end at batch 1, on trained weights and real images, timed in turns in one process; "

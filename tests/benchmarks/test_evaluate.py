@@ -46,7 +46,7 @@ def test_a_coco_file_gives_pycocotools_numbers(synthetic, test_images, data_root
     done = call("evaluate", *arguments, "--data-root", data_root)
     assert done.returncode == 0, done.stderr
     assert "AP50" in done.stdout
-    assert "best on validation" in " ".join(done.stdout.split())
+    assert "best F1 on validation" in " ".join(done.stdout.split())
     made = json.loads(out.read_text())
     stats = oracle(synthetic.coco(test_images), read(file, synthetic, test_images).detections).stats
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium")

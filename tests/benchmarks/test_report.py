@@ -58,21 +58,67 @@ def test_rows_put_ablations_behind_their_model(results: Path) -> None:
     ]
 
 
-def test_folds_and_seeds_are_one_row_with_their_spread(stored, tmp_path: Path) -> None:
+def test_seeds_are_one_row_with_students_interval(stored, tmp_path: Path) -> None:
     for seed, ap50 in enumerate((0.4, 0.5, 0.6)):
         stored("results", make_cell(seed=seed), metrics=make_metrics(ap50))
     (row,) = rows(scan(tmp_path / "results"))
     assert row.runs == 3
     assert pytest.approx(0.5) == row.AP50
-    assert row.interval == pytest.approx((0.4, 0.6))
+    assert row.interval == pytest.approx((0.5 - 0.2484, 0.5 + 0.2484), abs=1e-4)
+
+
+def test_folds_have_an_interval_where_their_sizes_are_known(stored, tmp_path: Path) -> None:
+    for fold, ap50 in enumerate((0.4, 0.5, 0.6)):
+        stored("old", make_cell(fold=fold), metrics=make_metrics(ap50))
+        stored("new", make_cell(fold=fold), metrics=make_metrics(ap50), train_images=180)
+    (old,), (new,) = rows(scan(tmp_path / "old")), rows(scan(tmp_path / "new"))
+    assert old.interval is None
+    half = 4.302653 * 0.1 * (1 / 3 + 60 / 180) ** 0.5
+    assert new.interval == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_runs_of_another_split_are_another_row(stored, tmp_path: Path) -> None:
+    stored("results")
+    stored("results", make_cell(split="synthetic_small-few10-v1"))
+    assert [r.runs for r in rows(scan(tmp_path / "results"))] == [1, 1]
+    text = markdown(scan(tmp_path / "results"))
+    assert "## synthetic_small, 160 px, synthetic_small-few10-v1" in text
+
+
+def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
+    """Every column of the tables, and every interval, is a number of the record."""
+    from benchmarks import metrics
+    from benchmarks.report.rows import ACCURACY
+    from tests.benchmarks.test_metrics_by_hand import CLASSES, FOUR_IMAGES, build
+
+    truth, found = build(FOUR_IMAGES * 5)
+    got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found), resamples=100)
+    for name in (*ACCURACY, *got.intervals):
+        value, span = got.value(name), got.intervals.get(name)
+        assert value is not None or name in ("AP_medium", "AP_large", "sizes.below 16 x 16 px.AP50"), name
+        if span is not None:
+            assert span[0] <= span[1], name
+    assert got.value("inspection.FROC.0.125") == got.inspection.FROC["0.125"]
+    assert got.value("sizes.below 0.1% of the image.AP50") == got.sizes["below 0.1% of the image"].AP50
+    assert make_metrics().value("inspection.FROC.1") is None
+
+
+def test_details_are_folded_away_and_leave_out_what_nobody_has(stored, tmp_path: Path) -> None:
+    stored("results", metrics=make_metrics(VOC07_AP50=0.51, intervals={"VOC07_AP50": (0.4, 0.6)}))
+    text = markdown(scan(tmp_path / "results"))
+    assert "<details>" in text
+    assert "51.0 (40.0–60.0)" in text
+    assert "VOC12 AP50 |" not in text
+    assert "escape |" not in text
 
 
 def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
     text = markdown(scan(results))
     assert "RetinaNet (untrained)" in text
     assert "YOLOv8n (diverged)" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1, "every row has the columns of the head"
+    for table in text.split("\n\n"):
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1, "every row has the columns of the head"
     assert "| CANet | 1.80 | – | 50.0 (45.0–55.0) |" in text
 
 
