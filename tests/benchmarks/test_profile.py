@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,6 +192,28 @@ def test_published_figure_of_faster_rcnn_r50():
     assert products / 1e9 == pytest.approx(206.33, abs=0.005)
     functional_relu = 256 * sum(h * w for h, w in [(200, 320), (100, 160), (50, 80), (25, 40), (13, 20)])
     assert (products + sum(added.values()) - functional_relu) / 1e9 == pytest.approx(207.07, abs=0.005)
+
+
+@pytest.mark.mmdet
+def test_mmengines_counter_on_faster_rcnn_r50():
+    """Convolutions and linear layers equal to the last digit; it adds norms and upsampling, and calls MACs FLOPs."""
+    from mmengine.analysis import FlopAnalyzer
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81)
+
+        def forward(self, image: Tensor, pooled: Tensor) -> Any:
+            features = list(self.model.backbone(image).values())
+            heads = self.model.roi_heads
+            return self.model.rpn.head(features), heads.box_predictor(heads.box_head(pooled))
+
+    model, inputs = Dense().eval(), (torch.zeros(1, 3, 256, 320), torch.zeros(1000, 256, 7, 7))
+    macs, _ = _count(lambda: model(*inputs))
+    theirs = FlopAnalyzer(model, inputs).unsupported_ops_warnings(False).by_operator()
+    assert sum(macs.values()) == theirs.pop("conv") + theirs.pop("linear")
+    assert set(theirs) == {"batch_norm", "upsample_nearest2d"}
 
 
 def test_published_figure_of_retinanet_r50():
