@@ -192,12 +192,15 @@ def verify(name: Name, data_root: Root = None) -> None:
 
     data = prepared.verify(name, data_root)
     _say(f"{name}: {len(data.manifest['files'])} files as prepared, manifest {data.manifest_digest}")
+    if known := catalogue.get(name, data_root).manifest:
+        same = data.manifest_digest == known
+        _say("the very set of the published records" if same else f"NOT the set of the published records ({known})")
 
 
 @app.command()
 def preview(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", help="PNG to write")],
+    out: Annotated[Path | None, typer.Option("--out", help="PNG to write (default: beside the set)")] = None,
     images: Annotated[int, typer.Option(min=1, help="how many images")] = 24,
     data_root: Root = None,
 ) -> None:
@@ -205,6 +208,7 @@ def preview(
     from benchmarks.datasets import prepared
     from benchmarks.datasets.preview import write
 
+    out = out or catalogue.data_root(data_root) / f"{name}-preview.png"
     if out.suffix.lower() != ".png":
         raise RequestError(f"--out {out}: the mosaic is a PNG; name it so")
     data = prepared.ensure(name, data_root)

@@ -37,6 +37,8 @@ class DatasetSpec:
     how_to_get: str
     layouts: str = ""
     """In which forms it circulates that `read` takes."""
+    manifest: str = ""
+    """SHA-256 of the manifest that preparing the original gives: who has it has the same images and boxes."""
     embedded: bool = False
     """Whether it is made on the spot, without any input."""
     folds: int = 5
@@ -67,6 +69,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             citation="CANet-Bench contributors, CANet-Bench, 2026",
             how_to_get="made on your machine in seconds, the same bytes everywhere",
             layouts="none: it is made by this project",
+            manifest="c0223319da8e1de9e033c0459d1a62fa1ff99bd329b447bde0df258d6ccd8f2b",
             embedded=True,
         ),
         DatasetSpec(
@@ -93,6 +96,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
                 "the original (IMAGES/*.jpg, ANNOTATIONS/*.xml), or parted (train/images/crazing/*.jpg, "
                 "train/annotations/*.xml, validation/...), whose parting is not official and not used; zip or folder"
             ),
+            manifest="c8e1aec060bab3b0bd2c64311338d99496cf11110f230f03ae8b70b4c07a3b53",
         ),
         DatasetSpec(
             name="deep_pcb",
@@ -114,6 +118,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
                 "https://github.com/tangsanli5201/DeepPCB/archive/refs/heads/master.zip (no digest is published)"
             ),
             layouts="the repository, its zip, or its PCBData folder (trainval.txt, test.txt, groupNNNNN/...)",
+            manifest="a7cc6bd9b651ef347e97d65bef2905e8a6dc3f56a0e9e8eeaeda30972b92804d",
         ),
     )
 }

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.datasets.images import decode
 from benchmarks.datasets.prepared import PreparedDataset
 
+GAP = 6  # pixels between images: a frame at the edge of one is not hidden by the next
 COLOURS = ("#e6550d", "#3182bd", "#31a354", "#e7298a", "#8856a7", "#dcb000", "#00a5a5", "#a63603", "#636363", "#ff9896")
 
 
@@ -23,11 +24,12 @@ def mosaic(data: PreparedDataset, count: int = 24, tile: int = 240) -> Image.Ima
     columns = max(1, math.ceil(math.sqrt(len(chosen) * 1.5)))
     rows = math.ceil(len(chosen) / columns)
     font = ImageFont.load_default(size=15)
-    legend, lines = _legend(data.classes, font, columns * tile)
-    out = Image.new("RGB", (columns * tile, rows * tile + 28 * lines), "white")
+    step = tile + GAP
+    legend, lines = _legend(data.classes, font, columns * step)
+    out = Image.new("RGB", (columns * step, rows * step + 28 * lines), "white")
     draw = ImageDraw.Draw(out)
     for k, entry in enumerate(chosen):
-        left, top = k % columns * tile, k // columns * tile
+        left, top = k % columns * step + GAP // 2, k // columns * step + GAP // 2
         picture = Image.fromarray(decode(data.path(entry["file_name"]).read_bytes(), entry["file_name"]))
         scale = tile / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
@@ -37,7 +39,7 @@ def mosaic(data: PreparedDataset, count: int = 24, tile: int = 240) -> Image.Ima
             corners = (left + x - 2, top + y - 2, left + x + w + 1, top + y + h + 1)
             draw.rectangle(corners, outline=COLOURS[(a["category_id"] - 1) % len(COLOURS)], width=2)
     for i, (x, line) in enumerate(legend):
-        y = rows * tile + 28 * line + 5
+        y = rows * step + 28 * line + 5
         draw.rectangle((x, y + 3, x + 13, y + 16), fill=COLOURS[i % len(COLOURS)])
         draw.text((x + 20, y), data.classes[i], fill="black", font=font)
     return out

@@ -59,6 +59,15 @@ def together(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     return has.T @ has
 
 
+def _plain_ticks(axis: Any) -> None:
+    """Numbers on a logarithmic x axis as people write them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def draw(data: PreparedDataset, frame: pd.DataFrame, path: Path) -> None:
     """Write a figure with sizes per class, shares of the image's area, and which classes occur together."""
     import matplotlib
@@ -76,9 +85,11 @@ def draw(data: PreparedDataset, frame: pd.DataFrame, path: Path) -> None:
         for limit in (TINY, SMALL):
             axes[0].axvline(limit, color="0.3", linewidth=0.8, linestyle="--")
         axes[0].set(xscale="log", xlabel="square root of box area, px (dashed: 16, 32)", ylabel="")
+        _plain_ticks(axes[0])
         shares = frame.assign(percent=100 * frame["share"])
         sns.ecdfplot(shares, x="percent", hue="class", hue_order=data.classes, palette=palette, ax=axes[1])
         axes[1].set(xscale="log", xlabel="share of the image's area, %", ylabel="share of boxes")
+        _plain_ticks(axes[1])
         sns.move_legend(axes[1], "best", title=None, fontsize=7)
         counts = together(frame, data.classes)
         heat = {"annot": True, "fmt": "d", "cbar": False, "cmap": "Blues", "square": True, "annot_kws": {"size": 7}}

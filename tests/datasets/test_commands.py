@@ -42,12 +42,15 @@ def test_prepare_verify_preview(capsys, monkeypatch, synthetic, tmp_path):
     assert "up to date" in told.out
     code, told = run(capsys, monkeypatch, "verify", "synthetic_small", "--data-root", root)
     assert "301 files" in told.out
+    assert "the very set of the published records" in told.out
     out = tmp_path / "new" / "mosaic.png"
     code, told = run(
         capsys, monkeypatch, "preview", "synthetic_small", "--data-root", root, "--out", out, "--images", 6
     )
     assert code in (0, None)
-    assert Image.open(out).width == 720
+    assert Image.open(out).width == 738
+    code, told = run(capsys, monkeypatch, "preview", "synthetic_small", "--data-root", root, "--images", 2)
+    assert Image.open(root / "synthetic_small-preview.png").width > 240
 
 
 def test_errors_are_one_line_with_their_exit_code(capsys, monkeypatch, tmp_path):
