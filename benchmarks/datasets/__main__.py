@@ -16,6 +16,7 @@ from benchmarks.errors import DataError, RequestError, nearest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
+_OURS = "the very images and boxes that our split lists and records are made of"
 Name = Annotated[str, typer.Argument(help="a name from `list`")]
 Root = Annotated[
     Path | None, typer.Option("--data-root", help="where prepared sets lie (default: $CANET_BENCH_DATA or the cache)")
@@ -76,6 +77,8 @@ def show(name: Name, data_root: Root = None) -> None:
     if guide is not None:
         rows["address"] = f"{guide.url} ({guide.digest})" if guide.url else ""
     rows["layouts"] = guide.layouts if guide else spec.layouts if spec else ""
+    if spec is not None and spec.known:
+        rows["known"] = ", ".join(f"{kind}={action}" for kind, action in spec.known.items())
     rows["then"] = catalogue.command(name)
     if spec is not None and is_prepared(name, data_root):
         data = open_prepared(name, data_root)
@@ -86,7 +89,7 @@ def show(name: Name, data_root: Root = None) -> None:
         if value:
             filled = textwrap.fill(
                 value,
-                108,
+                10_000 if key == "then" else 108,  # a command is copied as one line
                 initial_indent=f"{key:9} ",
                 subsequent_indent=" " * 10,
                 break_on_hyphens=False,
@@ -182,7 +185,11 @@ def export(
         raise RequestError(f"--split {split} needs --fold")
     part = None if fold is None else load_split(name, split or catalogue.get(name, data_root).split, fold, data_root)
     write(data, form, out, part)
-    _say(f"{out}: {len(data.images)} images" + (f", fold {fold} of {part.name}" if part else ""))
+    counts = {"all": data.images} if part is None else {"train": part.train, "val": part.val, "test": part.test}
+    written = ", ".join(f"{len(names)} {key}" for key, names in counts.items() if names)
+    _say(f"{out}: {written} images" + (f", fold {fold} of {part.name}" if part else ""))
+    if part is not None and not part.val:
+        _say(f"{part.name} has no validation part: choose nothing by what {out} calls so, it is the test part")
 
 
 @app.command()
@@ -194,7 +201,7 @@ def verify(name: Name, data_root: Root = None) -> None:
     _say(f"{name}: {len(data.manifest['files'])} files as prepared, manifest {data.manifest_digest}")
     if known := catalogue.get(name, data_root).manifest:
         same = data.manifest_digest == known
-        _say("the very set of the published records" if same else f"NOT the set of the published records ({known})")
+        _say(_OURS if same else f"NOT {_OURS} ({known})")
 
 
 @app.command()

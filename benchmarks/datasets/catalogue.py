@@ -266,8 +266,8 @@ ELSEWHERE: dict[str, Guide] = {
                 "doi:10.1109/JAS.2025.125228"
             ),
             how_to_get=(
-                "ask its authors by e-mail, see the homepage. ESD itself was not released; two of its authors "
-                "are authors of CSDD, and whether they share images is not stated"
+                "ask its authors by e-mail, see the homepage. ESD itself was not released; P. Wei and M. Liu are "
+                "named as authors of both, and whether the sets share images is not stated"
             ),
             layouts=(
                 "not described in public; boxes as COCO, VOC or YOLO are found by themselves, "
@@ -327,7 +327,7 @@ ELSEWHERE: dict[str, Guide] = {
             images=12568,
             boxes=None,
             sizes="1600x256",
-            licence="the competition's rules, which you accept to download it; not commercial: do not pass it on",
+            licence="the rules accepted at the download; as far as known no commercial use: do not pass it on",
             homepage="https://www.kaggle.com/c/severstal-steel-defect-detection",
             citation="A. Grishin et al., Severstal: steel defect detection, Kaggle, 2019",
             how_to_get="log in at the homepage, accept the rules (Data), download the archive",

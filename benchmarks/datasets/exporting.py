@@ -48,10 +48,10 @@ def _write_yolo(data: PreparedDataset, parts: Parts, folder: Path) -> None:
             label = (folder / "labels" / part / name).with_suffix(".txt")
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    # `path` is left out: tools then take the folder of the file itself.
-    content: dict[str, object] = {part: f"images/{part}" for part in parts}
-    if "all" in parts:
-        content = {"train": "images/all", "val": "images/all"}
+    # `path` is left out: tools then take the folder of the file itself. `train` and `val` must be there in any case.
+    last = list(parts)[-1]
+    content: dict[str, object] = dict.fromkeys(("train", "val"), f"images/{last}")
+    content |= {part: f"images/{part}" for part in parts if part != "all"}
     content["names"] = dict(enumerate(data.classes))
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 

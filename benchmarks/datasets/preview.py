@@ -21,7 +21,7 @@ def mosaic(data: PreparedDataset, count: int = 24, tile: int = 240) -> Image.Ima
     """
     total = len(data.images)
     chosen = [data.images[i * total // min(count, total)] for i in range(min(count, total))]
-    columns = max(1, math.ceil(math.sqrt(len(chosen) * 1.5)))
+    columns = max(1, round(math.sqrt(len(chosen) * 1.5)))
     rows = math.ceil(len(chosen) / columns)
     font = ImageFont.load_default(size=15)
     step = tile + GAP

@@ -96,6 +96,7 @@ def draw(data: PreparedDataset, frame: pd.DataFrame, path: Path) -> None:
         sns.heatmap(counts, **heat, ax=axes[2])
         axes[2].set(title="images that show both")
         axes[2].tick_params(axis="x", rotation=45)
+        axes[2].tick_params(axis="y", rotation=0)
         figure.suptitle(f"{data.name}: {len(frame):,} boxes in {len(data.images):,} images")
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix == ".svg" else None

@@ -42,7 +42,7 @@ def test_prepare_verify_preview(capsys, monkeypatch, synthetic, tmp_path):
     assert "up to date" in told.out
     code, told = run(capsys, monkeypatch, "verify", "synthetic_small", "--data-root", root)
     assert "301 files" in told.out
-    assert "the very set of the published records" in told.out
+    assert "the very images and boxes that our split lists and records" in told.out
     out = tmp_path / "new" / "mosaic.png"
     code, told = run(
         capsys, monkeypatch, "preview", "synthetic_small", "--data-root", root, "--out", out, "--images", 6
@@ -87,6 +87,7 @@ def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
     out = tmp_path / "yolo"
     code, told = run(capsys, monkeypatch, "export", "my_parts", "--format", "yolo", "--fold", 1, "--out", out, *root)
     assert code in (0, None)
+    assert "4 train, 1 val, 1 test images" in told.out
     assert (out / "data.yaml").is_file()
     (source / "set/images/0.png").write_bytes(b"no image")
     wrong = ("prepare", "my_parts", "--from", source, "--format", "coco", *root)

@@ -6,17 +6,19 @@ import csv
 import io
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.datasets import catalogue, dagm2007, masks, own, severstal
+from benchmarks.datasets.findings import KINDS
 from benchmarks.datasets.sources import Box, open_source
 from benchmarks.datasets.splits import load_split
-from benchmarks.errors import DataError
+from benchmarks.errors import DataError, RequestError
 from tests.datasets.conftest import jpeg, voc, write_folder, write_zip
-from tests.datasets.test_own import coco_files, png, yolo_files
+from tests.datasets.test_own import coco_files, damaged, png, yolo_files
 
 
 @pytest.fixture
@@ -335,6 +337,24 @@ def test_dspcbsd_plus_is_read_once(tmp_path, root):
     assert (len(data.images), len(data.annotations)) == (6, 5)
     assert found(data, "0.png") == [("short", (30, 2, 40, 7))]
     assert found(data, "1.png")[0][0] == "base_material_foreign_object"
+
+
+@pytest.mark.slow
+def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
+    rng = random.Random(1)
+    good = {"severstal": severstal_files(), "dagm2007": dagm_files(), "csdd": mask_files()}
+    messages = []
+    for k in range(300):
+        name = rng.choice(sorted(good))
+        source = write_zip(tmp_path / "s.zip", damaged(good[name], rng))
+        policy = dict.fromkeys(KINDS, "drop") if k % 2 else {}
+        try:
+            own.prepare(name, None, source, form="masks" if name == "csdd" else None, policy=policy, force=True)
+        except (DataError, RequestError) as e:
+            messages.append(str(e))
+        assert {p.name for p in root.iterdir()} <= set(good)
+    assert len(messages) > 80
+    assert all(m and "\n" not in m for m in messages)
 
 
 @pytest.mark.parametrize("name", catalogue.ELSEWHERE)
