@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -71,7 +71,8 @@ def import_ultralytics() -> ModuleType:
         np.set_printoptions(**print_options)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-    ultralytics.settings.update(sync=False)
+    loggers = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
+    ultralytics.settings.update({name: False for name in ("sync", *loggers) if name in ultralytics.settings})
     return ultralytics
 
 
@@ -81,14 +82,79 @@ class UltralyticsDetector(Detector):
     score_threshold = 0.001
     max_detections = 100
 
-    def __init__(self, detector: nn.Module, image_size: int) -> None:
+    def __init__(self, detector: nn.Module, image_size: int, yaml: str) -> None:
         transform = ResizeNormalizePad(image_size)
         # The library feeds pixels in [0, 1] without further normalisation.
         transform.image_mean, transform.image_std = [0.0] * 3, [1.0] * 3
         super().__init__(transform)
         self.detector = detector
+        self.yaml = yaml
         frozen = [name.rsplit(".", 1)[0] for name, p in self.named_parameters() if not p.requires_grad]
         self.provenance = {"weights": None, "frozen": frozen, "norm": "batch"}
+
+    def fit_natively(
+        self,
+        data: Path,
+        folder: Path,
+        *,
+        epochs: int,
+        batch_size: int,
+        seed: int,
+        epoch_ended: Callable[[int, dict[str, float], float], None],
+    ) -> None:
+        """Train with the library's own trainer at its defaults, then carry the weights that it chose.
+
+        It starts from random weights of its own, and chooses the epoch that is best on the validation part, with
+        averaged weights (EMA). Its defaults stand but for size, length, seed and device, and: no plots, and no AMP,
+        whose check downloads a model. On a CPU it never uses AMP.
+
+        Args:
+            data: data file of a set in the library's own format, with parts train and val.
+            folder: where everything it writes goes, as `folder`/train.
+            epoch_ended: called with the epoch (from 0), mean losses and learning rate.
+        """
+        library = import_ultralytics()
+        device = next(self.parameters()).device
+        threads, environment = torch.get_num_threads(), dict(os.environ)
+
+        def keep_threads(_: Any) -> None:
+            torch.set_num_threads(threads)  # it sets its own on a CPU
+
+        def note(trainer: Any) -> None:
+            losses = {k.removesuffix("_loss"): float(v) for k, v in trainer.tloss.items()}
+            epoch_ended(trainer.epoch, losses, float(trainer.optimizer.param_groups[0]["lr"]))
+
+        try:
+            trainer = self._trainer()(
+                overrides={
+                    "model": self.yaml,
+                    "data": str(data),
+                    "epochs": epochs,
+                    "batch": batch_size,
+                    "imgsz": self.transform.max_size,
+                    "seed": seed,
+                    "device": "cpu" if device.type == "cpu" else device.index or 0,
+                    "project": str(folder),
+                    "name": "train",
+                    "exist_ok": True,
+                    "plots": False,
+                    "amp": False,
+                    "verbose": False,
+                }
+            )
+            trainer.add_callback("on_train_start", keep_threads)
+            trainer.add_callback("on_train_epoch_end", note)
+            trainer.train()
+            trained, _ = library.nn.tasks.load_checkpoint(trainer.best)
+        finally:
+            keep_threads(None)
+            os.environ.clear()
+            os.environ.update(environment)
+        self.detector.load_state_dict(trained.float().state_dict())
+
+    def _trainer(self) -> type:
+        """The library's trainer for this kind of model."""
+        raise NotImplementedError
 
     def _found(self, rows: list[Tensor], batch: Batch) -> list[Target]:
         """From rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized images, best first."""
@@ -118,8 +184,8 @@ class YOLODetector(UltralyticsDetector):
     iou_threshold = 0.7
     multi_label = True
 
-    def __init__(self, detector: nn.Module, image_size: int, *, nms_free: bool = False) -> None:
-        super().__init__(detector, image_size)
+    def __init__(self, detector: nn.Module, image_size: int, yaml: str, *, nms_free: bool = False) -> None:
+        super().__init__(detector, image_size, yaml)
         self._criterion: tuple[torch.device, Any] | None = None
         self._epoch = 0
         head = self._head
@@ -127,6 +193,11 @@ class YOLODetector(UltralyticsDetector):
             if not hasattr(head, "one2one_cv2"):
                 raise ValueError("only a model with a one-to-one head can do without NMS")
             head.end2end = True
+
+    def _trainer(self) -> type:
+        from ultralytics.models.yolo.detect import DetectionTrainer
+
+        return DetectionTrainer
 
     @property
     def _head(self) -> Any:
@@ -202,6 +273,11 @@ class RTDETRDetector(UltralyticsDetector):
     Detections: the decoder's best queries without NMS, limited as the contract says. The library stretches
     images to a square; here they keep their aspect and are padded, as for every model.
     """
+
+    def _trainer(self) -> type:
+        from ultralytics.models.rtdetr.train import RTDETRTrainer
+
+        return RTDETRTrainer
 
     def network(self, batch: Batch) -> Any:
         """The losses in training; the best queries (B, n, 6), and the raw outputs, in evaluation."""
@@ -287,7 +363,7 @@ def build_yolo(
     detector = DetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     # Loss gains; the library's trainer sets the same attribute.
     detector.args = copy(DEFAULT_CFG)  # type: ignore[assignment]
-    return YOLODetector(detector, image_size, nms_free=nms_free)
+    return YOLODetector(detector, image_size, yaml, nms_free=nms_free)
 
 
 def build_rtdetr(
@@ -300,7 +376,7 @@ def build_rtdetr(
 
     detector = RTDETRDetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     detector.nc = num_classes  # type: ignore[assignment]  # read by its criterion; the trainer sets it
-    return RTDETRDetector(detector, image_size)
+    return RTDETRDetector(detector, image_size, yaml)
 
 
 def _check(yaml: str, scale: str, weights: str | None) -> None:

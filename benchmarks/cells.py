@@ -90,6 +90,17 @@ class Tile(BaseModel):
         return self
 
 
+class NativeRecipe(BaseModel):
+    """Training by the trainer of the library that a model comes from, at that trainer's own defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trainer: Literal["library"]
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    weights: None = None
+
+
 class Cell(BaseModel):
     """One run, as requested."""
 
@@ -103,7 +114,7 @@ class Cell(BaseModel):
     scale: str
     seed: int = Field(ge=0)
     image_size: int = Field(ge=32, description="longer side in pixels inside the model")
-    recipe: Recipe
+    recipe: Recipe | NativeRecipe
     tile: Tile | None = Field(None, description="None: images go in whole")
 
     @model_serializer(mode="wrap")

@@ -27,7 +27,8 @@ class ModelSpec:
     `version` is part of every fingerprint: raise it when the numbers that the builder's model
     computes change. `scales` maps the scale that a suite names to the one the builder gets, so
     that a model with a single scale of its own still fits into every suite. `variants` are named
-    changes to `options`; an ablatable model has those of `ablations.variants` instead.
+    changes to `options`; an ablatable model has those of `ablations.variants` instead. `native` says that
+    it has `fit_natively`, the trainer of its own library.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ablatable: bool = False
+    native: bool = False
 
     def scale(self, requested: str) -> str:
         """The builder's scale for the scale a suite asks for."""
@@ -71,6 +73,7 @@ def _yolo(name: str, label: str, scale: str, *, yaml: str | None = None, two_hea
         extra="yolo",
         options={"yaml": yaml or f"{name}.yaml"},
         variants={"nms_free": {"nms_free": True}} if two_heads else {},
+        native=True,
     )
 
 
@@ -175,6 +178,7 @@ MODELS: dict[str, ModelSpec] = {
             1,
             _only("l"),
             extra="yolo",
+            native=True,
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from benchmarks import models
-from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, digest_of
+from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, digest_of
+from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.engines import Form, arithmetic
 from benchmarks.errors import DataError, RequestError
@@ -31,6 +33,7 @@ from benchmarks.progress import CellProgress
 from benchmarks.store import (
     CellPaths,
     Detections,
+    EpochPoint,
     Latency,
     Macs,
     ModelFacts,
@@ -213,24 +216,28 @@ def _train_and_evaluate(
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
         known["model"] = _facts(model)
-    with _timed(timings, "load"):
-        training = DetectionDataset(
-            data,
-            split.train,
-            transform=train_transform(cell.recipe.augment),
-            seed=cell.stream("augment"),
-            tile=cell.tile.size if cell.tile else None,
-        )
-    with _timed(timings, "train"):
-        known["curve"] = train(
-            model,
-            training,
-            cell,
-            device=device,
-            checkpoint=paths.checkpoint,
-            tag=digest_of([cell.id, mark.model_dump()]),
-            progress=progress,
-        )
+    if isinstance(cell.recipe, NativeRecipe):
+        with _timed(timings, "train"):
+            known["curve"] = train_natively(model, data, split, cell, paths.native, progress)
+    else:
+        with _timed(timings, "load"):
+            training = DetectionDataset(
+                data,
+                split.train,
+                transform=train_transform(cell.recipe.augment),
+                seed=cell.stream("augment"),
+                tile=cell.tile.size if cell.tile else None,
+            )
+        with _timed(timings, "train"):
+            known["curve"] = train(
+                model,
+                training,
+                cell,
+                device=device,
+                checkpoint=paths.checkpoint,
+                tag=digest_of([cell.id, mark.model_dump()]),
+                progress=progress,
+            )
     write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
     if cell.tile is not None:
         model = TiledDetector(model, cell.tile.size, cell.tile.overlap)
@@ -247,6 +254,40 @@ def _train_and_evaluate(
     progress.phase("evaluating")
     with _timed(timings, "evaluate"):
         known["metrics"] = measure(data, split, saved[""], saved.get("val_"))
+
+
+def train_natively(
+    model: nn.Module, data: PreparedDataset, split: Split, cell: Cell, folder: Path, progress: CellProgress
+) -> tuple[EpochPoint, ...]:
+    """Train `model` in place with the trainer of its own library; what that writes is left in `folder`.
+
+    It is given the split's training and validation parts as files, which are removed afterwards. An interrupted
+    training starts anew.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    export(data, "yolo", folder / "data", split)
+    recipe, curve = cell.recipe, list[EpochPoint]()
+    began = [time.monotonic()]
+
+    def ended(epoch: int, losses: dict[str, float], lr: float) -> None:
+        rate = len(split.train) / (time.monotonic() - began[0])
+        began[0] = time.monotonic()
+        curve.append(EpochPoint(epoch=epoch, lr=lr, losses=losses, images_per_second=round(rate, 2)))
+        progress.skip(iterations_per_epoch(len(split.train), recipe))
+        progress.epoch(epoch, recipe.epochs, losses, rate)
+
+    try:
+        model.fit_natively(
+            folder / "data" / "data.yaml",
+            folder,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            seed=cell.stream("init") % 2**31,
+            epoch_ended=ended,
+        )
+    finally:
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    return tuple(curve)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

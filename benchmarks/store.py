@@ -421,6 +421,11 @@ class CellPaths:
         return self._path(".resume.safetensors")
 
     @property
+    def native(self) -> Path:
+        """Folder that a library's own trainer writes into."""
+        return self._path(".native")
+
+    @property
     def weights(self) -> Path:
         return self._path(".safetensors")
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks import models
-from benchmarks.cells import Cell, Recipe, Tile
+from benchmarks.cells import Cell, NativeRecipe, Recipe, Tile
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -38,11 +38,16 @@ class Tier(_Strict):
     by_family: dict[str, dict[str, Any]] = {}
     tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
 
-    def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe:
-        """The recipe of one cell: the tier's, then the data set's, then the family's changes."""
+    def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe | NativeRecipe:
+        """The recipe of one cell: the tier's, then the data set's, then the family's changes.
+
+        Where `trainer: library` results, all but the fields of `NativeRecipe` is left out.
+        """
         merged = {**self.recipe, **self.by_dataset.get(dataset, {}), **self.by_family.get(family, {})}
         if epochs is not None:
             merged["epochs"] = epochs
+        if merged.get("trainer") == "library":
+            return NativeRecipe(**{k: v for k, v in merged.items() if k in NativeRecipe.model_fields})
         return Recipe(**merged)
 
 
@@ -114,6 +119,13 @@ class Suite(_Strict):
                 for seed in seeds if seeds is not None else t.seeds:
                     for model, variant in self.selected(select):
                         entry = models.get(model)
+                        recipe = t.resolve(dataset, entry.family, epochs)
+                        if isinstance(recipe, NativeRecipe) and not entry.native:
+                            raise RequestError(
+                                f"model {model!r} has no trainer of its own; use another tier than {tier!r}"
+                            )
+                        if isinstance(recipe, NativeRecipe) and cut is not None:
+                            raise RequestError(f"tier {tier!r}: a library's own trainer takes whole images, not tiles")
                         out.append(
                             Cell(
                                 dataset=dataset,
@@ -124,7 +136,7 @@ class Suite(_Strict):
                                 scale=entry.scale(t.scale),
                                 seed=seed,
                                 image_size=native if t.image_size == "native" else t.image_size,
-                                recipe=t.resolve(dataset, entry.family, epochs),
+                                recipe=recipe,
                                 tile=cut,
                             )
                         )

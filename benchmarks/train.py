@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmarks.cells import Cell, Recipe
+from benchmarks.cells import Cell, NativeRecipe, Recipe
 from benchmarks.datasets.loading import DetectionDataset, batches
 from benchmarks.progress import CellProgress
 from benchmarks.store import EpochPoint, write_atomic
@@ -30,7 +30,7 @@ class Diverged(Exception):
     """The loss was not finite; the message says when, and which term."""
 
 
-def iterations_per_epoch(images: int, recipe: Recipe) -> int:
+def iterations_per_epoch(images: int, recipe: Recipe | NativeRecipe) -> int:
     """Full batches only, since a batch of one has no batch statistics; a set below one batch is one batch."""
     return max(images // recipe.batch_size, 1)
 

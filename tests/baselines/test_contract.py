@@ -34,10 +34,10 @@ def _param(name: str, slow: bool = False):
 every_model = pytest.mark.parametrize("name", [_param(name) for name in MODELS])
 
 
-def _build(name: str, seed: int = 0) -> nn.Module:
+def _build(name: str, seed: int = 0, image_size: int = SIZE) -> nn.Module:
     smallest = next(iter(get(name).scales.values()))
     torch.manual_seed(seed)
-    return build_model(name, num_classes=len(CLASSES), image_size=SIZE, scale=smallest)
+    return build_model(name, num_classes=len(CLASSES), image_size=image_size, scale=smallest)
 
 
 @functools.cache
@@ -213,24 +213,28 @@ def test_says_what_was_loaded_and_frozen(name: str):
 
 # Iterations on four images that suffice with a margin.
 OVERFIT_STEPS = {"two-stage": 60, "one-stage": 100, "yolo": 120}
+# YOLOv3-tiny starts from boxes of 7.5 cells of 16 px. Alignment is IoU to the sixth: what overlaps such a box by less
+# than a tenth, as the scenes' shapes do at their own size, gets no weight and is never learned.
+OVERFIT_SIZE = {"yolov3_tiny": 2 * SIZE}
 # One model of each kind in every test run; the others when slow tests are asked for.
 OVERFIT_ALWAYS = {"canet", "fasterrcnn_fpn", "retinanet", "yolov8n"}
+# Wider forms of what is tested anyway; SSD300 takes hours on one core; a DETR needs far more steps to detect, and what
+# it must show is in the tests of its adapter.
+OVERFITS = [name for name in MODELS if name not in SLOW or name == "fasterrcnn_mobilenet"]
 
 
 def _overfits(name: str):
-    marks = [] if name in OVERFIT_ALWAYS else [pytest.mark.slow]
-    return pytest.param(name, marks=[*_param(name).marks, *marks])
+    return _param(name, slow=name not in OVERFIT_ALWAYS)
 
 
-# A DETR needs far more steps to detect; what it must show is in the tests of its adapter.
-@pytest.mark.parametrize("name", [_overfits(name) for name in MODELS if get(name).family != "rtdetr"])
+@pytest.mark.parametrize("name", [_overfits(name) for name in OVERFITS])
 def test_overfits_four_images(name: str):
     """AP50 of at least 0.9 on the images it was trained on, by the benchmark's own evaluator."""
     spec = get(name)
     steps = OVERFIT_STEPS.get(spec.family, OVERFIT_STEPS.get(spec.stage, 100))
     pairs = [scene(i) for i in range(4)]
     images, targets = [i for i, _ in pairs], [t for _, t in pairs]
-    model = _build(name)
+    model = _build(name, image_size=OVERFIT_SIZE.get(name, SIZE))
     for module in _batch_norms(model):
         module.momentum = 0.1  # ultralytics' 0.03 needs hundreds of steps to catch up
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
