@@ -128,13 +128,13 @@ class UltralyticsDetector(Detector):
             trainer = self._trainer()(
                 overrides={
                     "model": self.yaml,
-                    "data": str(data),
+                    "data": str(data.resolve()),
                     "epochs": epochs,
                     "batch": batch_size,
                     "imgsz": self.transform.max_size,
                     "seed": seed,
                     "device": "cpu" if device.type == "cpu" else device.index or 0,
-                    "project": str(folder),
+                    "project": str(folder.resolve()),  # a relative one would be taken from its settings' folder
                     "name": "train",
                     "exist_ok": True,
                     "plots": False,
