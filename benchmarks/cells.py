@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Literal, get_args
 
 from pydantic import (
@@ -130,7 +131,8 @@ class Cell(BaseModel):
     @property
     def stem(self) -> str:
         """File name, without suffix, of everything that belongs to this cell, below its data set's folder."""
-        return f"{self.model}-{self.variant}-{self.scale}-f{self.fold}-s{self.seed}-{self.id[:8]}"
+        model = re.sub(r"[:/]", "_", self.model)  # a configuration's path
+        return f"{model}-{self.variant}-{self.scale}-f{self.fold}-s{self.seed}-{self.id[:8]}"
 
     @property
     def name(self) -> str:

@@ -5,10 +5,12 @@ Torch-free: builders are named by string and imported when a model is built.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablations.variants import VARIANTS
@@ -17,7 +19,7 @@ from benchmarks.errors import RequestError, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-Stage = Literal["one-stage", "two-stage", "multi-stage"]
+Stage = Literal["one-stage", "two-stage", "multi-stage", "other"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ def _yolo(name: str, label: str, scale: str, *, yaml: str | None = None, two_hea
         variants={"nms_free": {"nms_free": True}} if two_heads else {},
         native=True,
     )
+
+
+MMDET = "mmdet:"
+"""What the name of a model begins with that is a configuration of MMDetection, by its path there."""
+
+
+def _mmdet(name: str, config: str, label: str, stage: Stage, family: str) -> ModelSpec:
+    scales = {"nano": "nano", "small": "nano", "r50": "published"}
+    options = {"config": config}
+    return ModelSpec(name, "baselines.mmdet_models:build_mmdet", label, family, stage, 1, scales, "mmdet", options)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -180,15 +192,84 @@ MODELS: dict[str, ModelSpec] = {
             extra="yolo",
             native=True,
         ),
+        # The published figure's, in its order.
+        _mmdet("yolox", "yolox/yolox_s_8xb8-300e_coco.py", "YOLOX", "one-stage", "yolox"),
+        _mmdet(
+            "efficientnet",
+            "efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py",
+            "EfficientNet",
+            "one-stage",
+            "efficientnet",
+        ),
+        _mmdet("ssd512", "ssd/ssd512_coco.py", "SSD512", "one-stage", "ssd"),
+        _mmdet("atss", "atss/atss_r50_fpn_1x_coco.py", "ATSS", "one-stage", "atss"),
+        _mmdet("autoassign", "autoassign/autoassign_r50-caffe_fpn_1x_coco.py", "AutoAssign", "one-stage", "autoassign"),
+        _mmdet(
+            "retinanet_mmdet",
+            "retinanet/retinanet_r50_fpn_1x_coco.py",
+            "RetinaNet (mmdet)",
+            "one-stage",
+            "retinanet_mmdet",
+        ),
+        _mmdet("yolov3", "yolo/yolov3_d53_8xb8-ms-608-273e_coco.py", "YOLOv3", "one-stage", "yolov3"),
+        _mmdet(
+            "deformable_detr",
+            "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
+            "Deformable-DETR",
+            "two-stage",
+            "deformable_detr",
+        ),
+        _mmdet(
+            "fasterrcnn_mmdet",
+            "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+            "Faster R-CNN (mmdet)",
+            "two-stage",
+            "rcnn_mmdet",
+        ),
+        _mmdet(
+            "libra_rcnn", "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py", "Libra R-CNN", "two-stage", "rcnn_mmdet"
+        ),
+        _mmdet("swin", "swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py", "Swin-T", "two-stage", "swin"),
+        _mmdet("canet_mmdet", "canet_r50_fpn_1x_coco.py", "CANet (mmdet)", "two-stage", "rcnn_mmdet"),
+        _mmdet("res2net", "res2net/faster-rcnn_res2net-101_fpn_2x_coco.py", "Res2Net", "two-stage", "rcnn_mmdet"),
+        _mmdet("resnext", "faster_rcnn/faster-rcnn_x101-32x4d_fpn_1x_coco.py", "ResNeXt", "two-stage", "rcnn_mmdet"),
+        _mmdet("htc", "htc/htc-without-semantic_r50_fpn_1x_coco.py", "HTC", "multi-stage", "rcnn_mmdet"),
+        _mmdet(
+            "cascade_rcnn", "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", "Cascade R-CNN", "multi-stage", "rcnn_mmdet"
+        ),
     )
 }
 
 
 def get(name: str) -> ModelSpec:
-    """The entry called `name`; an unknown one is a RequestError with the nearest names."""
+    """The entry called `name`, or one for `mmdet:PATH`; an unknown one is a RequestError with the nearest names."""
+    if name.startswith(MMDET):
+        config = name[len(MMDET) :]
+        _require_config(config)
+        spec = _mmdet(name, config, Path(config).stem, "other", "mmdet")
+        return replace(spec, scales=dict.fromkeys(_ALL, "published"))
     if name not in MODELS:
         raise RequestError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     return MODELS[name]
+
+
+def _require_config(config: str) -> None:
+    """RequestError when the library is here and ships no such configuration."""
+    spec = importlib.util.find_spec("mmdet")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    folder = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
+    if config.startswith(("/", ".")) or not config.endswith(".py") or not (folder / config).is_file():
+        shipped = (path.relative_to(folder).as_posix() for path in folder.glob("[!_]*/*.py"))
+        close = difflib.get_close_matches(config, shipped, n=3)
+        hint = "did you mean " + " or ".join(close) + "?" if close else f"those that it has lie in {folder}"
+        raise RequestError(f"mmdet ships no configuration {config!r}; {hint}")
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """(model, variant) of `model` or `model:variant`; the colon of `mmdet:PATH` is no variant's."""
+    model, _, variant = (text, "", "") if text.startswith(MMDET) else text.partition(":")
+    return model, variant
 
 
 def check_variant(name: str, variant: str) -> None:
@@ -215,9 +296,26 @@ def missing_extra(name: str) -> str | None:
     """The one line to print when the library behind model `name` is not installed, else None."""
     extra = get(name).extra
     module = {"yolo": "ultralytics", "mmdet": "mmdet"}.get(extra or "")
-    if module is None or importlib.util.find_spec(module) is not None:
+    if module is None:
         return None
-    return f"model {name!r} needs {module}: python -m pip install -c constraints.txt -e '.[{extra}]'"
+    if importlib.util.find_spec(module) is None:
+        return f"model {name!r} needs {module}: python -m pip install -c constraints.txt -e '.[{extra}]'"
+    if extra == "mmdet" and not _has_operators():
+        return f"model {name!r} needs the operators of mmcv, which were not built; build them (minutes): {BUILD_MMCV}"
+    return None
+
+
+BUILD_MMCV = (
+    "python -m pip install 'setuptools>=80' wheel ninja && python -m pip install --no-build-isolation --no-deps "
+    "--no-cache-dir --force-reinstall onedl-mmcv==2.3.6"
+)
+
+
+def _has_operators() -> bool:
+    # Where pip builds mmcv in isolation it sees no torch, leaves the operators out and says so in no exit code.
+    spec = importlib.util.find_spec("mmcv")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return any(any(Path(folder).glob("_ext.*")) for folder in folders or ())
 
 
 def build_model(

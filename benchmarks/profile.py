@@ -35,6 +35,7 @@ from benchmarks.cli import console, run_app
 from benchmarks.engines import CannotRun, Form, settings
 from benchmarks.errors import RequestError
 from benchmarks.machine import energy_meter, watched_machine
+from benchmarks.models import split_name
 from benchmarks.store import now, provenance, require_writable, write_atomic
 
 if TYPE_CHECKING:
@@ -741,7 +742,7 @@ def _distinct(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Name to show -> model and variant. A model may be named twice, to see what the clock makes of that."""
     out: dict[str, tuple[str, str]] = {}
     for text in models:
-        base, _, variant = text.partition(":")
+        base, variant = split_name(text)
         shown, again = text, 2
         while shown in out:
             shown, again = f"{text} ({again})", again + 1

@@ -97,7 +97,7 @@ def main(
     from benchmarks.report import draw, tables
 
     records = [load(CellPaths.of(out, cell)) for cell in cells]
-    draw.write(records, out / "report")
+    draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED)
     console.print(tables.console_table(records))
     console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
@@ -267,7 +267,7 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
-    if results == RESULTS:
+    if results in (RESULTS, RESULTS / draw.PUBLISHED):
         draw.write_all(RESULTS, REPORTS)
     console.print(f"published {len(cells)} records to {results}/", highlight=False)
 

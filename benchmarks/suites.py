@@ -152,7 +152,7 @@ class Suite(_Strict):
             return listed
         wanted: list[tuple[str, str]] = []
         for name in select:
-            model, _, variant = name.partition(":")
+            model, variant = models.split_name(name)
             if variant:
                 models.check_variant(model, variant)
                 wanted.append((model, variant))

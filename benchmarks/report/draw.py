@@ -1,5 +1,7 @@
 """The trade-off figure: AP50 over parameters, a panel per data set. Byte-identical for equal records.
 
+`published_figure.svg` has the published points in a panel of their own, beside our records of the same models.
+
 Marks are those of the published figure: one-stage red crosses, two-stage blue plus signs,
 multi-stage green triangles. Whiskers are the intervals of `Row.interval`.
 """
@@ -7,11 +9,13 @@ multi-stage green triangles. Whiskers are the intervals of `Row.interval`.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import tables
+from benchmarks.report import published, tables
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -19,6 +23,7 @@ _MARKS = {
     "one-stage": ("x", "#c81e1e"),
     "two-stage": ("+", "#1d4ed8"),
     "multi-stage": ("v", "#15803d"),
+    "other": ("o", "#7c3aed"),
 }
 _UNTRAINED = "#9ca3af"
 _LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
@@ -40,9 +45,19 @@ _STYLE: Any = {
 }
 
 
-def write(records: Sequence[Stored], folder: Path) -> None:
-    """Draw `trade_off.svg` and `summary.md` of records into a folder."""
-    drawn = {"trade_off.svg": figure(rows(records)), "summary.md": tables.markdown(records).encode()}
+PUBLISHED = "_published"
+"""Folder below results/ with the records of the published figure's models."""
+
+
+def write(records: Sequence[Stored], folder: Path, *, beside_published: bool = False) -> None:
+    """Draw `trade_off.svg` and `summary.md` of records into a folder.
+
+    beside_published: `published_figure.svg` and `.md` instead, with the published points in a panel of their own.
+    """
+    names = ("published_figure.svg", "published_figure.md") if beside_published else ("trade_off.svg", "summary.md")
+    panels = [*published_panel()] if beside_published else []
+    contents = (figure(rows(records), beside=panels), tables.markdown(records).encode())
+    drawn = dict(zip(names, contents, strict=True))
     for name, content in drawn.items():
         path = folder / name
         if not path.exists() or path.read_bytes() != content:
@@ -53,28 +68,65 @@ def write_all(results: Path, reports: Path) -> int:
     """Draw the reports of all records below `results`; the number of records."""
     records = list(scan(results))
     write(records, reports)
-    return len(records)
+    if beside := list(scan(results / PUBLISHED)):
+        write(beside, reports, beside_published=True)
+    return len(records) + len(beside)
 
 
-def figure(all_rows: Sequence[Row], format: str = "svg") -> bytes:
-    """The trade-off figure as SVG (or "png"), with a panel for each data set and input size."""
+@dataclass(frozen=True)
+class Mark:
+    """What a panel shows of one model: parameters in millions, accuracy and its interval in percent."""
+
+    label: str
+    stage: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    untrained: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    y_label: str
+    marks: Sequence[Mark]
+
+
+def published_panel() -> list[Panel]:
+    """The published points as they are."""
+    marks = [Mark(p.name, p.stage, p.params_m, p.map50) for p in published.points()]
+    return [Panel("as published: data set not named, parameters on mixed bases", "mAP50 / (%)", marks)]
+
+
+def _mark(row: Row) -> Mark:
+    assert row.parameters is not None
+    assert row.AP50 is not None
+    interval = None if row.interval is None else (100 * row.interval[0], 100 * row.interval[1])
+    return Mark(row.label, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained)
+
+
+def figure(all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = ()) -> bytes:
+    """The trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     shown = [r for r in all_rows if r.AP50 is not None and r.parameters is not None]
-    panels: dict[str, list[Row]] = {}
+    own = []
     for title, section in tables.sections(all_rows).items():
-        if panel := [row for row in section if row in shown]:
-            panels[title] = panel
+        if marks := [_mark(row) for row in section if row in shown]:
+            own.append(Panel(title, "AP50 / (%)", marks))
+    panels = [*beside, *own]
     with matplotlib.rc_context(_STYLE):
         n = max(len(panels), 1)
         fig, axes = plt.subplots(1, n, figsize=(6.0 * n, 4.4), squeeze=False, layout="constrained")
         if not panels:
             axes[0, 0].text(0.5, 0.5, "no records yet", ha="center", va="center", transform=axes[0, 0].transAxes)
-        for ax, (title, panel) in zip(axes[0], panels.items(), strict=False):
-            _panel(fig, ax, title, panel)
+        for ax, panel in zip(axes[0], panels, strict=False):
+            _draw(fig, ax, panel)
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
         fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor="white")
@@ -82,25 +134,24 @@ def figure(all_rows: Sequence[Row], format: str = "svg") -> bytes:
     return buffer.getvalue()
 
 
-def _panel(fig: Any, ax: Any, title: str, panel: list[Row]) -> None:
+def _draw(fig: Any, ax: Any, panel: Panel) -> None:
     from matplotlib.lines import Line2D
 
-    for row in panel:
-        marker, color = _MARKS[row.stage]
-        color = _UNTRAINED if row.untrained else color
-        x, y = row.parameters / 1e6, 100 * row.AP50  # type: ignore[operator]
-        if row.interval is not None:
-            low, high = (100 * v for v in row.interval)
-            ax.plot([x, x], [low, high], color=color, alpha=0.35, linewidth=1.2, solid_capstyle="butt", zorder=2)
-        ax.plot(x, y, marker=marker, color=color, markersize=8, markeredgewidth=1.8, linestyle="none", zorder=3)
-    ax.set_title(title)
+    marks = panel.marks
+    for m in marks:
+        marker, color = _MARKS[m.stage]
+        color = _UNTRAINED if m.untrained else color
+        if m.interval is not None:
+            ax.plot([m.x, m.x], m.interval, color=color, alpha=0.35, linewidth=1.2, solid_capstyle="butt", zorder=2)
+        ax.plot(m.x, m.y, marker=marker, color=color, markersize=8, markeredgewidth=1.8, linestyle="none", zorder=3)
+    ax.set_title(panel.title)
     ax.set_xlabel("Model parameters / (M)")
-    ax.set_ylabel("AP50 / (%)")
-    xs = [row.parameters / 1e6 for row in panel]  # type: ignore[operator]
+    ax.set_ylabel(panel.y_label)
+    xs = [m.x for m in marks]
     margin = max(0.18 * (max(xs) - min(xs)), 0.1)
     # Room on the right for the names.
     ax.set_xlim(min(xs) - margin, max(xs) + 2.2 * margin)
-    ends = [100 * v for row in panel for v in (*(row.interval or ()), row.AP50 or 0.0)]
+    ends = [v for m in marks for v in (*(m.interval or ()), m.y)]
     low, high = min(ends), max(ends)
     # Never so tight that a difference of a point looks like much; room at the top for the legend.
     spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
@@ -109,28 +160,28 @@ def _panel(fig: Any, ax: Any, title: str, panel: list[Row]) -> None:
     handles = [
         Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.6, label=stage)
         for stage, (m, c) in _MARKS.items()
-        if any(r.stage == stage for r in panel)
+        if any(mark.stage == stage for mark in marks)
     ]
-    if any(r.untrained for r in panel):
+    if any(mark.untrained for mark in marks):
         label = f"untrained (AP50 < {100 * UNTRAINED_BELOW:.0f})"
         handles.append(Line2D([], [], marker="o", color=_UNTRAINED, linestyle="none", markersize=5, label=label))
     ax.legend(handles=handles, loc="upper left", frameon=True, fancybox=False, edgecolor="#374151", fontsize=8)
-    _place_names(fig, ax, panel)
+    _place_names(fig, ax, marks)
 
 
-def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
+def _place_names(fig: Any, ax: Any, marks: Sequence[Mark]) -> None:
     """Write each name beside its mark where it covers least: marks, other names, the legend, the frame."""
     fig.canvas.draw()
     renderer = fig.canvas.get_renderer()
     frame = ax.get_window_extent(renderer)
     taken = [ax.get_legend().get_window_extent(renderer)]
-    points = [(r, ax.transData.transform((r.parameters / 1e6, 100 * r.AP50))) for r in panel]  # type: ignore[operator]
+    points = [(m, ax.transData.transform((m.x, m.y))) for m in marks]
     from matplotlib.transforms import Bbox
 
     taken += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for _, (x, y) in points]
-    for row, (x, _) in points:
-        if row.interval is not None:
-            bottom, top = (ax.transData.transform((0, 100 * v))[1] for v in row.interval)
+    for m, (x, _) in points:
+        if m.interval is not None:
+            bottom, top = (ax.transData.transform((0, v))[1] for v in m.interval)
             taken.append(Bbox.from_bounds(x - 1, bottom, 2, top - bottom))
     spots = [
         (dx, dy, ha, va)
@@ -146,18 +197,18 @@ def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
             (0, -d, "center", "top"),
         )
     ]
-    for row, _ in sorted(points, key=lambda p: -p[1][1]):
+    for m, here in sorted(points, key=lambda p: -p[1][1]):
         best: tuple[float, Any, Any] | None = None
         for dx, dy, ha, va in spots:
             text = ax.annotate(
-                row.label,
-                (row.parameters / 1e6, 100 * row.AP50),  # type: ignore[operator]
+                m.label,
+                (m.x, m.y),
                 xytext=(dx, dy),
                 textcoords="offset points",
                 ha=ha,
                 va=va,
                 fontsize=8,
-                color=_UNTRAINED if row.untrained else "#111827",
+                color=_UNTRAINED if m.untrained else "#111827",
                 zorder=4,
                 arrowprops={
                     "arrowstyle": "-",
@@ -172,6 +223,8 @@ def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
             box = text.get_window_extent(renderer).padded(1)
             cost = sum(_overlap(box, other) for other in taken)
             cost += 10 * (box.width * box.height - _overlap(box, frame))
+            # A name nearer to another mark than to its own would be read as that one's.
+            cost += 100 * any(_distance(box, there) < _distance(box, here) for _, there in points)
             if best is None or cost < best[0] - 1e-6:
                 if best is not None:
                     best[1].remove()
@@ -182,6 +235,11 @@ def _place_names(fig: Any, ax: Any, panel: list[Row]) -> None:
                 break
         assert best is not None
         taken.append(best[2])
+
+
+def _distance(box: Any, point: Any) -> float:
+    x, y = point
+    return math.hypot(max(box.x0 - x, x - box.x1, 0.0), max(box.y0 - y, y - box.y1, 0.0))
 
 
 def _overlap(a: Any, b: Any) -> float:

@@ -114,8 +114,8 @@ def rows(records: Iterable[Stored]) -> list[Row]:
         key=lambda r: (
             r.dataset,
             r.split,
-            order.get(r.name.partition(":")[0], len(order)),
-            rank.get(r.name.partition(":")[2] or "default", 1),
+            order.get(models.split_name(r.name)[0], len(order)),
+            rank.get(models.split_name(r.name)[1] or "default", 1),
             r.name,
             r.image_size,
             r.epochs,
