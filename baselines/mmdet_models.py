@@ -155,8 +155,11 @@ class MMDetDetector(Detector):
         self.bgr = bgr
         self.detector = detector
         frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
-        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
-        self.provenance = {"weights": None, "frozen": frozen, "norm": "batch" if batch_norm else "none"}
+        self.provenance = {"weights": None, "frozen": frozen, "norm": self._norm()}
+
+    def _norm(self) -> str:
+        kinds = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm, "layer": nn.LayerNorm}
+        return next((n for n, kind in kinds.items() if any(isinstance(m, kind) for m in self.modules())), "none")
 
     def on_epoch(self, epoch: int) -> None:
         """Tell heads whose assignment changes during training (TOOD and the like)."""

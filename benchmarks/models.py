@@ -306,7 +306,7 @@ def missing_extra(name: str) -> str | None:
 
 
 BUILD_MMCV = (
-    "python -m pip install 'setuptools>=80' wheel ninja && python -m pip install --no-build-isolation --no-deps "
+    "python -m pip install 'setuptools>=80,<82' wheel ninja && python -m pip install --no-build-isolation --no-deps "
     "--no-cache-dir --force-reinstall onedl-mmcv==2.3.6"
 )
 

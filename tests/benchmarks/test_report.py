@@ -126,3 +126,15 @@ def test_no_records_still_draw(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     assert draw.write_all(tmp_path / "results", tmp_path / "reports") == 0
     assert (tmp_path / "reports" / "trade_off.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_the_published_points_stand_beside_records_of_their_models(stored, tmp_path: Path) -> None:
+    stored("results/_published", make_cell(dataset="neu_det", model="atss"), metrics=make_metrics(0.3))
+    stored("results/_published", make_cell(dataset="neu_det", model="deformable_detr"), metrics=make_metrics(0.05))
+    assert draw.write_all(tmp_path / "results", tmp_path / "reports") == 2
+    text = (tmp_path / "reports" / "published_figure.md").read_text()
+    assert "| ATSS |" in text
+    assert "Deformable-DETR (untrained)" in text
+    figure = (tmp_path / "reports" / "published_figure.svg").read_bytes()
+    assert figure == draw.figure(rows(scan(tmp_path / "results" / "_published")), beside=draw.published_panel())
+    assert figure != draw.figure(rows(scan(tmp_path / "results" / "_published")))
