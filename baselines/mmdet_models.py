@@ -161,7 +161,7 @@ class MMDetDetector(Detector):
         kinds = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm, "layer": nn.LayerNorm}
         return next((n for n, kind in kinds.items() if any(isinstance(m, kind) for m in self.modules())), "none")
 
-    def on_epoch(self, epoch: int) -> None:
+    def on_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Tell heads whose assignment changes during training (TOOD and the like)."""
         from mmengine.logging import MessageHub
 
