@@ -154,10 +154,12 @@ class MMDetDetector(Detector):
         super().__init__(transform)
         self.bgr = bgr
         self.detector = detector
-        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
-        self.provenance = {"weights": None, "frozen": frozen, "norm": self._norm()}
+        frozen = dict.fromkeys(n.rsplit(".", 1)[0] for n, p in self.named_parameters() if not p.requires_grad)
+        self.provenance = {"weights": None, "frozen": list(frozen), "norm": self._norm()}
 
     def _norm(self) -> str:
+        if getattr(self.detector.backbone, "norm_eval", False):
+            return "frozen_batch"
         kinds = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm, "layer": nn.LayerNorm}
         return next((n for n, kind in kinds.items() if any(isinstance(m, kind) for m in self.modules())), "none")
 

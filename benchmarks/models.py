@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -261,7 +261,7 @@ def _require_config(config: str) -> None:
     folder = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
     if config.startswith(("/", ".")) or not config.endswith(".py") or not (folder / config).is_file():
         shipped = (path.relative_to(folder).as_posix() for path in folder.glob("[!_]*/*.py"))
-        close = difflib.get_close_matches(config, shipped, n=3)
+        close = difflib.get_close_matches(config, shipped, n=3, cutoff=0.5)
         hint = "did you mean " + " or ".join(close) + "?" if close else f"those that it has lie in {folder}"
         raise RequestError(f"mmdet ships no configuration {config!r}; {hint}")
 
@@ -294,14 +294,29 @@ def label(name: str, variant: str) -> str:
 
 def missing_extra(name: str) -> str | None:
     """The one line to print when the library behind model `name` is not installed, else None."""
-    extra = get(name).extra
+    return next(iter(missing_extras([name])), None)
+
+
+def missing_extras(names: Iterable[str]) -> list[str]:
+    """One line for each library that is not installed: which of the models `names` need it, and the command."""
+    needs: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        if (remedy := _remedy(get(name).extra)) is not None:
+            needs.setdefault(remedy, []).append(name)
+    return [
+        f"model {who[0]!r} needs {remedy}" if len(who) == 1 else f"models {', '.join(who)} need {remedy}"
+        for remedy, who in needs.items()
+    ]
+
+
+def _remedy(extra: str | None) -> str | None:
     module = {"yolo": "ultralytics", "mmdet": "mmdet"}.get(extra or "")
     if module is None:
         return None
     if importlib.util.find_spec(module) is None:
-        return f"model {name!r} needs {module}: python -m pip install -c constraints.txt -e '.[{extra}]'"
+        return f"{module}: python -m pip install -c constraints.txt -e '.[{extra}]'"
     if extra == "mmdet" and not _has_operators():
-        return f"model {name!r} needs the operators of mmcv, which were not built; build them (minutes): {BUILD_MMCV}"
+        return f"the operators of mmcv, which were not built; build them (minutes): {BUILD_MMCV}"
     return None
 
 

@@ -144,10 +144,9 @@ def _check_extras(cells: list[Cell], explicit: bool) -> None:
 
     A run of hours that ends without some of its models would mislead, so nothing starts then.
     """
-    from benchmarks.models import missing_extra
+    from benchmarks.models import missing_extras
 
-    messages = [m for name in dict.fromkeys(c.model for c in cells) if (m := missing_extra(name))]
-    if messages:
+    if messages := missing_extras(c.model for c in cells):
         raise RequestError("; ".join(messages) + ("" if explicit else "; or narrow the run with --model"))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks import models
 from benchmarks.errors import RequestError
-from benchmarks.models import MODELS, build_model, get, missing_extra, split_name
+from benchmarks.models import MODELS, build_model, get, missing_extra, missing_extras, split_name
 
 SIXTEEN = [name for name, spec in MODELS.items() if spec.extra == "mmdet"]
 
@@ -39,6 +39,9 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     message = missing_extra("cascade_rcnn")
     assert message == ("model 'cascade_rcnn' needs mmdet: python -m pip install -c constraints.txt -e '.[mmdet]'")
+    assert missing_extras(["htc", "atss", "canet"]) == [
+        "models htc, atss need mmdet: python -m pip install -c constraints.txt -e '.[mmdet]'"
+    ]
     with pytest.raises(RequestError, match="needs mmdet"):
         build_model("cascade_rcnn", num_classes=2, image_size=64, scale="nano")
 
