@@ -168,9 +168,6 @@ class MMDetDetector(Detector):
         from mmengine.logging import MessageHub
 
         MessageHub.get_current_instance().update_info("epoch", epoch)
-        for module in self.detector.modules():
-            if hasattr(module, "epoch"):
-                module.epoch = epoch
 
     def network(self, batch: Batch) -> Any:
         """The losses in training; in evaluation, arguments of the last step, or detections where it was not reached."""

