@@ -56,6 +56,7 @@ def list_sets(data_root: Root = None) -> None:
 def show(name: Name, data_root: Root = None) -> None:
     """What a set is, what its licence forbids, how to get it."""
     from benchmarks.datasets.prepared import is_prepared, open_prepared
+    from benchmarks.datasets.splits import titles as splits_of
 
     guide = catalogue.ELSEWHERE.get(name)
     ready = guide is None or name in catalogue.own_sets(data_root)
@@ -65,7 +66,8 @@ def show(name: Name, data_root: Root = None) -> None:
     rows = {"title": entry.title, "classes": ", ".join(spec.classes if spec else entry.classes) or "not stated"}
     if spec is not None:
         rows["images"] = f"{spec.images:,} with {spec.boxes:,} boxes, longer side {spec.native_size} px"
-        rows["split"] = f"{spec.split} ({spec.folds} folds)"
+        more = [title for title in splits_of(name, data_root) if title != spec.split]
+        rows["split"] = f"{spec.split} ({spec.folds} folds)" + (f"; {', '.join(more)}" if more else "")
     if guide is not None:
         boxes = f" with {guide.boxes:,} boxes" if guide.boxes is not None else ""
         sizes = "sizes not stated" if guide.sizes == "?" else f"{guide.sizes} px"

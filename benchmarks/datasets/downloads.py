@@ -96,12 +96,13 @@ class UrlSource(Source):
     def close(self) -> None:
         if self._zip is not None:
             self._zip.close()
+        with contextlib.suppress(OSError):  # unless there is something in it
+            self._folder.rmdir()
 
     def discard(self) -> None:
-        self.close()
+        if self._zip is not None:
+            self._zip.close()
         (self._folder / _file_name(self._url)).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
 
 
 def open_any(
@@ -110,6 +111,8 @@ def open_any(
     """The source at a path or an address; downloads go below the data root `root`."""
     if is_url(source):
         return UrlSource(str(source), root / ".downloads", digest, report, without)
+    if "://" in str(source):
+        raise RequestError(f"--from {source}: only http:// and https:// addresses are downloaded; or name a file")
     opened = open_source(source, without)
     if digest:
         try:
@@ -280,10 +283,11 @@ class _Download:
             else:
                 remedy = "try again later" if e.code >= 500 else "check the address"
             return f"{self.url}: the server answers {e.code} ({e.reason}); {remedy}"
-        kept = f"; {_bytes(self._have())} are kept, run again to go on" if self._have() else ""
+        if have := self._have():
+            return f"{self.url}: cut after {_bytes(have)}, which are kept ({reason}); run again to go on"
         return (
-            f"{self.url}: cannot be reached or was cut ({reason}){kept}; without a network, download it elsewhere and "
-            "name the file with --from"
+            f"{self.url}: cannot be reached ({reason}); without a network, download it elsewhere and name the "
+            "file with --from"
         )
 
 

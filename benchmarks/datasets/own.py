@@ -31,7 +31,7 @@ def prepare(
     report: Report | None = None,
     force: bool = False,
 ) -> PreparedDataset:
-    """Put a set under the data root, with a fold list `<name>-5fold-v1` made for it.
+    """Put a set under the data root, with a fold list `<name>-5fold-v1` and few-shot lists made for it.
 
     Args:
         source: may be None for a set of `catalogue.ELSEWHERE` that can be downloaded.
@@ -110,14 +110,18 @@ def _translated(content: Content, guide: Guide) -> Content:
 
 
 def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, overlaps: bool, say: Report) -> None:
-    """Add the fold list, and what the catalogue must know, to the manifest."""
+    """Add the split lists, and what the catalogue must know, to the manifest."""
     if len(data.images) < FOLDS:
         raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {FOLDS} folds; add images")
-    text = splits.dumps(splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)).encode()
-    relative = f"splits/{spec.split}.json"
-    (work / "splits").mkdir()
-    prepared.write(work / relative, text)
+    folds = splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)
+    lists = {spec.split: folds, **splits.make_fews(data, spec.split, folds)}
     longest = max(max(image["width"], image["height"]) for image in data.images)
     manifest = {**data.manifest, "own": {"title": spec.title, "native_size": longest}}
-    manifest["files"] = {**manifest["files"], relative: {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}}
+    manifest["files"] = dict(manifest["files"])
+    (work / "splits").mkdir()
+    for title, content in lists.items():
+        text = splits.dumps(content).encode()
+        relative = f"splits/{title}.json"
+        prepared.write(work / relative, text)
+        manifest["files"][relative] = {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}
     prepared.write(work / "manifest.json", prepared.to_json(manifest))

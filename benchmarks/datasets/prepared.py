@@ -337,6 +337,7 @@ def build(
     }
     if changes := inspector.changes():
         manifest["changes"] = changes
+        say(f"{spec.name}: " + ", ".join(f"{count} x {change}" for change, count in changes.items()))
     content = to_json(manifest)
     write(work / "manifest.json", content)
     digest = hashlib.sha256(content).hexdigest()

@@ -42,6 +42,11 @@ class Split:
     digest: str
 
 
+def titles(dataset_name: str, root: Path | str | None = None) -> list[str]:
+    """The lists of a data set, shipped or made on this machine."""
+    return sorted(_paths(dataset_name, root))
+
+
 def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str | None = None) -> Split:
     """Fold `fold` of a list of the data set, shipped or lying with the set under the data root `root`.
 
@@ -57,6 +62,11 @@ def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str |
     return Split(split_name, fold, *parts[fold], digest)
 
 
+def _sums() -> list[str]:
+    """A line per shipped list, as `sha256sum --check` reads it."""
+    return (SHIPPED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+
+
 _Names = tuple[str, ...]
 _Parts = tuple[_Names, _Names, _Names]
 
@@ -70,7 +80,10 @@ def _paths(dataset_name: str, root: Path | str | None) -> dict[str, Path]:
 def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts, ...], str]:
     """Train, val and test of every fold of a list file, and the file's digest."""
     content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     try:
+        if path.parent == SHIPPED and f"{digest}  {path.name}" not in _sums():
+            raise ValueError("its digest is not that in SHA256SUMS")
         listed = json.loads(content)
         if listed["dataset"] != dataset_name:
             raise ValueError(f"it is a list of {listed['dataset']!r}")
@@ -92,7 +105,7 @@ def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts,
                 raise ValueError("an image stands in it twice")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(f"split list {path} is damaged ({type(e).__name__}: {e}); restore the file") from None
-    return parts, hashlib.sha256(content).hexdigest()
+    return parts, digest
 
 
 def _rotate(folds: Sequence[_Names]) -> tuple[_Parts, ...]:
@@ -300,13 +313,18 @@ def make_grouped(
 FEW = (10, 30, 100)
 
 
+def make_fews(data: PreparedDataset, base: str, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The few-shot lists of the fold list `base`, by name, as far as its folds have so many images."""
+    smallest = min(len(train) for train, _, _ in _rotate([tuple(part) for part in content["folds"]]))
+    counts = [count for count in FEW if count <= smallest]
+    return {f"{data.name}-few{count}-v1": make_few(data, base, content, count) for count in counts}
+
+
 def make_all(data: PreparedDataset, report: Callable[[str], object] = lambda line: None) -> dict[str, dict[str, Any]]:
     """Every list of a catalogued set, by name: folds, few-shot, and what its module adds (`lists(data)`)."""
     spec = catalogue.CATALOGUE[data.name]
     content = make_list(data, folds=spec.folds, overlaps=spec.overlaps, report=report)
-    out = {spec.split: content}
-    for count in FEW:
-        out[f"{data.name}-few{count}-v1"] = make_few(data, spec.split, content, count)
+    out = {spec.split: content, **make_fews(data, spec.split, content)}
     more = getattr(importlib.import_module(spec.module), "lists", None)
     return {**out, **more(data)} if more else out
 

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.datasets import catalogue, dagm2007, masks, own, severstal
 from benchmarks.datasets.findings import KINDS
 from benchmarks.datasets.sources import Box, open_source
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.splits import load_split, titles
 from benchmarks.errors import DataError, RequestError
 from tests.datasets.conftest import jpeg, voc, write_folder, write_zip
 from tests.datasets.test_own import coco_files, damaged, png, yolo_files
@@ -182,6 +182,7 @@ def dagm_files() -> dict[str, bytes]:
 
 def test_dagm_with_masks(tmp_path, root):
     data = own.prepare("dagm2007", None, write_zip(tmp_path / "d.zip", dagm_files()))
+    assert "few" not in " ".join(titles("dagm2007"))  # six images a fold are too few for ten
     assert data.classes == dagm2007.CLASSES == catalogue.ELSEWHERE["dagm2007"].classes
     assert len(data.images) == 12
     assert found(data, "Class1/Train/0000.PNG") == [("Class1", (13, 10, 40, 20))]

@@ -17,7 +17,7 @@ from benchmarks.datasets.findings import KINDS, parse_policy
 from benchmarks.datasets.images import decode
 from benchmarks.datasets.prepared import ensure, open_prepared, verify
 from benchmarks.datasets.sources import open_source
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.splits import load_split, titles
 from benchmarks.errors import DataError, RequestError
 from tests.datasets.conftest import jpeg, voc, write_folder, write_zip
 
@@ -253,6 +253,18 @@ def test_round_trip_of_the_synthetic_set(tmp_path, root, synthetic):
     via_coco = own.prepare("via_coco", root, tmp_path / "coco")
     assert via_coco.classes == synthetic.classes
     equal_up_to(synthetic, via_coco, 1e-6)
+
+
+def test_few_shot_lists_of_ones_own_set(tmp_path, root):
+    data = own.prepare("mine", root, write_folder(tmp_path / "s", yolo_files(60)))
+    assert titles("mine") == ["mine-5fold-v1", "mine-few10-v1", "mine-few30-v1"]
+    verify("mine")
+    for fold in range(5):
+        whole, few = (load_split("mine", f"mine-{kind}-v1", fold) for kind in ("5fold", "few30"))
+        assert (few.val, few.test) == (whole.val, whole.test)
+        assert len(few.train) == 30
+        assert set(few.train) < set(whole.train)
+    assert len(data.images) == 60
 
 
 def test_export_of_a_fold(tmp_path, root, synthetic):

@@ -34,7 +34,12 @@ LISTS = {  # final: records rest on them
 }
 
 
+def sums(folder):
+    return [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(folder.glob("*.json"))]
+
+
 def test_shipped_lists_never_change():
+    assert (SHIPPED / "SHA256SUMS").read_text().splitlines() == sums(SHIPPED)
     assert {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in SHIPPED.glob("*.json")} == LISTS
 
 
@@ -94,6 +99,7 @@ def test_a_list_on_another_base_is_refused(tmp_path, monkeypatch):
     (tmp_path / "synthetic_small-few10-v1.json").write_text(json.dumps(few))
     (tmp_path / "synthetic_small-5fold-v1.json").write_text(json.dumps(base))
     monkeypatch.setattr(splits, "SHIPPED", tmp_path)
+    (tmp_path / "SHA256SUMS").write_text("\n".join(sums(tmp_path)))
     with pytest.raises(DataError, match="not the list that it builds on"):
         load_split("synthetic_small", "synthetic_small-few10-v1", 0)
 
@@ -168,8 +174,12 @@ def test_wrong_requests_and_damaged_lists(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="damaged"):
         load_split("neu_det", "neu_det-a", 0)
     (tmp_path / "neu_det-b.json").write_text('{"dataset": "neu_det", "folds": [["a"], ["a"]]}')
+    (tmp_path / "SHA256SUMS").write_text("\n".join(sums(tmp_path)))
     with pytest.raises(DataError, match="stands in it twice"):
         load_split("neu_det", "neu_det-b", 0)
+    (tmp_path / "neu_det-c.json").write_text('{"dataset": "neu_det", "folds": [["a"], ["b"]]}')
+    with pytest.raises(DataError, match="its digest is not that in SHA256SUMS"):
+        load_split("neu_det", "neu_det-c", 0)
 
 
 def texture(seed, height=260, width=420):
