@@ -129,7 +129,7 @@ def prepare(
 
     A set of your own, in COCO, VOC or YOLO files, needs --from PATH --format auto and can then be used by its name.
     """
-    from benchmarks.datasets import own, prepared
+    from benchmarks.datasets import prepared
     from benchmarks.datasets.findings import parse_policy
 
     chosen = parse_policy(policy or [])
@@ -141,6 +141,8 @@ def prepare(
             name, data_root, source, digest=digest, report=_say, force=force, policy=chosen, findings=findings
         )
         return
+    from benchmarks.datasets import own
+
     own.prepare(
         name,
         data_root,
