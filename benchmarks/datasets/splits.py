@@ -199,29 +199,42 @@ def _exchange(
 ) -> None:
     """Exchange units between folds, each with the one that helps most, until nothing helps any more.
 
-    The gains are added column by column, in one order, so that equals stay equal on every machine.
+    Units with the same counts in the same fold are equals, of which the first is taken. The gains are added column by
+    column, in one order, so that equals stay equal on every machine.
     """
     keys = sorted(total)
-    table = np.array([[counts[unit][k] for k in keys] for unit in units], dtype=np.int64)
+    table, kind = np.unique(
+        np.array([[counts[unit][k] for k in keys] for unit in units], dtype=np.int64), axis=0, return_inverse=True
+    )
+    kind = kind.ravel()
     home = np.array([place[unit] for unit in units])
+    present = np.zeros((len(table), folds), dtype=np.int64)
+    np.add.at(present, (kind, home), 1)
     have = np.zeros((folds, len(keys)), dtype=np.int64)
-    np.add.at(have, home, table)
+    np.add.at(have, home, table[kind])
     target = np.array([total[k] for k in keys])
+    kinds, homes = np.nonzero(present)
     for _ in range(20):
         moved = False
         for i in range(len(units)):
-            change = folds * (table - table[i])
+            change = folds * (table[kinds] - table[kind[i]])
             here = folds * have[home[i]] - target
-            there = (folds * have - target)[home]
-            gain = np.zeros(len(units))
+            there = (folds * have - target)[homes]
+            gain = np.zeros(len(kinds))
             for c, k in enumerate(keys):
                 d, a, b = change[:, c], here[c], there[:, c]
                 gain += weight[k] * ((a + d) * (a + d) - a * a + (b - d) * (b - d) - b * b)
-            gain[home == home[i]] = 0.0
-            j = int(gain.argmin())
-            if gain[j] < -1e-9:
-                have[home[i]] += table[j] - table[i]
-                have[home[j]] += table[i] - table[j]
+            gain[homes == home[i]] = 0.0
+            if gain.min() < -1e-9:
+                best = np.zeros_like(present, dtype=bool)
+                best[kinds, homes] = gain == gain.min()
+                j = int(best[kind, home].argmax())
+                have[home[i]] += table[kind[j]] - table[kind[i]]
+                have[home[j]] += table[kind[i]] - table[kind[j]]
+                for unit, other in ((i, j), (j, i)):
+                    present[kind[unit], home[unit]] -= 1
+                    present[kind[unit], home[other]] += 1
+                kinds, homes = np.nonzero(present)
                 home[i], home[j] = home[j], home[i]
                 moved = True
         if not moved:
