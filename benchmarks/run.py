@@ -43,6 +43,7 @@ def main(
         int | None, typer.Option(min=1, help="cells at a time; default: on a CPU as cores and memory allow, else 1")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a cell; the last bits depend on it")] = 1,
+    loaders: Annotated[int, typer.Option(min=0, help="processes that read images for a cell, with --workers 1")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
@@ -88,8 +89,11 @@ def main(
         return
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
-    jobs = [runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None) for cell in todo]
-    _run(jobs, data, workers or _default_workers(where.type, threads, len(jobs)))
+    at_once = workers or (1 if loaders else _default_workers(where.type, threads, len(todo)))
+    if loaders and at_once > 1:
+        raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
+    jobs = [runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None, loaders) for cell in todo]
+    _run(jobs, data, at_once)
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells}
     ended_well = [cell for cell in cells if stored[cell].run.status == "ok"]
     _profile(ended_well, data, out, where, loaded.reference, full=tier != "quick")

@@ -135,6 +135,7 @@ class Job:
     runs: Path
     device: str
     threads: int | None
+    loaders: int = 0
 
 
 def run_job(job: Job, progress: CellProgress) -> None:
@@ -142,7 +143,7 @@ def run_job(job: Job, progress: CellProgress) -> None:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     data = open_prepared(job.cell.dataset, job.data_root)
-    run_cell(job.cell, data, runs=job.runs, device=torch.device(job.device), progress=progress)
+    run_cell(job.cell, data, runs=job.runs, device=torch.device(job.device), progress=progress, loaders=job.loaders)
 
 
 def record_death(job: Job, how: str) -> RunRecord:
@@ -161,9 +162,12 @@ def record_death(job: Job, how: str) -> RunRecord:
 
 
 def run_cell(
-    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: CellProgress
+    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: CellProgress, loaders: int = 0
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
+
+    Args:
+        loaders: processes that read training images.
 
     Raises:
         DataError: the record cannot be written.
@@ -176,7 +180,7 @@ def run_cell(
     status: Status = "ok"
     error = None
     try:
-        _train_and_evaluate(cell, data, mark, paths, device, progress, timings, known)
+        _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, timings, known)
     except Diverged as e:
         status, error = "diverged", str(e)
     except (DataError, RequestError) as e:
@@ -207,6 +211,7 @@ def _train_and_evaluate(
     paths: CellPaths,
     device: torch.device,
     progress: CellProgress,
+    loaders: int,
     timings: dict[str, float],
     known: dict[str, Any],
 ) -> None:
@@ -237,6 +242,7 @@ def _train_and_evaluate(
                 checkpoint=paths.checkpoint,
                 tag=digest_of([cell.id, mark.model_dump()]),
                 progress=progress,
+                loaders=loaders,
             )
     write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
     if cell.tile is not None:

@@ -96,6 +96,7 @@ def train(
     checkpoint: Path | None = None,
     tag: str = "",
     progress: CellProgress | None = None,
+    loaders: int = 0,
 ) -> tuple[EpochPoint, ...]:
     """Train `model` in place for the cell's recipe and return its training curve.
 
@@ -103,6 +104,7 @@ def train(
         dataset: training images, with the recipe's augmentation.
         checkpoint: file to resume from and to write after every epoch; None for neither.
         tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
+        loaders: processes that read images; the numbers do not depend on it.
 
     Raises:
         Diverged: a loss term was NaN or infinite.
@@ -132,6 +134,7 @@ def train(
             epoch=epoch,
             shuffle=True,
             drop_last=True,
+            workers=loaders,
         )
         factor = 1.0
         for i, (images, targets) in enumerate(loader):

@@ -181,28 +181,39 @@ class DetectionDataset(Dataset[Item]):
 Bytes = tuple[list[NDArray[np.uint8]], list[tuple[NDArray[np.float32], NDArray[np.int64], int]]]
 
 
-class _Bytes(Dataset[tuple[Sample, int]]):
-    """What workers read: items before they become float, which would be twelve times as much to pass on."""
+class _Bytes(Dataset[tuple[Sample, int] | DataError]):
+    """What workers read: items before they become float, which would be twelve times as much to pass on.
+
+    An error is passed on too: raised in a worker, its one line would come wrapped in a traceback.
+    """
 
     def __init__(self, dataset: DetectionDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[Sample, int]:
-        return self.dataset.augmented(index), self.dataset._targets[index][2]
+    def __getitem__(self, index: int) -> tuple[Sample, int] | DataError:
+        try:
+            return self.dataset.augmented(index), self.dataset._targets[index][2]
+        except DataError as e:
+            return e
 
 
-def _pack(items: Sequence[tuple[Sample, int]]) -> Bytes:
-    """As arrays, which go through a pipe at once; a tensor each would cost a file handle in shared memory each."""
+def _pack(items: Sequence[tuple[Sample, int] | DataError]) -> Bytes | DataError:
+    """As arrays, which go through a pipe at once; tensors would cost a handle in shared memory each."""
     images, targets = [], []
-    for (image, boxes, labels), image_id in items:
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        (image, boxes, labels), image_id = item
         grey = torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
         images.append((image[:1] if grey else image).numpy())
         targets.append((boxes.numpy(), labels.numpy(), image_id))
     return images, targets
 
 
-def _unpack(packed: Bytes) -> Batch:
-    images = [(torch.from_numpy(pixels).to(torch.float32).div_(255)).expand(3, -1, -1) for pixels in packed[0]]
+def _unpack(packed: Bytes | DataError) -> Batch:
+    if isinstance(packed, DataError):
+        raise packed
+    images = [torch.from_numpy(pixels).to(torch.float32).div_(255).expand(3, -1, -1) for pixels in packed[0]]
     targets = [
         {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": image_id}
         for boxes, labels, image_id in packed[1]

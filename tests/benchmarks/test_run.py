@@ -61,6 +61,8 @@ def test_these_rooms_are_torch_free(module: str) -> None:
         (("--suite", "small_defects", "--fold", "9"), "folds 0 to 4"),
         (("--suite", "small_defects", "--device", "cuda:77"), "--device cuda:77"),
         (("--suite", "small_defects", "--epochs", "0"), "epochs"),
+        (("--suite", "small_defects", "--tile", "50"), "tile"),
+        (("--suite", "smoke", "--loaders", "2", "--workers", "2"), "--workers 1"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

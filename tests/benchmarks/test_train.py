@@ -97,6 +97,14 @@ def test_the_same_cell_twice_is_the_same_to_the_last_bit(dataset, model: str) ->
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_processes_that_read_images_change_nothing(dataset) -> None:
+    several = RECIPE.model_copy(update={"augment": ("mosaic", "copy_paste", "scale_jitter", "flips")})
+    cell = make_cell(model="retinanet", recipe=several)
+    (one, first), (two, second) = fit(cell, dataset), fit(cell, dataset, loaders=2)
+    assert [p.losses for p in first] == [p.losses for p in second]
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
 def test_another_seed_is_another_result(dataset) -> None:
     (_, first), (_, second) = fit(make_cell(), dataset), fit(make_cell(seed=1), dataset)
     assert first[0].losses != second[0].losses
