@@ -415,7 +415,7 @@ def profile_cells(
         running, images, device=device, batch_sizes=_BATCH_SIZES, seconds=seconds, seed=0
     )
     energy = profile.measure_energy(running, images, device=device, seconds=seconds)
-    training = DetectionDataset(data, split.train[: max(cell.recipe.batch_size for cell in cells)])
+    training = DetectionDataset(data, split.train[: max(cell.recipe.batch_size for cell in cells)], tile=tile)
     session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
     for cell in cells:
         model = built[cell.name]

@@ -350,8 +350,6 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
     paths = CellPaths.of(tmp_path, cell)
     found = Detections.loads(paths.detections.read_bytes(), "it")
     assert 100 < found.boxes.max() <= 160, "in pixels of the whole image"
-    assert recompute(read_record(paths.record, RunRecord), paths.detections, synthetic.root.parent) == record.metrics
-    runner.profile_cells(
-        [cell], synthetic, runs=tmp_path, device=torch.device("cpu"), reference=cell.name, runs_per_model=2
-    )
+    assert recompute(read_record(paths.record, RunRecord), paths, synthetic.root.parent) == record.metrics
+    runner.profile_cells([cell], synthetic, runs=tmp_path, device=torch.device("cpu"), reference=cell.name)
     assert paths.profile.exists()
