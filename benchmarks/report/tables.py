@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
+from benchmarks import models
+from benchmarks.cells import NativeRecipe
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, rows
 from benchmarks.store import Stored
 
@@ -88,8 +90,45 @@ def console_table(records: Iterable[Stored]) -> Table:
     return table
 
 
+def models_table(records: Iterable[Stored]) -> str:
+    """A row per model, scale and recipe: family, parameters, multiply-accumulates, what it was trained with."""
+    groups: dict[tuple[str, ...], list[Stored]] = {}
+    for stored in records:
+        cell, facts = stored.run.cell, stored.run.model
+        if facts is not None:
+            size = f"{facts.parameters / 1e6:.2f}"
+            groups.setdefault((cell.name, cell.scale, size, _recipe(stored)), []).append(stored)
+    order = {name: i for i, name in enumerate(models.MODELS)}
+    ranked = sorted(groups.items(), key=lambda item: (order.get(item[1][0].run.cell.model, len(order)), item[0]))
+    labels = ("model", "family", "scale", "params (M)", "GMACs", "trained with")
+    lines = ["| " + " | ".join(labels) + " |", "| --- | --- | --- | ---: | ---: | --- |"]
+    for (_, scale, size, recipe), group in ranked:
+        first = group[0].run.cell
+        macs = {
+            f"{s.profile.macs.macs / 1e9:.2f} at {s.run.cell.image_size} px": None
+            for s in group
+            if s.profile is not None and s.profile.macs is not None
+        }
+        where = dict.fromkeys(f"{s.run.cell.dataset} {s.run.cell.recipe.epochs} epochs" for s in group)
+        label, family = models.label(first.model, first.variant), models.get(first.model).family
+        cells = (label, family, scale, size, ", ".join(macs) or "–", f"{recipe}: {', '.join(where)}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _recipe(stored: Stored) -> str:
+    recipe, facts = stored.run.cell.recipe, stored.run.model
+    start = facts.weights if facts is not None and facts.weights else "from scratch"
+    if isinstance(recipe, NativeRecipe):
+        return f"the library's own trainer, batch {recipe.batch_size}, {start}"
+    schedule = recipe.schedule.replace("_", " ")
+    optimizer = {"sgd": "SGD", "adamw": "AdamW"}[recipe.optimizer]
+    return f"{optimizer} {recipe.lr:g}, {schedule}, batch {recipe.batch_size}, {recipe.augment}, {start}"
+
+
 def markdown(records: Iterable[Stored]) -> str:
-    """`summary.md`: a table per data set, and how to read it."""
+    """`summary.md`: a table per data set, the models, and how to read it."""
+    records = list(records)
     lines = ["# Summary", ""]
     for title, section in sections(rows(records)).items():
         lines += [f"## {title}", "", *_head(_HEAD)]
@@ -108,6 +147,7 @@ def markdown(records: Iterable[Stored]) -> str:
         details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]
         if details:
             lines += ["<details><summary>Other protocols, inspection, errors</summary>", "", *details, "</details>", ""]
+    lines += ["## Models", "", models_table(records), ""]
     lines += [
         "## How to read it",
         "",

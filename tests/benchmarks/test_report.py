@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.report import draw
 from benchmarks.report.rows import rows
-from benchmarks.report.tables import markdown
+from benchmarks.report.tables import markdown, models_table
 from benchmarks.store import scan
 from tests.benchmarks.conftest import make_cell, make_metrics
 
@@ -138,3 +138,15 @@ def test_the_published_points_stand_beside_records_of_their_models(stored, tmp_p
     figure = (tmp_path / "reports" / "published_figure.svg").read_bytes()
     assert figure == draw.figure(rows(scan(tmp_path / "results" / "_published")), beside=draw.published_panel())
     assert figure != draw.figure(rows(scan(tmp_path / "results" / "_published")))
+
+
+def test_the_models_table_merges_data_sets_and_invents_nothing(results: Path) -> None:
+    lines = models_table(scan(results)).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| CANet", "| CANet w/o SAE", "| RetinaNet", "| YOLOv8n"]
+    assert "neu_det 2 epochs, synthetic_small 2 epochs" in lines[2]
+    assert " | – | " in lines[2], "no profile, no multiply-accumulates"
+
+
+def test_the_readme_has_the_models_table_of_the_records() -> None:
+    root = Path(__file__).parents[2]
+    assert models_table(scan(root / "results")) in (root / "README.md").read_text(encoding="utf-8")
