@@ -191,16 +191,16 @@ def test_same_detections_as_the_librarys_own_inference(name: str, doubled: bool)
 
 # Steps on four images of NEU-DET at 200 px that suffice with a margin, one model for each kind of head.
 OVERFIT = {
-    "yolox": 100,
+    "yolox": 200,
     "ssd512": 100,
     "atss": 100,
     "autoassign": 100,
     "retinanet_mmdet": 100,
     "yolov3": 100,
     "deformable_detr": 300,
-    "fasterrcnn_mmdet": 80,
-    "cascade_rcnn": 80,
-    "htc": 80,
+    "fasterrcnn_mmdet": 120,
+    "cascade_rcnn": 120,
+    "htc": 120,
 }
 
 
@@ -231,9 +231,13 @@ def test_overfits_four_images_of_neu_det(name: str) -> None:
     images, targets = neu_images(4)
     torch.manual_seed(0)
     model = build_model(name, num_classes=4, image_size=200, scale="nano").train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.1  # YOLOX's 0.03 needs hundreds of steps to catch up
     steps = OVERFIT[name]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    lr = 1e-3 if name == "deformable_detr" else 2e-3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for _ in range(steps):
         loss = sum(model(images, targets).values())
         optimizer.zero_grad()
