@@ -223,6 +223,7 @@ def summary(title: str, m: Metrics) -> Table:
     row("AP50, VOC 2010 on (all points)", "VOC12_AP50", everything)
     row("AP at IoU > 0.33 (DeepPCB)", "DeepPCB_AP", everything)
     row("best F-score at IoU > 0.33 (DeepPCB)", "DeepPCB_F", everything)
+    row("  at the threshold of validation", "DeepPCB_F_operating", everything)
     table.add_section()
     seen = m.inspection
     assert seen is not None

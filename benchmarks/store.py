@@ -163,7 +163,8 @@ class Metrics(_Model):
 
     AP to AR_100 are COCO's. The others differ from them by protocol and are not to be compared with them:
     VOC07_AP50 (11 recall points), VOC07_AP50_plus1 (the same with box widths of x2 - x1 + 1, as MMDetection's VOC path
-    computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds).
+    computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds, or
+    _operating: at the threshold that is best on validation images).
     `intervals` are 95% bootstrap intervals over images, by name; `inspection.NAME` for what is in `inspection`.
     """
 
@@ -181,6 +182,7 @@ class Metrics(_Model):
     VOC12_AP50: float | None = None
     DeepPCB_AP: float | None = None
     DeepPCB_F: float | None = None
+    DeepPCB_F_operating: float | None = None
     intervals: dict[str, Interval] = {}
     images: int
     boxes: int

@@ -108,6 +108,8 @@ def evaluate(
     voc = _voc(scene, weights, match_voc(scene, 0.5))
     plus1 = _voc(scene, weights, match_voc(scene, 0.5, plus=1.0))
     loose = match_all(scene, DEEP_PCB_IOU)
+    other = None if validation is None else Scene.of(*validation, classes, per_image=MAX_DETECTIONS)
+    loose_at = None if other is None else _best_threshold(other, DEEP_PCB_IOU)
     real = scene.gt_area[~scene.gt_crowd]
     return Metrics(
         AP=coco.mean(precision[:, :, :, 0]),
@@ -124,6 +126,9 @@ def evaluate(
         VOC12_AP50=note("VOC12_AP50", voc["VOC12"]),
         DeepPCB_AP=note("DeepPCB_AP", _voc(scene, weights, loose)["VOC12"]),
         DeepPCB_F=note("DeepPCB_F", inspection.Sweep.of(scene, weights, loose).F1()),
+        DeepPCB_F_operating=None
+        if loose_at is None
+        else note("DeepPCB_F_operating", inspection.rates(scene, weights, loose, loose_at)["F1"]),
         images=scene.images,
         boxes=len(real),
         boxes_small=int((real < coco.SMALL).sum()),
@@ -131,7 +136,7 @@ def evaluate(
         boxes_large=int((real >= coco.LARGE).sum()),
         sizes=in_bins,
         per_class=per_class,
-        inspection=_inspect(scene, weights, found, validation, intervals),
+        inspection=_inspect(scene, weights, found, other, intervals),
         intervals=dict(sorted(intervals.items())),
     )
 
@@ -167,25 +172,27 @@ def _voc(scene: Scene, weights: Weights, found: Found) -> dict[str, Floats]:
     return {name: mean(np.array([made[name] for made in each])) for name in rules}
 
 
+def _best_threshold(scene: Scene, iou: float) -> float | None:
+    """The score at which F1 is highest."""
+    return inspection.Sweep.of(scene, draw(scene.images, 0), match_all(scene, iou)).best_threshold()
+
+
 def _inspect(
     scene: Scene,
     weights: Weights,
     found: Found,
-    validation: tuple[dict[str, Any], Detections] | None,
+    validation: Scene | None,
     intervals: dict[str, Interval],
 ) -> Inspection:
     """Everything in `Metrics.inspection`; adds to `intervals`."""
     sweep = inspection.Sweep.of(scene, weights, found)
     froc, froc_clean, spans = inspection.froc(scene, weights, sweep)
-    chosen = None
-    if validation is not None:
-        other = Scene.of(*validation, scene.classes, per_image=MAX_DETECTIONS)
-        chosen = inspection.Sweep.of(other, draw(other.images, 0), match_all(other, 0.5)).best_threshold()
+    chosen = None if validation is None else _best_threshold(validation, 0.5)
     best = sweep.best_threshold()
     point_chosen = point_best = None
     if chosen is not None:
-        point_chosen, rates = inspection.operating_point(scene, weights, found, chosen, "validation")
-        spans |= {f"inspection.operating_point.{name}": span for name, span in rates.items()}
+        point_chosen, spread = inspection.operating_point(scene, weights, found, chosen, "validation")
+        spans |= {f"inspection.operating_point.{name}": span for name, span in spread.items()}
     if best is not None:
         point_best, _ = inspection.operating_point(scene, weights, found, best, "test")
         if (span := interval(sweep.F1())) is not None:

@@ -99,23 +99,26 @@ def operating_point(
     scene: Scene, weights: Weights, found: Found, threshold: float, chosen_on: str
 ) -> tuple[OperatingPoint, dict[str, Interval]]:
     """What happens when all detections of at least `threshold` are reported, and the intervals by name."""
+    at = rates(scene, weights, found, threshold)
+    intervals = {name: span for name, values in at.items() if (span := interval(values)) is not None}
+    values = {name: point(value) for name, value in at.items()}
+    return OperatingPoint.model_validate({"threshold": threshold, "chosen_on": chosen_on, **values}), intervals
+
+
+def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dict[str, Floats]:
+    """The rates of `OperatingPoint` at a threshold, (B,) each."""
     kept = (scene.dt_scores >= threshold) & ~found.ignored
     n = scene.images
-    hits, reported, boxes, flagged = (
+    hits, reported, boxes = (
         np.bincount(image, minlength=n).astype(np.float32)
-        for image in (
-            scene.dt_image[kept & found.true],
-            scene.dt_image[kept],
-            scene.gt_image[~scene.gt_crowd],
-            scene.dt_image[kept],
-        )
+        for image in (scene.dt_image[kept & found.true], scene.dt_image[kept], scene.gt_image[~scene.gt_crowd])
     )
-    defective, alarm = scene.defective, flagged > 0
+    defective, alarm = scene.defective, reported > 0
 
     def over(values: Floats | Bools) -> Floats:
         return (values.astype(np.float32) @ weights).astype(float)
 
-    rates = {
+    return {
         "precision": ratio(over(hits), over(reported)),
         "recall": ratio(over(hits), over(boxes)),
         "F1": ratio(2 * over(hits), over(reported) + over(boxes)),
@@ -123,9 +126,6 @@ def operating_point(
         "escape": ratio(over(defective & ~alarm), over(defective)),
         "overkill": ratio(over(~defective & alarm), over(~defective)),
     }
-    intervals = {name: span for name, values in rates.items() if (span := interval(values)) is not None}
-    values = {name: point(value) for name, value in rates.items()}
-    return OperatingPoint.model_validate({"threshold": threshold, "chosen_on": chosen_on, **values}), intervals
 
 
 def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurve, Interval | None]:

@@ -28,6 +28,7 @@ PROTOCOLS = {
     "VOC12 AP50": "VOC12_AP50",
     "DeepPCB AP": "DeepPCB_AP",
     "DeepPCB F": "DeepPCB_F",
+    "F, validation": "DeepPCB_F_operating",
 }
 INSPECTION = {
     "AP50 < 16 px": "sizes.below 16 x 16 px.AP50",

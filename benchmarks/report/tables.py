@@ -159,7 +159,7 @@ def markdown(records: Iterable[Stored]) -> str:
         "smaller than the intervals rank nothing.",
         "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
         "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
-        "its best F-score over thresholds.",
+        "its best F-score over thresholds, or that at the threshold that is best on the validation images.",
         "- Inspection: recall at 1/8 and at 1 false positive per image, and per defect-free image (good parts); AUROC "
         "of the images' highest scores; precision, recall, escape (defective images without a detection) and overkill "
         "(defect-free ones with one) at the threshold of the best F1 on the validation images; best F1 is that of the "

@@ -215,6 +215,13 @@ def test_the_operating_point_is_chosen_on_validation_and_used_on_test() -> None:
     assert point.overkill == pytest.approx(1 / 2)
 
 
+def test_deep_pcbs_f_score_at_a_threshold_of_validation() -> None:
+    validation: list[Image] = [([(A, *BOX)], [(A, 0.6, *BOX), (A, 0.2, *FAR)])]
+    got = measure(FOUR_IMAGES, validation)
+    assert pytest.approx(2 * 1 / (3 + 3)) == got.DeepPCB_F_operating  # as above: one hit, three reported, three boxes
+    assert measure(FOUR_IMAGES).DeepPCB_F_operating is None
+
+
 def test_no_threshold_is_chosen_where_validation_has_no_hit() -> None:
     assert measure(FOUR_IMAGES, [([(A, *BOX)], [(A, 0.6, *FAR)])]).inspection.operating_point is None
 
