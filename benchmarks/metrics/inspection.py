@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.metrics.resampling import Ranking, Weights, interval, point, ratio
+from benchmarks.metrics.resampling import Ranking, Weights, interval, point, ratio, weighted
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
 from benchmarks.store import Calibration, Confusion, ImageCurve, Interval, OperatingPoint
 
@@ -42,13 +42,13 @@ class Sweep:
         true, counted = found.true[ranking.order], ~found.ignored[ranking.order]
         rows = np.flatnonzero(true)
         clean = ~scene.defective[ranking.image]
-        boxes = np.bincount(scene.gt_image[~scene.gt_crowd], minlength=scene.images).astype(np.float32)
+        boxes = np.bincount(scene.gt_image[~scene.gt_crowd], minlength=scene.images)
         return cls(
             scores=ranking.scores[rows],
             hits=ranking.total(rows, true, ties=True),
             total=ranking.total(rows, counted, ties=True),
             total_defect_free=ranking.total(rows, counted & clean, ties=True),
-            boxes=(boxes @ weights).astype(float),
+            boxes=weighted(boxes.astype(float), weights),
         )
 
     def F1(self) -> Floats:
@@ -80,7 +80,7 @@ def froc(
     """Recall at fixed false positives per image, per defect-free image, and the intervals of both."""
     intervals = {}
     sides = []
-    clean = (~scene.defective).astype(np.float32) @ weights
+    clean = weighted(~scene.defective, weights)
     for name, false, images in (
         ("FROC", sweep.total - sweep.hits, np.sum(weights, axis=0)),
         ("FROC_defect_free", sweep.total_defect_free, clean),
@@ -110,13 +110,13 @@ def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dic
     kept = (scene.dt_scores >= threshold) & ~found.ignored
     n = scene.images
     hits, reported, boxes = (
-        np.bincount(image, minlength=n).astype(np.float32)
+        np.bincount(image, minlength=n).astype(float)
         for image in (scene.dt_image[kept & found.true], scene.dt_image[kept], scene.gt_image[~scene.gt_crowd])
     )
     defective, alarm = scene.defective, reported > 0
 
     def over(values: Floats | Bools) -> Floats:
-        return (values.astype(np.float32) @ weights).astype(float)
+        return weighted(values, weights)
 
     return {
         "precision": ratio(over(hits), over(reported)),
@@ -196,7 +196,7 @@ def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibrati
     def sums(values: Floats | Ints | Bools) -> Floats:
         """Of each bin, (bins, B)."""
         flat = np.bincount(bins * scene.images + image, values, minlength=CALIBRATION_BINS * scene.images)
-        return flat.reshape(CALIBRATION_BINS, scene.images) @ weights
+        return weighted(flat.reshape(CALIBRATION_BINS, scene.images).astype(float), weights)
 
     count, scores, hits = sums(np.ones(len(score))), sums(score), sums(true)
     gap = np.abs(scores - hits)[1:].sum(axis=0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
 from benchmarks.store import Interval
@@ -29,6 +30,11 @@ def draw(images: int, resamples: int) -> Weights:
     draws = np.random.default_rng(0).integers(0, images, size=(resamples, images))
     counts = [np.ones(images), *(np.bincount(d, minlength=images) for d in draws)]
     return np.ascontiguousarray(np.stack(counts, axis=1), dtype=np.float32)
+
+
+def weighted(values: Floats | Bools, weights: Weights) -> Floats:
+    """Sums over images of values (..., n), weighted: (..., B). Not by BLAS, whose threads stall on a busy machine."""
+    return np.einsum("...n,nb->...b", values.astype(np.float64), weights)
 
 
 def interval(values: Floats) -> Interval | None:
@@ -107,7 +113,6 @@ class Ranking:
             counted: of each position.
             ties: down to the last one of equal score instead.
         """
-        n = len(self.weights)
         at = np.flatnonzero(counted)
         segment = (
             np.searchsorted(-self.scores[rows], -self.scores[at], side="left")
@@ -115,8 +120,8 @@ class Ranking:
             else np.searchsorted(rows, at, side="left")
         )
         at, segment = at[segment < len(rows)], segment[segment < len(rows)]
-        counts = np.bincount(segment * n + self.image[at], minlength=len(rows) * n).reshape(len(rows), n)
-        return _running(np.add, counts.astype(np.float32) @ self.weights)
+        ones, shape = np.ones(len(at), dtype=np.float32), (len(rows), len(self.weights))
+        return _running(np.add, csr_array((ones, (segment, self.image[at])), shape=shape) @ self.weights)
 
 
 def average_precision(
@@ -132,12 +137,13 @@ def average_precision(
     true, ignored = true[ranking.order], ignored[ranking.order]
     rows = np.flatnonzero(true)
     total = ranking.total(rows, ~ignored)
-    return _averages(weights, ranking.image[rows], total, boxes, rules)
+    return _averages(weights, ranking.image[rows], total, weighted(boxes, weights), rules)
 
 
-def _averages(weights: Weights, image: Ints, total: Floats, boxes: Floats, rules: dict[str, Rule]) -> dict[str, Floats]:
-    """From the images of the hits, (H,), and what is counted down to each of them, (H, B)."""
-    positives = boxes.astype(np.float32) @ weights
+def _averages(
+    weights: Weights, image: Ints, total: Floats, positives: Floats, rules: dict[str, Rule]
+) -> dict[str, Floats]:
+    """From the images of the hits, (H,), what is counted down to each of them, (H, B), and the boxes, (B,)."""
     empty = positives == 0
     # Precision is highest right at a hit, so the hits are all that its envelope needs.
     hits = _running(np.add, weights[image])
@@ -161,9 +167,9 @@ def sized_average_precision(
     ap, ar = np.full((2, views, levels, weights.shape[1]), np.nan)
     for a in range(views):
         own = (scene.gt_class == k) & ~scene.gt_crowd & ~outside[a]
-        boxes = np.bincount(scene.gt_image[own], minlength=scene.images).astype(float)
         if not own.any():
             continue
+        boxes = weighted(np.bincount(scene.gt_image[own], minlength=scene.images).astype(float), weights)
         inside = ~dt_outside[a][mine][ranking.order]
         true, ignored, matched = (x[a][:, mine][:, ranking.order] for x in (found.true, found.ignored, found.gt))
         # What is counted without matches is the same at every threshold; matches only correct it.
