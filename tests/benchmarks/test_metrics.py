@@ -263,23 +263,24 @@ def test_other_images_than_the_truth_has_are_refused(rng) -> None:
 
 @pytest.mark.timing
 def test_1000_resamples_of_540_images_take_seconds_and_beat_pycocotools() -> None:
-    """Under 5 s, and at least 4 times faster than pycocotools' `accumulate()` per resample, matched once."""
+    """Under 5 s of CPU, and at least 4 times faster than pycocotools' `accumulate()` per resample, matched once."""
     import time
 
     from tests.perf.evaluation import Reference
 
     truth, found = scene(np.random.default_rng(0), 540)
     draws = np.random.default_rng(0).integers(0, 540, size=(20, 540))
-    ours, theirs = [], []
+    ours, cpu, theirs = [], [], []
     for _ in range(3):
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         metrics.evaluate(truth, found, CLASSES)
         ours.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - began_cpu)
         began = time.perf_counter()
         reference = Reference(truth, found)
         matched = time.perf_counter()
         for draw_ in draws:
             reference.accumulate(draw_)
         theirs.append(matched - began + (time.perf_counter() - matched) * metrics.RESAMPLES / len(draws))
-    assert min(ours) < 5
+    assert max(cpu) < 5
     assert sorted(t / o for o, t in zip(ours, theirs, strict=True))[1] >= 4
