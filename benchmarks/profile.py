@@ -712,7 +712,9 @@ def _in_forms(
 def _costs(
     entries: Mapping[str, Entry], samples: Sequence[tuple[Tensor, Any]], device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """Counts and memory. What a form leaves as it is (parameters, arithmetic) is counted once, on the model itself."""
+    """Counts and memory. What a form leaves as it is is counted once, on the model itself: its parameters always,
+    since an inference form holds them as constants; its arithmetic in all but `deploy`.
+    """
     import torch
 
     images, targets = [image for image, _ in samples], [target for _, target in samples]
@@ -721,7 +723,7 @@ def _costs(
     for name, entry in entries.items():
         counted = entry.running.model if entry.form.engine == "deploy" else entry.model
         if id(counted) not in counts:
-            counts[id(counted)] = {"parameters": count_parameters(counted), "macs": count_macs(counted, images)}
+            counts[id(counted)] = {"parameters": count_parameters(entry.model), "macs": count_macs(counted, images)}
         # ONNX Runtime and captured graphs have memory of their own, which torch's allocator does not count.
         peak = training = None
         if entry.form.engine not in ("onnx", "graphs"):
