@@ -240,7 +240,18 @@ class _Record(_Model):
     def sealed_json(self) -> str:
         """JSON text with the digest of everything else in it."""
         content = self.model_dump(mode="json", exclude={"digest"})
-        return type(self)(**{**content, "digest": digest_of(content)}).model_dump_json(indent=1) + "\n"
+        return _indented({**content, "digest": digest_of(content)}) + "\n"
+
+
+def _indented(value: Any, level: int = 0) -> str:
+    """JSON text with an entry per line, but with lists of numbers in one, as records are read in diffs."""
+    inner, end = "\n" + " " * (level + 1), "\n" + " " * level
+    if isinstance(value, dict) and value:
+        entries = (f"{json.dumps(k)}: {_indented(v, level + 1)}" for k, v in value.items())
+        return "{" + inner + f",{inner}".join(entries) + end + "}"
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        return "[" + inner + f",{inner}".join(_indented(v, level + 1) for v in value) + end + "]"
+    return json.dumps(value)
 
 
 class RunRecord(_Record):
