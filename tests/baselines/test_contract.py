@@ -53,9 +53,10 @@ def _untrained(name: str) -> nn.Module:
         for parameter_name, parameter in model.named_parameters():
             if "bbox_head" in parameter_name and parameter_name.endswith("bias"):
                 nn.init.zeros_(parameter)
-    with torch.no_grad():
-        for _ in range(5):
-            model(*_mixed())
+    if _batch_norms(model):
+        with torch.no_grad():
+            for _ in range(5):
+                model(*_mixed())
     return model.eval()
 
 
