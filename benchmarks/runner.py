@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from benchmarks import models
-from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, digest_of
+from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
@@ -420,6 +420,15 @@ def profile_cells(
     for cell in cells:
         model = built[cell.name]
         batch = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
+        step_memory = None
+        if isinstance(cell.recipe, Recipe):  # a library's own trainer takes its steps out of sight
+            step_memory = profile.training_memory(
+                model,
+                [image for image, _ in batch],
+                [target for _, target in batch],
+                device=device,
+                optimizer=partial(build_optimizer, recipe=cell.recipe),
+            )
         record = ProfileRecord(
             cell_id=cell.id,
             session=session,
@@ -428,13 +437,7 @@ def profile_cells(
             macs=Macs(**profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
             output_shapes=output_shapes(model, images[0].to(device)),
             peak_memory_bytes=profile.peak_memory(running[cell.name], images[:1], device=device),
-            training_memory_bytes=profile.training_memory(
-                model,
-                [image for image, _ in batch],
-                [target for _, target in batch],
-                device=device,
-                optimizer=partial(build_optimizer, recipe=cell.recipe),
-            ),
+            training_memory_bytes=step_memory,
             checkpoint_bytes=CellPaths.of(runs, cell).weights.stat().st_size,
             latency=Latency(**latency[cell.name]),
             throughput=throughput[cell.name],
