@@ -192,6 +192,16 @@ MODELS: dict[str, ModelSpec] = {
             extra="yolo",
             native=True,
         ),
+        ModelSpec(
+            "dfine",
+            "baselines.transformers_models:build_dfine",
+            "D-FINE",
+            "dfine",
+            "one-stage",
+            1,
+            {"nano": "n", "small": "s", "r50": "s"},
+            extra="transformers",
+        ),
         # The published figure's, in its order.
         _mmdet("yolox", "yolox/yolox_s_8xb8-300e_coco.py", "YOLOX", "one-stage", "yolox"),
         _mmdet(
@@ -310,7 +320,7 @@ def missing_extras(names: Iterable[str]) -> list[str]:
 
 
 def _remedy(extra: str | None) -> str | None:
-    module = {"yolo": "ultralytics", "mmdet": "mmdet"}.get(extra or "")
+    module = {"yolo": "ultralytics", "mmdet": "mmdet", "transformers": "transformers"}.get(extra or "")
     if module is None:
         return None
     if importlib.util.find_spec(module) is None:

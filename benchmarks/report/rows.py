@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import models
-from benchmarks.cells import digest_of
+from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.metrics.spread import aggregate
 from benchmarks.store import Interval, RunRecord, Stored
 
@@ -108,7 +109,7 @@ def rows(records: Iterable[Stored]) -> list[Row]:
         recipe = digest_of([cell.split, cell.image_size, cell.recipe.model_dump(mode="json")])
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, recipe), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
-    out = [_row(group) for _, group in sorted(groups.items())]
+    out = _with_one_reference([_row(group) for _, group in sorted(groups.items())])
     rank = {"default": 0}
     return sorted(
         out,
@@ -124,6 +125,27 @@ def rows(records: Iterable[Stored]) -> list[Row]:
     )
 
 
+def _with_one_reference(found: list[Row]) -> list[Row]:
+    """Ratios of one table are to one model, the commonest: those to another are left out."""
+    counts: dict[str, Counter[str]] = {}
+    for row in found:
+        if row.reference is not None:
+            counts.setdefault(row.dataset, Counter())[row.reference] += 1
+    common = {dataset: names.most_common(1)[0][0] for dataset, names in counts.items()}
+    return [
+        row
+        if row.reference == common.get(row.dataset)
+        else replace(row, ratio=None, ratio_interval=None, reference=None)
+        for row in found
+    ]
+
+
+def label_of(cell: Cell) -> str:
+    """How figures and tables name a cell's model, variant and, where it is the library's own, training."""
+    label = models.label(cell.model, cell.variant)
+    return f"{label} native" if isinstance(cell.recipe, NativeRecipe) else label
+
+
 def _row(group: list[Stored]) -> Row:
     first = group[0].run
     cell = first.cell
@@ -134,7 +156,7 @@ def _row(group: list[Stored]) -> Row:
         dataset=cell.dataset,
         split=cell.split,
         name=cell.name,
-        label=models.label(cell.model, cell.variant),
+        label=label_of(cell),
         stage=models.get(cell.model).stage,
         scale=cell.scale,
         image_size=cell.image_size,

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
-from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, rows
+from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
 from benchmarks.store import Stored
 
 _HEAD = (
@@ -110,7 +110,7 @@ def models_table(records: Iterable[Stored]) -> str:
             if s.profile is not None and s.profile.macs is not None
         }
         where = dict.fromkeys(f"{s.run.cell.dataset} {s.run.cell.recipe.epochs} epochs" for s in group)
-        label, family = models.label(first.model, first.variant), models.get(first.model).family
+        label, family = label_of(first), models.get(first.model).family
         cells = (label, family, scale, size, ", ".join(macs) or "–", f"{recipe}: {', '.join(where)}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -227,7 +227,7 @@ OVERFIT_SIZE = {"yolov3_tiny": 2 * SIZE}
 OVERFIT_ALWAYS = {"canet", "fasterrcnn_fpn", "retinanet", "yolov8n"}
 # Left out: wider forms of what is tested; what takes too long for a test on one core, at its own 300 and 320 px or with
 # 512 RoIs an image; a DETR, which needs far more steps to detect, and mmdet's models: see the tests of their adapters.
-OVERFITS = [name for name in MODELS if name not in SLOW | {"ssdlite"} and get(name).extra != "mmdet"]
+OVERFITS = [name for name in MODELS if name not in SLOW | {"ssdlite", "dfine"} and get(name).extra != "mmdet"]
 
 
 def _overfits(name: str):

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,13 +86,16 @@ def test_trains_on_our_split_offline_and_writes_into_its_folder_alone(
     assert left == {f"work/out/train/{name}" for name in written}
 
 
-def their_map50(detector: torch.nn.Module, data: Path, folder: Path, **changes: object) -> float:
-    """mAP50 that the library's own validator prints for the test part of an exported set."""
+def their_validator(
+    detector: torch.nn.Module, data: Path, folder: Path, **changes: object
+) -> tuple[float, list[dict[str, Any]]]:
+    """mAP50 that the library's own validator prints for a part of an exported set, and its detections (`save_json`)."""
     from ultralytics.models.yolo.detect import DetectionValidator
 
     arguments = {"data": str(data), "split": "test", "imgsz": 160, "batch": 1, "workers": 0, "device": "cpu"}
     validator = DetectionValidator(save_dir=folder, args={**arguments, "plots": False, "verbose": False, **changes})
-    return float(validator(model=deepcopy(detector).eval())["metrics/mAP50(B)"])
+    value = float(validator(model=deepcopy(detector).eval())["metrics/mAP50(B)"])
+    return value, validator.jdict
 
 
 def our_map50(model: torch.nn.Module, data: PreparedDataset, names: tuple[str, ...]) -> float:
@@ -124,7 +128,7 @@ def test_our_ap50_is_the_librarys_within_half_a_point(synthetic: PreparedDataset
     model.eval()
     split = Split("twelve", 0, names, names, names, "")
     export(synthetic, "yolo", tmp_path / "data", split)
-    theirs = their_map50(model.detector, tmp_path / "data" / "data.yaml", tmp_path / "val")
+    theirs, _ = their_validator(model.detector, tmp_path / "data" / "data.yaml", tmp_path / "val")
     ours = our_map50(model, synthetic, names)
     assert 0.2 < ours < 0.95, "a model that finds all or nothing compares nothing"
     assert ours == pytest.approx(theirs, abs=0.005)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.cells import NativeRecipe
 from benchmarks.report import draw
-from benchmarks.report.rows import rows
+from benchmarks.report.rows import _with_one_reference, rows
 from benchmarks.report.tables import markdown, models_table
 from benchmarks.store import scan
 from tests.benchmarks.conftest import make_cell, make_metrics
@@ -56,6 +58,21 @@ def test_rows_put_ablations_behind_their_model(results: Path) -> None:
         ("synthetic_small", "retinanet"),
         ("synthetic_small", "yolov8n"),
     ]
+
+
+def test_a_model_trained_by_its_own_library_is_a_row_that_says_so(stored, tmp_path: Path) -> None:
+    own = NativeRecipe(trainer="library", epochs=100, batch_size=16)
+    stored("results", make_cell(model="yolov8n", scale="n"), metrics=make_metrics(0.5))
+    stored("results", make_cell(model="yolov8n", scale="n", recipe=own), metrics=make_metrics(0.6))
+    assert [(r.label, r.AP50) for r in rows(scan(tmp_path / "results"))] == [("YOLOv8n", 0.5), ("YOLOv8n native", 0.6)]
+
+
+def test_ratios_of_a_table_are_to_one_model(results: Path) -> None:
+    found = rows(scan(results))
+    two, one = replace(found[1], reference="canet", ratio=1.0), replace(found[2], reference="canet", ratio=1.2)
+    alone = replace(found[3], reference="retinanet", ratio=1.0)
+    kept = _with_one_reference([two, one, alone])
+    assert [(r.reference, r.ratio) for r in kept] == [("canet", 1.0), ("canet", 1.2), (None, None)]
 
 
 def test_seeds_are_one_row_with_students_interval(stored, tmp_path: Path) -> None:

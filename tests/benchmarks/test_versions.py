@@ -48,9 +48,11 @@ def versions(name: str) -> dict[str, int]:
 
 
 def _param(name: str):
-    """mmdet's many models are pinned where its tests run."""
+    """Models of an extra are pinned where its tests run."""
     marks = [pytest.mark.slow] if name in SLOW else []
-    return pytest.param(name, marks=[*marks, pytest.mark.mmdet] if models.get(name).extra == "mmdet" else marks)
+    if extra := models.get(name).extra:
+        marks.append(getattr(pytest.mark, extra))
+    return pytest.param(name, marks=marks)
 
 
 @pytest.mark.parametrize("name", [_param(name) for name in models.MODELS])
