@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import importlib.util
 import json
 import math
 import os
@@ -641,6 +642,8 @@ def main(
             "ratios hold, absolute times do not.",
             highlight=False,
         )
+    if target.type == "cuda" and importlib.util.find_spec("pynvml") is None:
+        console.print("Energy was not measured: python -m pip install nvidia-ml-py", highlight=False)
     if out is not None:
         content = {
             "kind": "profile",

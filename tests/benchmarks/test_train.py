@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import models
 from benchmarks import train as training
 from benchmarks.cells import Cell, Recipe
 from benchmarks.datasets.loading import DetectionDataset, train_transform
@@ -114,11 +115,28 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("optimizer", "die_in"), [("adamw", 1), ("sgd", 2)])
+def _interrupted(model: str, optimizer: str = "adamw", die_in: int = 1):
+    extra, missing = models.get(model).extra, models.missing_extra(model)
+    marks = [pytest.mark.skipif(missing is not None, reason=missing or "")]
+    if extra:
+        marks.append(getattr(pytest.mark, extra))
+    return pytest.param(model, optimizer, die_in, marks=marks, id=f"{model}-{optimizer}-{die_in}")
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "die_in"),
+    [
+        _interrupted("canet"),
+        _interrupted("canet", "sgd", 2),
+        # Libraries with a state of their own: weights of two heads, denoising queries, an epoch in a global message hub.
+        *(_interrupted(name) for name in ("yolo26n", "dfine", "yolox", "deformable_detr", "htc")),
+    ],
+)
 def test_interrupted_training_goes_on_to_the_same_bits(
-    dataset, tmp_path: Path, monkeypatch, optimizer: str, die_in: int
+    dataset, tmp_path: Path, monkeypatch, model: str, optimizer: str, die_in: int
 ) -> None:
-    cell = make_cell(recipe=RECIPE.model_copy(update={"epochs": 3, "optimizer": optimizer}))
+    recipe = RECIPE.model_copy(update={"epochs": 3, "optimizer": optimizer})
+    cell = make_cell(model=model, scale=models.get(model).scale("nano"), recipe=recipe)
     whole, curve = fit(cell, dataset)
     path = tmp_path / "c.safetensors"
     seeding = training.seed_everything
