@@ -166,6 +166,7 @@ class Metrics(_Model):
     computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds, or
     _operating: at the threshold that is best on validation images).
     `intervals` are 95% bootstrap intervals over images, by name; `inspection.NAME` for what is in `inspection`.
+    `AP50_draws` is AP50 of each of those resamples, which are the same images for every model, in the same order.
     """
 
     AP: float | None
@@ -184,6 +185,7 @@ class Metrics(_Model):
     DeepPCB_F: float | None = None
     DeepPCB_F_operating: float | None = None
     intervals: dict[str, Interval] = {}
+    AP50_draws: tuple[float, ...] = ()
     images: int
     boxes: int
     boxes_small: int

@@ -83,7 +83,8 @@ def evaluate(
     names = ("AP", "AP_small", "AP_medium", "AP_large")
     for a, name in enumerate(names):
         note(name, mean(ap[a].mean(axis=1)))
-    note("AP50", mean(ap[0, :, coco.AT_50]))
+    AP50 = mean(ap[0, :, coco.AT_50])
+    note("AP50", AP50)
     note("AP75", mean(ap[0, :, coco.AT_75]))
     note("AR_100", mean(ar[0].mean(axis=1)))
     in_bins = {}
@@ -138,6 +139,7 @@ def evaluate(
         per_class=per_class,
         inspection=_inspect(scene, weights, found, other, intervals),
         intervals=dict(sorted(intervals.items())),
+        AP50_draws=() if scene.images < 2 or np.isnan(AP50).any() else tuple(np.round(AP50[1:], 5).tolist()),
     )
 
 

@@ -1,12 +1,13 @@
-"""What several runs of one model say together."""
+"""What several runs of one model say together, and what those of two models say of their difference."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.stats import t
 
 from benchmarks.store import Interval
@@ -49,3 +50,52 @@ def aggregate(values: Mapping[tuple[int, int], float], test_share: float | None 
         half = float(t.ppf(0.975, len(sample) - 1)) * statistics.stdev(sample) * math.sqrt(spread)
         interval = mean - half, mean + half
     return Spread(mean, interval, len(values), folds, len({seed for _, seed in values}))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric of one run, and the same of bootstrap resamples of its test images."""
+
+    value: float
+    draws: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over paired runs of one model's metric minus another's, on the same resampled images."""
+
+    mean: float
+    interval: Interval
+    p: float
+    runs: int
+    better: int
+    """In how many of the runs the difference is above 0."""
+
+
+def paired_difference(
+    ours: Mapping[tuple[int, int], Sample], theirs: Mapping[tuple[int, int], Sample]
+) -> Difference | None:
+    """Difference of two models over the (fold, seed) that both have; None without any.
+
+    A resample takes the same images for both models, so what is hard about an image cancels. The interval is the 95%
+    percentile one; p is two-sided, (1 + resamples on the far side of 0) / (1 + resamples), doubled. Both speak of other
+    test images, not of another training: for that there is `better`, of several seeds.
+    """
+    both = [k for k in ours if k in theirs and ours[k].draws and len(ours[k].draws) == len(theirs[k].draws)]
+    if not both:
+        return None
+    each = np.array([ours[k].value - theirs[k].value for k in both])
+    draws = np.mean([np.subtract(ours[k].draws, theirs[k].draws) for k in both], axis=0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    far = 1 + min((draws <= 0).sum(), (draws >= 0).sum())
+    p = min(1.0, 2 * far / (1 + len(draws)))
+    return Difference(float(each.mean()), (float(low), float(high)), float(p), len(both), int((each > 0).sum()))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of several comparisons (1979), in the order given."""
+    out, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        out[i] = highest
+    return out

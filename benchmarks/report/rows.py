@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
-from benchmarks.metrics.spread import aggregate
+from benchmarks.metrics.spread import Sample, aggregate
 from benchmarks.store import Interval, RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
@@ -62,7 +62,7 @@ class Value:
 class Row:
     """A model under one recipe on one split of one data set; means over its folds and seeds.
 
-    `accuracy` is by the names of `Metrics`, in [0, 1]. None is "not measured".
+    `accuracy` is by the names of `Metrics`, in [0, 1]. None is "not measured". `samples` are AP50 by (fold, seed).
     """
 
     dataset: str
@@ -78,6 +78,7 @@ class Row:
     boxes: int
     boxes_small: int
     accuracy: Mapping[str, Value]
+    samples: Mapping[tuple[int, int], Sample]
     parameters: int | None
     macs: float | None
     latency_ms: float | None
@@ -166,6 +167,11 @@ def _row(group: list[Stored]) -> Row:
         boxes=sum(m.boxes for m in measured),
         boxes_small=sum(m.boxes_small for m in measured),
         accuracy={name: _value(name, [s.run for s in group]) for name in ACCURACY},
+        samples={
+            (s.run.cell.fold, s.run.cell.seed): Sample(m.AP50, m.AP50_draws)
+            for s in group
+            if (m := s.run.metrics) is not None and m.AP50 is not None
+        },
         parameters=next((s.run.model.parameters for s in group if s.run.model), None),
         macs=profile.macs.macs if profile and profile.macs else None,
         latency_ms=latency.p50["end_to_end"] if latency else None,

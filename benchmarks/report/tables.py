@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
+from benchmarks.metrics.spread import holm, paired_difference
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
 from benchmarks.store import Stored
 
@@ -70,6 +71,34 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
         return []
     lines = _head(("model", *shown))
     lines += [f"| {r.label} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section]
+    return [*lines, ""]
+
+
+def _differences(section: Sequence[Row]) -> list[str]:
+    """A Markdown table of AP50 against the reference, and of ablations against the whole model."""
+    by_label: dict[str, Row] = {}
+    for row in section:
+        by_label.setdefault(row.label, row)
+    reference = next((row.reference for row in section if row.reference), None)
+    found = []
+    for row in section:
+        model, _ = models.split_name(row.name)
+        whole = models.label(model, "default")
+        # An ablation against the whole model, a library's own training against ours, all others against the reference.
+        other = whole if row.label != whole else models.label(reference, "default") if reference else ""
+        against = by_label.get(other)
+        if against is None or against is row:
+            continue
+        if (difference := paired_difference(row.samples, against.samples)) is not None:
+            found.append((row.label, against.label, difference))
+    if not found:
+        return []
+    lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in"))
+    adjusted = holm([difference.p for *_, difference in found])
+    for (label, against_label, d), p in zip(found, adjusted, strict=True):
+        low, high = (f"{100 * v:+.1f}" for v in d.interval)
+        cells = (label, against_label, f"{100 * d.mean:+.1f} ({low} to {high})", f"{d.p:.3f}", f"{p:.3f}")
+        lines.append("| " + " | ".join((*cells, f"{d.better} of {d.runs} runs")) + " |")
     return [*lines, ""]
 
 
@@ -144,6 +173,7 @@ def markdown(records: Iterable[Stored]) -> str:
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        lines += _differences(section)
         details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]
         if details:
             lines += ["<details><summary>Other protocols, inspection, errors</summary>", "", *details, "</details>", ""]
@@ -157,6 +187,10 @@ def markdown(records: Iterable[Stored]) -> str:
         "fold, Student's interval over seeds; of several folds, the corrected one of Nadeau and Bengio, since folds "
         "share training images. An interval over images says nothing of another seed: with one run, differences "
         "smaller than the intervals rank nothing.",
+        "- Differences are paired: both models on the same 1,000 resamples of the same test images, means over the "
+        "runs that both have. p is two-sided; Holm's is adjusted for all comparisons of its table. Both speak of other "
+        "images of this kind, not of another training: with one run a small p shows that these weights are better "
+        "than those, and only several seeds, all better, that the method is.",
         "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
         "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
         "its best F-score over thresholds, or that at the threshold that is best on the validation images.",

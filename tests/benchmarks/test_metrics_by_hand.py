@@ -11,7 +11,7 @@ from benchmarks import metrics
 from benchmarks.metrics import errors, inspection
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.scene import Scene, match_all, overlaps
-from benchmarks.metrics.spread import aggregate
+from benchmarks.metrics.spread import Sample, aggregate, holm, paired_difference
 from benchmarks.store import Detections, Metrics
 
 A, B = 1, 2
@@ -378,3 +378,52 @@ def test_folds_have_the_corrected_interval_and_seeds_do_not_narrow_it() -> None:
         assert got.mean == pytest.approx(0.5)
         assert got.interval == pytest.approx((0.5 - half, 0.5 + half))
     assert aggregate(values).interval is None, "without the sizes of its parts nothing is claimed"
+
+
+def test_draws_are_those_of_the_interval_and_the_same_images_for_every_model() -> None:
+    images = FOUR_IMAGES * 5
+    got = measure(images)
+    assert len(got.AP50_draws) == 20, "as many as `measure` asks for"
+    assert np.percentile(got.AP50_draws, [2.5, 97.5]) == pytest.approx(got.AP50_interval, abs=1e-4)
+    same = {(0, 0): Sample(got.AP50, got.AP50_draws)}
+    twice = paired_difference(same, {(0, 0): Sample(measure(images).AP50, measure(images).AP50_draws)})
+    assert (twice.mean, twice.interval, twice.p, twice.better) == (0.0, (0.0, 0.0), 1.0, 0)
+
+
+def test_a_paired_difference_by_hand() -> None:
+    """Differences of the draws: 0.1, -0.1, 0.2, 0.3. One is not above 0: p = 2 (1 + 1) / (1 + 4)."""
+    ours = {(0, 0): Sample(0.6, (0.5, 0.6, 0.7, 0.8)), (0, 1): Sample(0.9, (0.9,) * 4)}
+    theirs = {(0, 0): Sample(0.5, (0.4, 0.7, 0.5, 0.5)), (1, 0): Sample(0.1, (0.1,) * 4)}
+    got = paired_difference(ours, theirs)
+    assert (got.mean, got.p, got.runs, got.better) == (pytest.approx(0.1), pytest.approx(0.8), 1, 1)
+    assert got.interval == pytest.approx(tuple(np.percentile([0.1, -0.1, 0.2, 0.3], [2.5, 97.5])))
+    assert paired_difference(ours, {(1, 0): theirs[1, 0]}) is None
+    assert paired_difference(ours, {(0, 0): Sample(0.5, ())}) is None, "an older record"
+
+
+def test_seeds_are_averaged_draw_by_draw() -> None:
+    ours = {(0, s): Sample(0.6, (0.5 + 0.1 * s, 0.7 - 0.1 * s)) for s in range(2)}
+    theirs = {(0, s): Sample(0.5 + 0.2 * s, (0.5, 0.5)) for s in range(2)}
+    got = paired_difference(ours, theirs)
+    assert (got.mean, got.runs, got.better) == (pytest.approx(0.0), 2, 1)
+    assert got.interval == pytest.approx(tuple(np.percentile([0.05, 0.15], [2.5, 97.5])))
+
+
+def test_equal_models_differ_in_one_comparison_of_twenty() -> None:
+    """Means over 60 images that are hard or easy for both: p below 0.05 in about 5% of 400, and power from pairing."""
+    rng, weights = np.random.default_rng(0), draw(60, 500).T / 60
+    false = told = 0
+    for _ in range(400):
+        image = rng.normal(0.5, 0.3, 60)
+        a, b = (weights @ (image + rng.normal(0, 0.05, 60)) for _ in range(2))
+        samples = [{(0, 0): Sample(v[0], tuple(v[1:]))} for v in (a, b, b + 0.03)]
+        false += paired_difference(samples[0], samples[1]).p < 0.05
+        told += paired_difference(samples[2], samples[0]).p < 0.05
+    assert 8 <= false <= 40
+    assert told >= 320, "of images alone, the interval is wider than 0.07"
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cells import NativeRecipe
 from benchmarks.report import draw
 from benchmarks.report.rows import _with_one_reference, rows
-from benchmarks.report.tables import markdown, models_table
+from benchmarks.report.tables import _differences, markdown, models_table
 from benchmarks.store import scan
 from tests.benchmarks.conftest import make_cell, make_metrics
 
@@ -65,6 +65,21 @@ def test_a_model_trained_by_its_own_library_is_a_row_that_says_so(stored, tmp_pa
     stored("results", make_cell(model="yolov8n", scale="n"), metrics=make_metrics(0.5))
     stored("results", make_cell(model="yolov8n", scale="n", recipe=own), metrics=make_metrics(0.6))
     assert [(r.label, r.AP50) for r in rows(scan(tmp_path / "results"))] == [("YOLOv8n", 0.5), ("YOLOv8n native", 0.6)]
+
+
+def test_differences_are_to_the_reference_and_of_ablations_to_the_whole(stored, tmp_path: Path) -> None:
+    def of(ap50: float, **changes: object) -> None:
+        draws = tuple(ap50 + 0.001 * i for i in range(100))
+        stored("results", make_cell(**changes), metrics=make_metrics(ap50, AP50_draws=draws))
+
+    of(0.6), of(0.55, variant="no_sae"), of(0.5, model="fasterrcnn_fpn")
+    found = [replace(row, reference="fasterrcnn_fpn") for row in rows(scan(tmp_path / "results"))]
+    lines = _differences(found)[2:-1]
+    assert lines == [
+        "| CANet | Faster R-CNN FPN | +10.0 (+10.0 to +10.0) | 0.020 | 0.040 | 1 of 1 runs |",
+        "| CANet w/o SAE | CANet | -5.0 (-5.0 to -5.0) | 0.020 | 0.040 | 0 of 1 runs |",
+    ]
+    assert _differences([replace(row, reference=None, samples={}) for row in found]) == []
 
 
 def test_ratios_of_a_table_are_to_one_model(results: Path) -> None:

@@ -128,7 +128,7 @@ def _interrupted(model: str, optimizer: str = "adamw", die_in: int = 1):
     [
         _interrupted("canet"),
         _interrupted("canet", "sgd", 2),
-        # Libraries with a state of their own: weights of two heads, denoising queries, an epoch in a global message hub.
+        # Libraries with a state of their own: weights of two heads, denoising queries, a global message hub.
         *(_interrupted(name) for name in ("yolo26n", "dfine", "yolox", "deformable_detr", "htc")),
     ],
 )
