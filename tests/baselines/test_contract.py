@@ -222,7 +222,7 @@ def test_says_what_was_loaded_and_frozen(name: str):
 
 # Iterations on four images that suffice with a margin.
 OVERFIT_STEPS = {"two-stage": 60, "one-stage": 100, "fcos": 60, "yolo": 80}
-OVERFIT_STEPS |= {"ssd300": 30, "ssdlite": 120, "fasterrcnn_mobilenet": 160}
+OVERFIT_STEPS |= {"ssd300": 20, "ssdlite": 120, "fasterrcnn_mobilenet": 160}
 OVERFIT_LR = {"ssd300": 2e-4, "fasterrcnn_mobilenet": 1e-3}  # VGG16 has no norms
 # YOLOv3-tiny starts from boxes of 7.5 cells of 16 px. Alignment is IoU to the sixth: what overlaps such a box by less
 # than a tenth, as the scenes' shapes do at their own size, gets no weight and is never learned.
