@@ -164,6 +164,7 @@ def build_dfine(*, num_classes: int, image_size: int, scale: str, weights: str |
     config = DFineConfig(
         backbone_config=HGNetV2Config(**_BACKBONE, out_indices=[3, 4] if scale == "n" else [2, 3, 4]),
         freeze_backbone_batch_norms=False,  # from scratch
+        initializer_bias_prior_prob=0.01,  # of every class, as usual; the library's default depends on their number
         num_labels=num_classes,
         **_SIZES[scale],
     )

@@ -70,6 +70,8 @@ class Difference:
     runs: int
     better: int
     """In how many of the runs the difference is above 0."""
+    p_is_bound: bool
+    """No resample lies on the far side of 0: p is as small as so many resamples allow."""
 
 
 def paired_difference(
@@ -84,12 +86,20 @@ def paired_difference(
     both = [k for k in ours if k in theirs and ours[k].draws and len(ours[k].draws) == len(theirs[k].draws)]
     if not both:
         return None
-    each = np.array([ours[k].value - theirs[k].value for k in both])
-    draws = np.mean([np.subtract(ours[k].draws, theirs[k].draws) for k in both], axis=0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    far = 1 + min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * far / (1 + len(draws)))
-    return Difference(float(each.mean()), (float(low), float(high)), float(p), len(both), int((each > 0).sum()))
+    each = {k: ours[k].value - theirs[k].value for k in both}
+    means, draws = [], []
+    for fold in sorted({fold for fold, _ in both}):
+        own = [k for k in both if k[0] == fold]
+        means.append(statistics.fmean(each[k] for k in own))
+        drawn = np.mean([np.subtract(ours[k].draws, theirs[k].draws) for k in own], axis=0)
+        # Folds have other images: resample b of one has nothing to do with resample b of another.
+        draws.append(drawn[np.random.default_rng(fold).permutation(len(drawn))])
+    mean = np.mean(draws, axis=0)
+    low, high = np.percentile(mean, [2.5, 97.5])
+    far = int(min((mean <= 0).sum(), (mean >= 0).sum()))
+    p = min(1.0, 2 * (1 + far) / (1 + len(mean)))
+    better = sum(value > 0 for value in each.values())
+    return Difference(statistics.fmean(means), (float(low), float(high)), p, len(both), better, far == 0)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -128,14 +128,18 @@ def rows(records: Iterable[Stored]) -> list[Row]:
 
 def _with_one_reference(found: list[Row]) -> list[Row]:
     """Ratios of one table are to one model, the commonest: those to another are left out."""
-    counts: dict[str, Counter[str]] = {}
+
+    def table(row: Row) -> tuple[str, str, int]:
+        return row.dataset, row.split, row.image_size
+
+    counts: dict[tuple[str, str, int], Counter[str]] = {}
     for row in found:
         if row.reference is not None:
-            counts.setdefault(row.dataset, Counter())[row.reference] += 1
-    common = {dataset: names.most_common(1)[0][0] for dataset, names in counts.items()}
+            counts.setdefault(table(row), Counter())[row.reference] += 1
+    common = {key: names.most_common(1)[0][0] for key, names in counts.items()}
     return [
         row
-        if row.reference == common.get(row.dataset)
+        if row.reference == common.get(table(row))
         else replace(row, ratio=None, ratio_interval=None, reference=None)
         for row in found
     ]

@@ -74,30 +74,39 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
     return [*lines, ""]
 
 
+def _counterpart(row: Row, section: Sequence[Row]) -> Row | None:
+    """What a row is compared with; None where that is missing or could be several.
+
+    An ablation with the whole model, a library's own training with ours, all others with the table's reference.
+    Where the model was trained in several ways, with the one of as many epochs, and of the same scale.
+    """
+    whole = models.label(models.split_name(row.name)[0], "default")
+    reference = next((r.reference for r in section if r.reference), None)
+    label = whole if row.label != whole else models.label(reference, "default") if reference else None
+    if label == row.label:
+        return None
+    left = [r for r in section if r.label == label]
+    for same in (lambda r: r.epochs == row.epochs, lambda r: r.scale == row.scale):
+        if len(left) > 1:
+            left = [r for r in left if same(r)]
+    return left[0] if len(left) == 1 else None
+
+
 def _differences(section: Sequence[Row]) -> list[str]:
     """A Markdown table of AP50 against the reference, and of ablations against the whole model."""
-    by_label: dict[str, Row] = {}
-    for row in section:
-        by_label.setdefault(row.label, row)
-    reference = next((row.reference for row in section if row.reference), None)
     found = []
     for row in section:
-        model, _ = models.split_name(row.name)
-        whole = models.label(model, "default")
-        # An ablation against the whole model, a library's own training against ours, all others against the reference.
-        other = whole if row.label != whole else models.label(reference, "default") if reference else ""
-        against = by_label.get(other)
-        if against is None or against is row:
-            continue
-        if (difference := paired_difference(row.samples, against.samples)) is not None:
-            found.append((row.label, against.label, difference))
+        against = _counterpart(row, section)
+        if against is not None and (d := paired_difference(row.samples, against.samples)) is not None:
+            found.append((row.label, against.label, d))
     if not found:
         return []
     lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in"))
     adjusted = holm([difference.p for *_, difference in found])
     for (label, against_label, d), p in zip(found, adjusted, strict=True):
         low, high = (f"{100 * v:+.1f}" for v in d.interval)
-        cells = (label, against_label, f"{100 * d.mean:+.1f} ({low} to {high})", f"{d.p:.3f}", f"{p:.3f}")
+        bound = "≤ " if d.p_is_bound else ""
+        cells = (label, against_label, f"{100 * d.mean:+.1f} ({low} to {high})", f"{bound}{d.p:.3f}", f"{bound}{p:.3f}")
         lines.append("| " + " | ".join((*cells, f"{d.better} of {d.runs} runs")) + " |")
     return [*lines, ""]
 
@@ -188,9 +197,10 @@ def markdown(records: Iterable[Stored]) -> str:
         "share training images. An interval over images says nothing of another seed: with one run, differences "
         "smaller than the intervals rank nothing.",
         "- Differences are paired: both models on the same 1,000 resamples of the same test images, means over the "
-        "runs that both have. p is two-sided; Holm's is adjusted for all comparisons of its table. Both speak of other "
-        "images of this kind, not of another training: with one run a small p shows that these weights are better "
-        "than those, and only several seeds, all better, that the method is.",
+        "runs that both have. p is two-sided, approximate, and with 1,000 resamples never below 0.002; "
+        "Holm's is adjusted for all comparisons of its table. Both speak of other images of this kind, not of another "
+        "training: with one run a small p shows that these weights are better than those, and only several seeds, all "
+        "better, that the method is.",
         "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
         "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
         "its best F-score over thresholds, or that at the threshold that is best on the validation images.",

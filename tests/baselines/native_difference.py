@@ -2,9 +2,10 @@
 
     python -m tests.baselines.native_difference runs/native/synthetic_small/yolov8n-default-n-f0-s0-288920ac.json
 
-Every line is the same validation fold. What the library prints last is of the last epoch; the weights that it hands
-over are those of the epoch with the best AP, stored in half precision. Its validator in training pads images of 160 px
-to 192 px, ours and its own predictor to 160 px. Last, the same detections are scored by its formula and by ours.
+Every line is the same validation fold. The last line of the library's log of epochs is of the last epoch; the weights
+that it hands over are those of the epoch with the best AP, stored in half precision. Its validator in training pads
+images of 160 px to 192 px, ours and its own predictor to 160 px. Last, the same detections are scored by its formula
+and by ours.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     cell = read_record(args.record, RunRecord).cell
     data = ensure(cell.dataset, args.data_root)
-    split = load_split(cell.dataset, cell.split, cell.fold)
+    split = load_split(cell.dataset, cell.split, cell.fold, args.data_root)
     model = build_cell_model(cell, len(data.classes)).eval()
     model.load_state_dict(safetensors.torch.load_file(args.record.with_suffix(".safetensors")), strict=False)
     last, chosen, epoch = printed(args.record.with_suffix(".native"))

@@ -31,15 +31,16 @@ def test_sizes_are_the_published_ones(scale: str, millions: int) -> None:
 
 @torch.inference_mode()
 def test_detections_are_those_of_the_librarys_own_processor() -> None:
-    """From the image on: its resizing, network and choice of the best."""
-    model = _dfine().eval()
-    image, _ = scene(0)
+    """Its processor reads a wide image, and chooses the best in pixels."""
+    model = _dfine(size=160).eval()
+    image, _ = scene(1, 96, 160)
     (ours,) = model([image])
     processor = model._processor
-    inputs = processor(images=image, do_rescale=False, size={"height": 128, "width": 128}, return_tensors="pt")
-    output = model.detector(**{k: v for k, v in inputs.items() if k == "pixel_values"})
-    (theirs,) = processor.post_process_object_detection(output, threshold=0.001, target_sizes=[(128, 128)])
-    boxes = theirs["boxes"][:100].clamp(0, 128)
+    inputs = processor(images=image, do_rescale=False, do_resize=False, return_tensors="pt")
+    output = model.detector(pixel_values=inputs["pixel_values"])
+    (theirs,) = processor.post_process_object_detection(output, threshold=0.001, target_sizes=[(96, 160)])
+    limits = torch.tensor([160.0, 96.0, 160.0, 96.0])
+    boxes = theirs["boxes"][:100].clamp(min=0).minimum(limits)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     assert len(ours["scores"]) == kept.sum() > 0
     torch.testing.assert_close(ours["boxes"], boxes[kept], atol=1e-4, rtol=0)
@@ -48,8 +49,8 @@ def test_detections_are_those_of_the_librarys_own_processor() -> None:
 
 
 def test_gradient_is_that_of_the_librarys_own_loss() -> None:
-    model = _dfine().train()
-    image, target = scene(0)
+    model = _dfine(size=160).train()
+    image, target = scene(1, 96, 160)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     torch.manual_seed(1)  # of the denoising queries
     losses = model([image], [target])
@@ -58,23 +59,33 @@ def test_gradient_is_that_of_the_librarys_own_loss() -> None:
     ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.load_state_dict(state)
     model.zero_grad()
-    boxes = target["boxes"] / 128
+    boxes = target["boxes"] / torch.tensor([160, 96, 160, 96])
     boxes = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
     torch.manual_seed(1)
     total = model.detector(image[None], labels=[{"class_labels": target["labels"] - 1, "boxes": boxes}]).loss
     total.backward()
     torch.testing.assert_close(sum(losses.values()).detach(), total.detach())
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
+    theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_loss_halves_in_fifty_steps() -> None:
+@pytest.mark.parametrize("classes", [3, 80])
+def test_every_class_starts_unlikely(classes: int) -> None:
+    biases = [p for n, p in _dfine(classes=classes).named_parameters() if "class_embed" in n and n.endswith("bias")]
+    assert biases
+    assert all(torch.allclose(b.sigmoid(), torch.tensor(0.01), atol=1e-4) for b in biases)
+
+
+@pytest.mark.slow
+def test_loss_halves_in_a_hundred_steps() -> None:
+    """Fifty were enough from the library's default prior, 1 / (K + 1), from which the loss starts twice as high."""
     model = _dfine().train()
     pairs = [scene(i) for i in range(4)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for _ in range(50):
+    for _ in range(100):
         loss = sum(model([i for i, _ in pairs], [t for _, t in pairs]).values())
         optimizer.zero_grad()
         loss.backward()

@@ -381,12 +381,15 @@ def test_folds_have_the_corrected_interval_and_seeds_do_not_narrow_it() -> None:
 
 
 def test_draws_are_those_of_the_interval_and_the_same_images_for_every_model() -> None:
+    """Of two models that differ in image 0 alone, a draw differs where it holds image 0 and nowhere else."""
     images = FOUR_IMAGES * 5
-    got = measure(images)
-    assert len(got.AP50_draws) == 20, "as many as `measure` asks for"
-    assert np.percentile(got.AP50_draws, [2.5, 97.5]) == pytest.approx(got.AP50_interval, abs=1e-4)
-    same = {(0, 0): Sample(got.AP50, got.AP50_draws)}
-    twice = paired_difference(same, {(0, 0): Sample(measure(images).AP50, measure(images).AP50_draws)})
+    one, other = measure(images), measure([(images[0][0], []), *images[1:]])
+    assert np.percentile(one.AP50_draws, [2.5, 97.5]) == pytest.approx(one.AP50_interval, abs=1e-4)
+    drawn = draw(len(images), 20)[0, 1:] > 0
+    assert 0 < drawn.sum() < 20
+    assert (np.array(one.AP50_draws) != np.array(other.AP50_draws)).tolist() == drawn.tolist()
+    same = {(0, 0): Sample(one.AP50, one.AP50_draws)}
+    twice = paired_difference(same, dict(same))
     assert (twice.mean, twice.interval, twice.p, twice.better) == (0.0, (0.0, 0.0), 1.0, 0)
 
 
@@ -407,6 +410,28 @@ def test_seeds_are_averaged_draw_by_draw() -> None:
     got = paired_difference(ours, theirs)
     assert (got.mean, got.runs, got.better) == (pytest.approx(0.0), 2, 1)
     assert got.interval == pytest.approx(tuple(np.percentile([0.05, 0.15], [2.5, 97.5])))
+
+
+def test_folds_are_resampled_independently() -> None:
+    """Two folds with the same draws: the spread of their mean is smaller by the root of two; that of seeds is not."""
+    draws = tuple(np.random.default_rng(0).normal(0.1, 0.05, 4000))
+    one = {(0, 0): Sample(0.1, draws)}
+    zero = {(f, s): Sample(0.0, (0.0,) * 4000) for f in range(2) for s in range(2)}
+
+    def width(samples: dict[tuple[int, int], Sample]) -> float:
+        low, high = paired_difference(samples, zero).interval
+        return high - low
+
+    assert width({**one, (1, 0): Sample(0.1, draws)}) == pytest.approx(width(one) / 2**0.5, rel=0.05)
+    assert width({**one, (0, 1): Sample(0.1, draws)}) == pytest.approx(width(one))
+
+
+def test_a_fold_counts_once_however_many_seeds_it_has() -> None:
+    ours = {(0, 0): Sample(0.3, (0.3,)), (0, 1): Sample(0.3, (0.3,)), (1, 0): Sample(0.6, (0.6,))}
+    got = paired_difference(ours, {k: Sample(0.0, (0.0,)) for k in ours})
+    assert got.mean == pytest.approx(0.45)
+    assert got.interval == pytest.approx((0.45, 0.45))
+    assert (got.p, got.p_is_bound, got.runs) == (1.0, True, 3)
 
 
 def test_equal_models_differ_in_one_comparison_of_twenty() -> None:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cells import NativeRecipe
 from benchmarks.report import draw
 from benchmarks.report.rows import _with_one_reference, rows
-from benchmarks.report.tables import _differences, markdown, models_table
+from benchmarks.report.tables import _counterpart, _differences, markdown, models_table
 from benchmarks.store import scan
 from tests.benchmarks.conftest import make_cell, make_metrics
 
@@ -76,10 +76,24 @@ def test_differences_are_to_the_reference_and_of_ablations_to_the_whole(stored, 
     found = [replace(row, reference="fasterrcnn_fpn") for row in rows(scan(tmp_path / "results"))]
     lines = _differences(found)[2:-1]
     assert lines == [
-        "| CANet | Faster R-CNN FPN | +10.0 (+10.0 to +10.0) | 0.020 | 0.040 | 1 of 1 runs |",
-        "| CANet w/o SAE | CANet | -5.0 (-5.0 to -5.0) | 0.020 | 0.040 | 0 of 1 runs |",
+        "| CANet | Faster R-CNN FPN | +10.0 (+10.0 to +10.0) | ≤ 0.020 | ≤ 0.040 | 1 of 1 runs |",
+        "| CANet w/o SAE | CANet | -5.0 (-5.0 to -5.0) | ≤ 0.020 | ≤ 0.040 | 0 of 1 runs |",
     ]
     assert _differences([replace(row, reference=None, samples={}) for row in found]) == []
+
+
+def test_a_difference_is_to_what_was_trained_as_long_or_to_nothing(results: Path) -> None:
+    whole, ablation, other, own, *_ = (replace(row, reference="canet") for row in rows(scan(results))[1:])
+    longer = replace(whole, epochs=26)
+    section = [whole, longer, ablation, other]
+    assert _counterpart(ablation, section) is whole
+    assert _counterpart(replace(ablation, epochs=26), section) is longer
+    assert _counterpart(replace(other, epochs=99), section) is None, "it could be either"
+    assert _counterpart(longer, section) is None, "the reference itself"
+    assert _counterpart(replace(own, label="YOLOv8n native", epochs=100), [*section, own]) is own
+    small = replace(whole, scale="small")
+    assert _counterpart(replace(ablation, scale="small"), [whole, small, ablation]) is small
+    assert _counterpart(ablation, [ablation]) is None
 
 
 def test_ratios_of_a_table_are_to_one_model(results: Path) -> None:
@@ -88,6 +102,8 @@ def test_ratios_of_a_table_are_to_one_model(results: Path) -> None:
     alone = replace(found[3], reference="retinanet", ratio=1.0)
     kept = _with_one_reference([two, one, alone])
     assert [(r.reference, r.ratio) for r in kept] == [("canet", 1.0), ("canet", 1.2), (None, None)]
+    elsewhere = replace(alone, image_size=320)
+    assert _with_one_reference([two, one, elsewhere])[-1] == elsewhere
 
 
 def test_seeds_are_one_row_with_students_interval(stored, tmp_path: Path) -> None:
