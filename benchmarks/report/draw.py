@@ -153,10 +153,9 @@ def _draw(fig: Any, ax: Any, panel: Panel) -> None:
     ax.set_xlim(min(xs) - margin, max(xs) + 2.2 * margin)
     ends = [v for m in marks for v in (*(m.interval or ()), m.y)]
     low, high = min(ends), max(ends)
-    # Never so tight that a difference of a point looks like much; room at the top for the legend.
+    # Never so tight that a difference of a point looks like much.
     spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
     low, high = low - spare, high + spare
-    ax.set_ylim(low - 0.06 * (high - low), high + 0.24 * (high - low))
     handles = [
         Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.6, label=stage)
         for stage, (m, c) in _MARKS.items()
@@ -165,6 +164,8 @@ def _draw(fig: Any, ax: Any, panel: Panel) -> None:
     if any(mark.untrained for mark in marks):
         label = f"untrained (AP50 < {100 * UNTRAINED_BELOW:.0f})"
         handles.append(Line2D([], [], marker="o", color=_UNTRAINED, linestyle="none", markersize=5, label=label))
+    room = 0.24 if len(handles) < 4 else 0.30
+    ax.set_ylim(low - 0.06 * (high - low), high + room * (high - low))
     ax.legend(handles=handles, loc="upper left", frameon=True, fancybox=False, edgecolor="#374151", fontsize=8)
     _place_names(fig, ax, marks)
 
