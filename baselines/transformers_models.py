@@ -8,11 +8,8 @@ without network access; the library's own loss trains them and its own post-proc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -92,8 +89,7 @@ class DFineDetector(Detector):
         positions = sum((height // stride) * (width // stride) for stride in config.feat_strides)
         config.num_queries = min(QUERIES, positions)  # small images have fewer positions to choose from
         if not self.training:
-            with _without_inference_tensors():
-                found = self.detector(images)
+            found = self.detector(images)
             return {"logits": found.logits, "boxes": found.pred_boxes}
         found = self.detector(images, labels=self._labels(batch))
         losses: dict[str, Tensor] = {}
@@ -129,14 +125,17 @@ class DFineDetector(Detector):
         return self.to_original(found, batch)
 
 
-@contextmanager
-def _without_inference_tensors() -> Iterator[None]:
-    """Inference mode becomes no_grad: the library keeps anchors by size, and autograd refuses inference tensors."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
+def _without_caches(module: Any) -> None:
+    """Have the library compute anchors and position embeddings anew each time.
+
+    It keeps those of sizes that any model of the process has met: tensors of inference mode, which autograd refuses,
+    and work that the first image alone would be charged with.
+    """
+    for kind in vars(module).values():
+        for name, value in list(vars(kind).items()) if isinstance(kind, type) else ():
+            function = getattr(value, "__func__", None)
+            if isinstance(value, staticmethod) and name.startswith("_cached_") and hasattr(function, "__wrapped__"):
+                setattr(kind, name, staticmethod(function.__wrapped__))
 
 
 def build_dfine(*, num_classes: int, image_size: int, scale: str, weights: str | None = None) -> DFineDetector:
@@ -160,7 +159,9 @@ def build_dfine(*, num_classes: int, image_size: int, scale: str, weights: str |
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
+    from transformers.models.d_fine import modeling_d_fine
 
+    _without_caches(modeling_d_fine)
     config = DFineConfig(
         backbone_config=HGNetV2Config(**_BACKBONE, out_indices=[3, 4] if scale == "n" else [2, 3, 4]),
         freeze_backbone_batch_norms=False,  # from scratch
