@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,16 @@ from torch import Tensor, nn
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
+from benchmarks.cost.clock import measure_latency, measure_throughput
+from benchmarks.cost.counts import count_macs, count_parameters, output_shapes
+from benchmarks.cost.energy import measure_energy
+from benchmarks.cost.engines import Form, arithmetic
+from benchmarks.cost.memory import peak_memory, training_memory
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
-from benchmarks.engines import Form, arithmetic
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
@@ -397,8 +401,6 @@ def profile_cells(
 
     Writes a ProfileRecord beside each cell's record.
     """
-    from benchmarks import profile
-
     torch.set_num_threads(_ALL_THREADS)
     started = now()
     split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
@@ -409,12 +411,10 @@ def profile_cells(
     reference = reference if reference in built else cells[0].name
     running = {name: Form().of(model, images) for name, model in built.items()}
     long = PROFILE_FULL if full else PROFILE_QUICK
-    latency = profile.measure_latency(running, images, device=device, seed=0, reference=reference, **long)
+    latency = measure_latency(running, images, device=device, seed=0, reference=reference, **long)
     seconds = max(long["min_seconds"] / 5, 0.5)
-    throughput = profile.measure_throughput(
-        running, images, device=device, batch_sizes=_BATCH_SIZES, seconds=seconds, seed=0
-    )
-    energy = profile.measure_energy(running, images, device=device, seconds=seconds)
+    throughput = measure_throughput(running, images, device=device, batch_sizes=_BATCH_SIZES, seconds=seconds, seed=0)
+    energy = measure_energy(running, images, device=device, seconds=seconds)
     training = DetectionDataset(data, split.train[: max(cell.recipe.batch_size for cell in cells)], tile=tile)
     session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
     for cell in cells:
@@ -422,7 +422,7 @@ def profile_cells(
         batch = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
         step_memory = None
         if isinstance(cell.recipe, Recipe):  # a library's own trainer takes its steps out of sight
-            step_memory = profile.training_memory(
+            step_memory = training_memory(
                 model,
                 [image for image, _ in batch],
                 [target for _, target in batch],
@@ -433,10 +433,10 @@ def profile_cells(
             cell_id=cell.id,
             session=session,
             precision="fp32",
-            parameters=profile.count_parameters(model),
-            macs=Macs(**profile.count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
+            parameters=count_parameters(model),
+            macs=Macs(**count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
             output_shapes=output_shapes(model, images[0].to(device)),
-            peak_memory_bytes=profile.peak_memory(running[cell.name], images[:1], device=device),
+            peak_memory_bytes=peak_memory(running[cell.name], images[:1], device=device),
             training_memory_bytes=step_memory,
             checkpoint_bytes=CellPaths.of(runs, cell).weights.stat().st_size,
             latency=Latency(**latency[cell.name]),
@@ -445,34 +445,3 @@ def profile_cells(
             provenance=_provenance(started, device),
         )
         write_record(CellPaths.of(runs, cell).profile, record)
-
-
-@torch.inference_mode()
-def output_shapes(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of the maps that the model's top-level modules return for one image.
-
-    Boxes and what is pooled for them are left out: how many there are depends on the weights.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            if value.ndim >= 3:
-                shapes[name] = tuple(value.shape)
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                note(f"{name}.{key}", item)
-        elif isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):
-                note(f"{name}.{i}", item)
-
-    hooks = [
-        child.register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
-        for name, child in model.named_children()
-    ]
-    try:
-        model.network(model.preprocess([image]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return dict(sorted(shapes.items()))

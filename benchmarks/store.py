@@ -274,7 +274,7 @@ class RunRecord(_Record):
 
 
 class Macs(_Model):
-    """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.profile.count_macs`."""
+    """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.cost.counts.count_macs`."""
 
     macs: float
     flops: float
@@ -289,7 +289,7 @@ class Macs(_Model):
 
 
 class Latency(_Model):
-    """Milliseconds by phase at batch 1; see `benchmarks.profile.measure_latency`."""
+    """Milliseconds by phase at batch 1; see `benchmarks.cost.clock.measure_latency`."""
 
     first_call_ms: float
     p50: dict[str, float]

@@ -137,30 +137,3 @@ def gpu_uuid(device: torch.device) -> str | None:
 
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     return None if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
-
-
-@contextlib.contextmanager
-def energy_meter(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """Yield a function that reads the joules the whole board has used since its driver was loaded.
-
-    None without a GPU, without the package nvidia-ml-py, or where NVML does not count energy (before Volta).
-    """
-    if device.type != "cuda":
-        yield lambda: None
-        return
-    try:
-        import pynvml
-    except ImportError:
-        yield lambda: None
-        return
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(gpu_uuid(device))
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except (pynvml.NVMLError, TypeError):
-        yield lambda: None
-        return
-    try:
-        yield lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-    finally:
-        pynvml.nvmlShutdown()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.engines import CannotRun, Captured, Form, agreement, arithmetic
+from benchmarks.cost.engines import CannotRun, Captured, Form, agreement, arithmetic
 from benchmarks.errors import RequestError
 from benchmarks.models import MODELS, build_model, get, missing_extra
 

@@ -1,0 +1,110 @@
+"""Peak memory of inference and of a training step, as torch's allocator hands it out."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cost.clock import run_whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def peak_memory(model: nn.Module, images: Sequence[Tensor], *, device: torch.device) -> int:
+    """Bytes that inference on `images` as one batch needs at most: weights, input and all that torch allocates."""
+    import torch
+
+    model.to(device).eval()
+
+    def run() -> None:
+        with torch.inference_mode():
+            run_whole(model, images, device)
+
+    run()  # what is made once is no part of it
+    return _held(model) + _peak(run, device)
+
+
+def training_memory(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Any]],
+    *,
+    device: torch.device,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+) -> int | None:
+    """The same for a training step of a copy: forward, backward, gradients and the state of `optimizer`.
+
+    None where the memory did not suffice.
+    """
+    import torch
+
+    model = copy.deepcopy(model).to(device).train()
+    stepper = optimizer(model)
+
+    def step() -> None:
+        inputs = [image.to(device) for image in images]
+        goals = [{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in targets]
+        sum(model(inputs, goals).values()).backward()
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+
+    def steps() -> None:  # the second one starts with the optimiser's state
+        step()
+        step()
+
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _held(model) + _peak(steps, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+
+
+def _held(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for part in (model.parameters(), model.buffers()) for t in part)
+
+
+def _peak(run: Callable[[], None], device: torch.device) -> int:
+    """Bytes that torch's allocator hands out at most during `run`, above what it had handed out before."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    watched = torch.autograd.profiler.profile(profile_memory=True, use_kineto=False)
+    with _quiet_stderr():
+        watched.__enter__()
+    try:
+        run()
+    finally:
+        with _quiet_stderr():
+            watched.__exit__(None, None, None)
+    events = [e for e in watched.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    return max(accumulate((e.nbytes() for e in events), initial=0))
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The profiler's library writes about its own start, stop and missing GPUs past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,70 @@
+"""Memory of what is known to the byte."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cost.memory import peak_memory, training_memory
+from tests.benchmarks.cost.planted import Planted
+
+CPU = torch.device("cpu")
+
+
+class Allocating(Planted):
+    """4 MB of weights; while it runs, two maps of 8 MB live at once at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.big = nn.Parameter(torch.zeros(10**6))
+
+    def network(self, batch: Tensor) -> Tensor:
+        x = torch.ones(2 * 10**6)
+        y = x + 1
+        del x
+        return (y + 1)[:1]
+
+
+def test_memory_of_inference_is_weights_and_what_lives_at_once():
+    expected = 4 + 4 * 10**6 + 2 * 8 * 10**6
+    assert peak_memory(Allocating(), [torch.rand(3, 8, 8)], device=CPU) == pytest.approx(expected, rel=1e-3)
+    assert peak_memory(Planted(), [torch.rand(3, 8, 8)], device=CPU) < 10**4
+
+
+class Learning(nn.Module):
+    """One weight of 4 MB: its gradient and, in AdamW, two states of the same size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10**6))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        assert self.training
+        assert len(images) == len(targets)
+        return {"loss": self.weight.sum()}
+
+
+def test_memory_of_a_training_step_has_gradients_and_optimiser_state():
+    model, sample = Learning(), [torch.rand(3, 8, 8)]
+
+    def step(**options) -> int:
+        return training_memory(
+            model, sample, [{}], device=CPU, optimizer=lambda m: torch.optim.AdamW(m.parameters(), **options)
+        )
+
+    weight = 4 * 10**6
+    whole = step(foreach=False, fused=True)
+    assert whole == pytest.approx(4 * weight, rel=1e-3)  # weight, gradient, two moments
+    assert whole <= step(foreach=True)
+    assert torch.equal(model.weight, torch.ones(10**6)), "a copy was trained"
+    assert model.weight.grad is None
+
+
+def test_a_training_step_without_the_memory_is_missing():
+    class Large(Learning):
+        def forward(self, images, targets):
+            raise torch.OutOfMemoryError("planted")
+
+    adam = lambda m: torch.optim.AdamW(m.parameters())  # noqa: E731
+    assert training_memory(Large(), [torch.rand(3, 8, 8)], [{}], device=CPU, optimizer=adam) is None
