@@ -188,7 +188,7 @@ def export(
     if split is not None and fold is None:
         raise RequestError(f"--split {split} needs --fold")
     part = None if fold is None else load_split(name, split or catalogue.get(name, data_root).split, fold, data_root)
-    write(data, form, out, part)
+    write(data, form, out, part, report=_say)
     counts = {"all": data.images} if part is None else {"train": part.train, "val": part.val, "test": part.test}
     written = ", ".join(f"{len(names)} {key}" for key, names in counts.items() if names)
     _say(f"{out}: {written} images" + (f", fold {fold} of {part.name}" if part else ""))

@@ -23,6 +23,9 @@ MIN_VISIBLE = 0.5
 AT_BOXES = 0.75
 """Share of the windows that are placed to hold a box; the others lie anywhere, as most tiles of a test do."""
 
+IGNORED = 0
+"""Label of a box that is neither asked for nor false; it is moved and cut like the others, and never pasted."""
+
 _TRIES = 20
 
 
@@ -34,7 +37,7 @@ class Sample(NamedTuple):
     boxes: Tensor
     """float32 (N, 4): x1, y1, x2, y2 in pixels"""
     labels: Tensor
-    """int64 (N,)"""
+    """int64 (N,): 1..K, or IGNORED"""
 
 
 class Pool(Protocol):
@@ -96,10 +99,11 @@ def visible(boxes: Tensor, window: Window) -> tuple[Tensor, Tensor]:
 
 
 def crop(sample: Sample, window: Window) -> Sample:
-    """The window's part of a sample, with the boxes of which MIN_VISIBLE is in it. The pixels are a view."""
+    """The window's part of a sample, with the boxes of which MIN_VISIBLE is in it. Of an
+    ignored box any part is kept. The pixels are a view."""
     left, top, width, height = window
     boxes, share = visible(sample.boxes, window)
-    kept = share >= MIN_VISIBLE
+    kept = (share >= MIN_VISIBLE) | ((sample.labels == IGNORED) & (share > 0))
     return Sample(sample.image[:, top : top + height, left : left + width], boxes[kept], sample.labels[kept])
 
 
@@ -252,9 +256,10 @@ def _donor(pool: Pool, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]
     """A patch (3, h, w) of at most height x width, the box in it (4,), and its label; None where draws find none."""
     for _ in range(_TRIES):
         image, boxes, labels = pool.sample(_randint(0, len(pool) - 1))
-        if len(boxes) == 0:
+        real = (labels != IGNORED).nonzero()[:, 0]
+        if len(real) == 0:
             continue
-        chosen = _randint(0, len(boxes) - 1)
+        chosen = int(real[_randint(0, len(real) - 1)])
         x1, y1, x2, y2 = boxes[chosen].tolist()
         margin = min(max(round(0.25 * max(x2 - x1, y2 - y1)), 2), 8)
         left, top = int(x1 // 1) - margin, int(y1 // 1) - margin

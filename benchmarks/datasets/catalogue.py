@@ -340,7 +340,7 @@ ELSEWHERE: dict[str, Guide] = {
 }
 
 
-OWN_VERSION = 1
+OWN_VERSION = 2
 """Raise it when `formats`, or the module of a guide, reads other images or boxes from the same files."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,11 +28,27 @@ def _write_coco(data: PreparedDataset, parts: Parts, folder: Path) -> None:
     for part, names in parts.items():
         for name in names:
             _copy(data, name, folder / "images" / part)
-        content = data.coco(names)
+        content = _in_source_ids(data, data.coco(names))
         content["images"] = [{**i, "file_name": f"images/{part}/{i['file_name']}"} for i in content["images"]]
         (folder / "annotations").mkdir(exist_ok=True)
         text = json.dumps(content, indent=1) + "\n"
         (folder / "annotations" / f"instances_{part}.json").write_text(text, encoding="utf-8")
+
+
+def _in_source_ids(data: PreparedDataset, content: dict[str, Any]) -> dict[str, Any]:
+    """COCO content in the ids that results are read in: the source's own, where they are whole numbers and one each."""
+    images = data.external_image_ids()
+    categories = data.external_category_ids()
+    drop = {"source_id", "source_file"}
+    return {
+        **content,
+        "images": [{**{k: v for k, v in i.items() if k not in drop}, "id": images[i["id"]]} for i in content["images"]],
+        "annotations": [
+            {**a, "image_id": images[a["image_id"]], "category_id": categories[a["category_id"]]}
+            for a in content["annotations"]
+        ],
+        "categories": [{"id": categories[c["id"]], "name": c["name"]} for c in content["categories"]],
+    }
 
 
 def _write_yolo(data: PreparedDataset, parts: Parts, folder: Path) -> None:
@@ -65,12 +82,19 @@ def _copy(data: PreparedDataset, name: str, folder: Path) -> None:
 WRITERS: dict[str, Callable[[PreparedDataset, Parts, Path], None]] = {"coco": _write_coco, "yolo": _write_yolo}
 
 
-def export(data: PreparedDataset, form: str, out: Path, split: Split | None = None) -> None:
+def export(
+    data: PreparedDataset,
+    form: str,
+    out: Path,
+    split: Split | None = None,
+    report: Callable[[str], object] = lambda line: None,
+) -> None:
     """Write a set to a new folder `out`, which appears only when it is complete.
 
     Args:
         form: "coco" or "yolo".
         split: parts to write as train, val and test; None for everything in one part.
+        report: takes a line about what the format cannot say.
 
     Raises:
         RequestError: an unknown format, or `out` is there already.
@@ -83,7 +107,13 @@ def export(data: PreparedDataset, form: str, out: Path, split: Split | None = No
     work = out.parent / f".{out.name}.tmp-{os.getpid()}"
     try:
         work.mkdir()
-        WRITERS[form](data, _parts(data, split), work)
+        parts = _parts(data, split)
+        WRITERS[form](data, parts, work)
         work.rename(out)
+        ignored = sum(len(data.ignored(name)) for names in parts.values() for name in names)
+        if ignored and form == "yolo":
+            report(
+                f"{out}: {ignored} ignored boxes (crowds, difficult objects) are left out, YOLO has no flag for them"
+            )
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -30,7 +30,18 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "size_differs": ("states another size than the pixels have", {"fix": "believe the pixels", "drop": "leave it out"}),
     "unknown_class": ("names a class that the set has not", {"drop": "leave the box out"}),
     "duplicate_id": ("repeats an id", {"drop": "leave the later one out"}),
-    "crowd": ("is a crowd region, not one defect", {"drop": "leave the box out"}),
+    "crowd": (
+        "is a crowd region, COCO's iscrowd",
+        {"ignore": "neither asked for nor false when it is found", "drop": "leave the box out"},
+    ),
+    "difficult": (
+        "is marked as difficult or to be ignored",
+        {
+            "ignore": "neither asked for nor false when it is found",
+            "keep": "an object like any other",
+            "drop": "leave the box out",
+        },
+    ),
     "box_not_finite": ("has a corner that is no finite number", {"drop": "leave the box out"}),
     "box_empty": ("has no area", {"drop": "leave the box out"}),
     "box_inverted": ("has its corners exchanged", {"fix": "exchange them", "drop": "leave the box out"}),
@@ -50,6 +61,9 @@ class Finding:
 
 
 Policy = Mapping[str, str]
+
+DEFAULTS: dict[str, str] = {"crowd": "ignore", "difficult": "ignore"}
+"""What is done about a finding that no policy names; the set is refused for the others."""
 
 
 def parse_policy(entries: Iterable[str]) -> dict[str, str]:
@@ -74,6 +88,8 @@ class Clean:
     width: int
     height: int
     boxes: tuple[Box, ...]
+    source_id: int | str | None = None
+    source_file: str = ""
 
 
 class Inspector:
@@ -94,7 +110,7 @@ class Inspector:
 
     def report(self, kind: str, file: str, detail: str) -> str:
         """Note a finding; its action."""
-        action = self.policy.get(kind, "error")
+        action = self.policy.get(kind, DEFAULTS.get(kind, "error"))
         self.found.append(Finding(kind, file, detail, action))
         return action
 
@@ -120,7 +136,7 @@ class Inspector:
 
     def changes(self) -> dict[str, int]:
         """How often each policy changed something, as `kind=action`: part of the manifest."""
-        done = Counter(f"{f.kind}={f.action}" for f in self.found if f.action in ("fix", "drop"))
+        done = Counter(f"{f.kind}={f.action}" for f in self.found if f.action in ("fix", "drop", "ignore"))
         return dict(sorted(done.items()))
 
     def _inspect(self, sample: Sample) -> Clean | None:
@@ -161,7 +177,7 @@ class Inspector:
         self._pixels.setdefault(digest, name)
         self._names[key] = sample.origin
         boxes = tuple(b for box in sample.boxes if (b := self._box(box, sample, width, height)) is not None)
-        return Clean(name, data, width, height, boxes)
+        return Clean(name, data, width, height, boxes, sample.source_id, sample.source_file)
 
     def _box(self, box: Box, sample: Sample, width: int, height: int) -> Box | None:
         if sample.relative:
@@ -170,6 +186,12 @@ class Inspector:
         if box.label not in self.classes:
             self.report("unknown_class", sample.origin, f"class {box.label!r} is not one of {self._listed}")
             return None
+        if box.ignore:
+            action = self.report(box.ignore, sample.origin, f"{shown} {KINDS[box.ignore][0]}")
+            if action == "keep":
+                box = replace(box, ignore="")
+            elif action != "ignore":
+                return None
         if not all(math.isfinite(v) for v in (box.x1, box.y1, box.x2, box.y2)):
             self.report("box_not_finite", sample.origin, f"{shown} is not finite")
             return None
@@ -181,8 +203,9 @@ class Inspector:
             detail = f"{shown} is inverted: {axis}max is not beyond {axis}min"
             if self.report("box_inverted", sample.origin, detail) != "fix":
                 return None
-            box = Box(box.label, min(box.x1, box.x2), min(box.y1, box.y2), max(box.x1, box.x2), max(box.y1, box.y2))
-        inside = Box(box.label, max(box.x1, 0), max(box.y1, 0), min(box.x2, width), min(box.y2, height))
+            low, high = (min(box.x1, box.x2), min(box.y1, box.y2)), (max(box.x1, box.x2), max(box.y1, box.y2))
+            box = replace(box, x1=low[0], y1=low[1], x2=high[0], y2=high[1])
+        inside = replace(box, x1=max(box.x1, 0), y1=max(box.y1, 0), x2=min(box.x2, width), y2=min(box.y2, height))
         beyond = max(inside.x1 - box.x1, inside.y1 - box.y1, box.x2 - inside.x2, box.y2 - inside.y2)
         if beyond > ROUNDING:
             detail = f"{shown} leaves the image of {width}x{height} pixels"

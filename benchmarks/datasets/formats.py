@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ class Content:
 
     classes: tuple[str, ...]
     samples: Iterator[Sample]
+    source_ids: Mapping[str, int | str] = field(default_factory=dict)
+    """The source's own ids of classes, where it has any and they are one each."""
 
 
 def _images(source: Source) -> list[str]:
@@ -98,7 +100,23 @@ def read_coco(source: Source) -> Content:
                 raise DataError(f"{where}: a category has no name; correct the file")
             if category["name"] not in classes:
                 classes.append(category["name"])
-    return Content(tuple(classes), _coco_samples(source, contents))
+    return Content(tuple(classes), _coco_samples(source, contents), _category_ids(contents))
+
+
+def _category_ids(contents: dict[str, Any]) -> dict[str, int | str]:
+    """Id of each category, by name; none where the files do not agree on it."""
+    found: dict[str, set[int | str]] = defaultdict(set)
+    for content in contents.values():
+        for category in content["categories"]:
+            found[category["name"]].add(_plain_id(category.get("id")))
+    return {name: next(iter(ids)) for name, ids in found.items() if len(ids) == 1 and None not in ids}
+
+
+def _plain_id(value: Any) -> Any:
+    """An id as JSON may keep it: 1.0 is 1; None for what is neither a whole number nor text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
 def _coco_samples(source: Source, contents: dict[str, Any]) -> Iterator[Sample]:
@@ -148,7 +166,16 @@ def _coco_samples(source: Source, contents: dict[str, Any]) -> Iterator[Sample]:
             used.add(found)
             last = where
             size = _coco_size(image)
-            yield Sample(names.short(found), source.read(found), tuple(boxes[key]), where, told, size)
+            yield Sample(
+                names.short(found),
+                source.read(found),
+                tuple(boxes[key]),
+                where,
+                told,
+                size,
+                source_id=_plain_id(image.get("id")),
+                source_file=name if len(contents) > 1 else "",
+            )
     for name in names.all:
         if name not in used:
             problem = ("missing_annotation", source.where(name), f"no entry for it in {last or 'the COCO files'}")
@@ -169,10 +196,17 @@ def _coco_box(a: Any, category: dict[str, str], k: int) -> tuple[Box | None, str
         return None, "bad_object", f"annotation {k} has no bbox of four numbers"
     if repr(a.get("category_id")) not in category:
         return None, "unknown_class", f"annotation {k} has category_id {a.get('category_id')!r}, which is not listed"
-    if a.get("iscrowd"):
-        return None, "crowd", f"annotation {k} is a crowd region"
     x, y, w, h = (float(v) for v in bbox)
-    return Box(category[repr(a["category_id"])], x, y, x + w, y + h), "", ""
+    ignore = "crowd" if a.get("iscrowd") else "difficult" if a.get("ignore") else ""
+    return Box(category[repr(a["category_id"])], x, y, x + w, y + h, ignore, _mask_area(a)), "", ""
+
+
+def _mask_area(a: dict[str, Any]) -> float | None:
+    """The stated area, where there is a mask that it is of."""
+    area = a.get("area")
+    if not a.get("segmentation") or isinstance(area, bool) or not isinstance(area, (int, float)):
+        return None
+    return float(area) if 0 < area < 1e12 else None
 
 
 def _is_real(value: Any) -> bool:

@@ -13,7 +13,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.datasets.augment import Augmentation, CopyPaste, Mix, Mosaic, Sample, ScaleJitter, crop, safe_window
+from benchmarks.datasets.augment import (
+    IGNORED,
+    Augmentation,
+    CopyPaste,
+    Mix,
+    Mosaic,
+    Sample,
+    ScaleJitter,
+    crop,
+    safe_window,
+)
 from benchmarks.datasets.images import decode
 from benchmarks.datasets.pixels import PixelFile, cached_on_disk, disk_budget
 from benchmarks.datasets.prepared import PreparedDataset
@@ -65,7 +75,8 @@ class DetectionDataset(Dataset[Item]):
     """Images and boxes under the detector contract.
 
     Item i is `(image, target)`: float32 RGB (3, H, W) in [0, 1]; `boxes` float32 (N, 4) as x1, y1, x2, y2 in pixels,
-    `labels` int64 (N,) in 1..K, `image_id` int. N may be 0.
+    `labels` int64 (N,) in 1..K, `image_id` int. N may be 0. Where the image has boxes that are neither asked for nor
+    false (crowds, difficult objects), `ignore` float32 (M, 4) too. Augmentation treats those as it treats the others.
 
     What is random about item i in epoch e depends on (seed, e, i) and on nothing that was drawn before, so that every
     model sees the same augmented images; the global generator is left as it was.
@@ -107,11 +118,11 @@ class DetectionDataset(Dataset[Item]):
         self.epoch = epoch
 
     def _target(self, name: str) -> tuple[Tensor, Tensor, int]:
-        annotations = self.prepared.boxes(name)
-        boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
+        annotations, ignored = self.prepared.boxes(name), self.prepared.ignored(name)
+        boxes = torch.tensor([a["bbox"] for a in (*annotations, *ignored)], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
-        return boxes, labels, self.prepared.image(name)["id"]
+        labels = [a["category_id"] for a in annotations] + [IGNORED] * len(ignored)
+        return boxes, torch.tensor(labels, dtype=torch.int64), self.prepared.image(name)["id"]
 
     def _size(self, index: int) -> tuple[int, int]:
         image = self.prepared.image(self.file_names[index])
@@ -175,7 +186,15 @@ class DetectionDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         image, boxes, labels = self.augmented(index)
         pixels = image.to(torch.float32).div_(255)
-        return pixels, {"boxes": boxes, "labels": labels, "image_id": self._targets[index][2]}
+        return pixels, _as_target(boxes, labels, self._targets[index][2])
+
+
+def _as_target(boxes: Tensor, labels: Tensor, image_id: int) -> dict[str, Any]:
+    """As models take it: `ignore` apart from the boxes, and absent where there is none."""
+    ignored = labels == IGNORED
+    if not ignored.any():
+        return {"boxes": boxes, "labels": labels, "image_id": image_id}
+    return {"boxes": boxes[~ignored], "labels": labels[~ignored], "image_id": image_id, "ignore": boxes[ignored]}
 
 
 Bytes = tuple[list[NDArray[np.uint8]], list[tuple[NDArray[np.float32], NDArray[np.int64], int]]]
@@ -215,8 +234,7 @@ def _unpack(packed: Bytes | DataError) -> Batch:
         raise packed
     images = [torch.from_numpy(pixels).to(torch.float32).div_(255).expand(3, -1, -1) for pixels in packed[0]]
     targets = [
-        {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": image_id}
-        for boxes, labels, image_id in packed[1]
+        _as_target(torch.from_numpy(boxes), torch.from_numpy(labels), image_id) for boxes, labels, image_id in packed[1]
     ]
     return [image.contiguous() for image in images], targets
 

@@ -75,7 +75,7 @@ def prepare(
         spec = catalogue.own_spec(name, guide.title if guide is not None else name, content.classes, 0, 0, 0)
         with prepared.placed(folder) as work:
             try:
-                data = prepared.build(spec, content.samples, work, inspector, None, say)
+                data = prepared.build(spec, content.samples, work, inspector, None, say, content.source_ids)
             finally:
                 if findings is not None:
                     write_report(inspector.found, findings)
@@ -106,7 +106,8 @@ def _translated(content: Content, guide: Guide) -> Content:
         replace(sample, boxes=tuple(replace(box, label=labels.get(box.label, box.label)) for box in sample.boxes))
         for sample in content.samples
     )
-    return Content(classes, samples)
+    ids = {labels.get(label, label): number for label, number in content.source_ids.items()}
+    return Content(classes, samples, ids)
 
 
 def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, overlaps: bool, say: Report) -> None:

@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,8 @@ import psutil
 
 from benchmarks.datasets import catalogue, downloads
 from benchmarks.datasets.catalogue import DatasetSpec
-from benchmarks.datasets.findings import Inspector, Policy, write_report
-from benchmarks.datasets.sources import Sample, Source
+from benchmarks.datasets.findings import Clean, Inspector, Policy, write_report
+from benchmarks.datasets.sources import Box, Sample, Source
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA = 1
@@ -55,9 +55,10 @@ class PreparedDataset:
         """COCO image entries, in the order of their ids."""
         return self._coco["images"]
 
-    @property
+    @cached_property
     def annotations(self) -> list[dict[str, Any]]:
-        return self._coco["annotations"]
+        """The boxes that are asked for, over all images."""
+        return [a for a in self._coco["annotations"] if not is_ignored(a)]
 
     @cached_property
     def _by_name(self) -> dict[str, dict[str, Any]]:
@@ -66,7 +67,7 @@ class PreparedDataset:
     @cached_property
     def _by_image(self) -> dict[int, list[dict[str, Any]]]:
         found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
-        for annotation in self.annotations:
+        for annotation in self._coco["annotations"]:
             found[annotation["image_id"]].append(annotation)
         return found
 
@@ -77,20 +78,46 @@ class PreparedDataset:
         return self._by_name[file_name]
 
     def boxes(self, file_name: str) -> list[dict[str, Any]]:
-        """The COCO annotations of an image."""
-        return self._by_image[self.image(file_name)["id"]]
+        """The COCO annotations of the boxes that an image is asked for; see `ignored` for the others."""
+        return [a for a in self._by_image[self.image(file_name)["id"]] if not is_ignored(a)]
+
+    def ignored(self, file_name: str) -> list[dict[str, Any]]:
+        """The COCO annotations of what is neither asked for nor false: crowds (`iscrowd`), difficult (`ignore`)."""
+        return [a for a in self._by_image[self.image(file_name)["id"]] if is_ignored(a)]
 
     def coco(self, file_names: Sequence[str]) -> dict[str, Any]:
         """COCO ground truth of some images, in the order given; ids stay those of the whole set."""
         return {
             "info": {"description": self.name},
             "images": [self.image(name) for name in file_names],
-            "annotations": [annotation for name in file_names for annotation in self.boxes(name)],
-            "categories": self._coco["categories"],
+            "annotations": [a for name in file_names for a in self._by_image[self.image(name)["id"]]],
+            "categories": self.categories,
         }
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO categories, 1..K in the order of `classes`; `source_id` where the source has an id of its own."""
+        return self._coco["categories"]
+
+    def external_image_ids(self) -> dict[int, int]:
+        """Our image ids -> those that exports have and results are read in.
+
+        They are the source's, where it gives every image a whole number of its own; else ours.
+        """
+        return _external(self.images)
+
+    def external_category_ids(self) -> dict[int, int]:
+        """Our category ids, 1..K -> those that exports have and results are read in; see `external_image_ids`."""
+        return _external(self.categories)
 
     def path(self, file_name: str) -> Path:
         return self.root / "images" / self.image(file_name)["file_name"]
+
+
+def _external(entries: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    ids = [entry.get("source_id") for entry in entries]
+    own = all(isinstance(i, int) for i in ids) and len(set(ids)) == len(ids)
+    return {entry["id"]: entry["source_id"] if own else entry["id"] for entry in entries}
 
 
 def _folder(name: str, root: Path | str | None) -> Path:
@@ -267,35 +294,28 @@ def build(
     inspector: Inspector,
     counts: tuple[int, int] | None,
     say: Report,
+    source_ids: Mapping[str, int | str] | None = None,
 ) -> PreparedDataset:
     """Fill the folder `work` with images, annotations and manifest.
 
     Args:
         counts: images and boxes that must come out; None for whatever comes.
+        source_ids: the source's own ids of classes, by name, where it has any.
 
     Raises:
         DataError: a finding without a policy, other counts, or no image at all.
     """
     ids = {label: i for i, label in enumerate(spec.classes, start=1)}
+    source_ids = source_ids or {}
     (work / "images").mkdir()
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     files: dict[str, dict[str, Any]] = {}
     for image in inspector.clean(samples):
         image_id = len(entries) + 1
-        entries.append({"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height})
+        entries.append(_image_entry(image_id, image))
         for box in image.boxes:
-            w, h = box.x2 - box.x1, box.y2 - box.y1
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": ids[box.label],
-                    "bbox": [box.x1, box.y1, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                }
-            )
+            annotations.append(_annotation(len(annotations) + 1, image_id, ids[box.label], box))
         relative = f"images/{image.file_name}"
         target = work / relative
         try:
@@ -321,7 +341,10 @@ def build(
         "licenses": [{"id": 1, "name": spec.licence, "url": spec.homepage}],
         "images": entries,
         "annotations": annotations,
-        "categories": [{"id": i, "name": label} for label, i in ids.items()],
+        "categories": [
+            {"id": i, "name": label} | ({"source_id": source_ids[label]} if label in source_ids else {})
+            for label, i in ids.items()
+        ],
     }
     content = to_json(coco)
     write(work / "annotations.json", content)
@@ -332,9 +355,11 @@ def build(
         "version": spec.version,
         "classes": list(spec.classes),
         "images": len(entries),
-        "boxes": len(annotations),
+        "boxes": sum(not is_ignored(a) for a in annotations),
         "files": dict(sorted(files.items())),
     }
+    if ignored := len(annotations) - manifest["boxes"]:
+        manifest["ignored"] = ignored
     if changes := inspector.changes():
         manifest["changes"] = changes
         say(f"{spec.name}: " + ", ".join(f"{count} x {change}" for change, count in changes.items()))
@@ -342,6 +367,34 @@ def build(
     write(work / "manifest.json", content)
     digest = hashlib.sha256(content).hexdigest()
     return PreparedDataset(spec.name, work, spec.classes, spec.native_size, manifest, digest)
+
+
+def _image_entry(image_id: int, image: Clean) -> dict[str, Any]:
+    """As annotations.json has it; what an image has not is absent, so that digests do not change by it."""
+    entry = {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}
+    if image.source_id is not None:
+        entry["source_id"] = image.source_id
+    if image.source_file:
+        entry["source_file"] = image.source_file
+    return entry
+
+
+def _annotation(number: int, image_id: int, category_id: int, box: Box) -> dict[str, Any]:
+    w, h = box.x2 - box.x1, box.y2 - box.y1
+    entry = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [box.x1, box.y1, w, h],
+        "area": w * h if box.area is None else box.area,
+        "iscrowd": int(box.ignore == "crowd"),
+    }
+    return {**entry, "ignore": 1} if box.ignore == "difficult" else entry
+
+
+def is_ignored(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is neither asked for nor false when it is found: a crowd, or a difficult object."""
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
 def to_json(value: Any) -> bytes:

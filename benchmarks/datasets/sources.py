@@ -31,6 +31,10 @@ class Box:
     y1: float
     x2: float
     y2: float
+    ignore: str = ""
+    """Why it is neither asked for nor false: "crowd" (several objects, COCO's iscrowd), "difficult" (VOC's); or ""."""
+    area: float | None = None
+    """Of the object's mask, where the source states it; else that of the box."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Sample:
     """Width and height as the annotation states them."""
     relative: bool = False
     """Whether corners are fractions of width and height."""
+    source_id: int | str | None = None
+    """What the source calls the image, where that is not its name: COCO's id."""
+    source_file: str = ""
+    """The file of the source that gives `source_id`, where the source has several."""
 
 
 class Source:

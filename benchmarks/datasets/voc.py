@@ -50,7 +50,8 @@ def parse(data: bytes, where: str) -> Annotation:
             wrong = next(f"<{field}> is {text!r}" for field, text in texts.items() if not _is_number(text))
             problems.append(("bad_object", where, f"object {i} ({label}): {wrong}, not a number"))
         else:
-            boxes.append(Box(label, *corners))
+            difficult = (item.findtext("difficult") or "").strip() in ("1", "true", "True")
+            boxes.append(Box(label, *corners, ignore="difficult" if difficult else ""))
     name = (root.findtext("filename") or "").strip()
     return Annotation(tuple(boxes), _size(root), name or None, tuple(problems))
 

@@ -102,7 +102,7 @@ def evaluate(
             AP50=coco.mean(at_50),
             AP75=coco.mean(precision[coco.AT_75, :, k, 0]),
             AR_100=coco.mean(recall[:, k, 0]),
-            boxes=int(((scene.gt_class == k) & ~scene.gt_crowd).sum()),
+            boxes=int(((scene.gt_class == k) & ~scene.gt_ignored).sum()),
             AP50_interval=interval(ap[0, k, coco.AT_50]) if scene.images > 1 else None,
             precision=None if np.isnan(at_50).any() else tuple(np.round(at_50, 4).tolist()),
         )
@@ -111,7 +111,7 @@ def evaluate(
     loose = match_all(scene, DEEP_PCB_IOU)
     other = None if validation is None else Scene.of(*validation, classes, per_image=MAX_DETECTIONS)
     loose_at = None if other is None else _best_threshold(other, DEEP_PCB_IOU)
-    real = scene.gt_area[~scene.gt_crowd]
+    real = scene.gt_area[~scene.gt_ignored]
     return Metrics(
         AP=coco.mean(precision[:, :, :, 0]),
         AP50=coco.mean(precision[coco.AT_50, :, :, 0]),
@@ -151,7 +151,7 @@ def _views(scene: Scene) -> tuple[dict[str, int], tuple[Bools, Bools]]:
     ]
     outside.append([area >= TINY for area in (scene.gt_area, scene.dt_area)])
     outside += [[(area < low) | (area >= high) for area in relative] for low, high in RELATIVE_BINS.values()]
-    ours = [~gt & ~scene.gt_crowd for gt, _ in outside[len(coco.BINS) :]]
+    ours = [~gt & ~scene.gt_ignored for gt, _ in outside[len(coco.BINS) :]]
     sizes = {name: int(which.sum()) for name, which in zip(("below 16 x 16 px", *RELATIVE_BINS), ours, strict=True)}
     return sizes, (np.array([gt for gt, _ in outside]), np.array([dt for _, dt in outside]))
 

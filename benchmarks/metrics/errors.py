@@ -23,7 +23,7 @@ KINDS = ("classification", "localisation", "both", "duplicate", "background", "m
 def split(scene: Scene, found: Found) -> dict[str, ErrorShare]:
     """The errors by kind. Args: found: of (N,), at IoU 0.5."""
     n = len(scene.dt_image)
-    pairs = scene.pairs.only(~scene.gt_crowd[scene.pairs.gt])
+    pairs = scene.pairs.only(~scene.gt_ignored[scene.pairs.gt])
     same = scene.same_class(pairs)
     own_iou, own = pairs.only(same).best(n)
     other_iou, other = pairs.only(~same).best(n)
@@ -44,9 +44,9 @@ def split(scene: Scene, found: Found) -> dict[str, ErrorShare]:
     mendable = np.zeros(len(scene.gt_image), dtype=bool)
     mendable[own[kinds["localisation"]]] = True
     mendable[other[kinds["classification"]]] = True
-    missed = ~scene.gt_crowd & ~is_found & ~mendable
+    missed = ~scene.gt_ignored & ~is_found & ~mendable
 
-    asked = ~scene.gt_crowd
+    asked = ~scene.gt_ignored
     base = _ap50(scene, scene.dt_class, found.true, ~found.ignored, asked)
 
     def gain(dt_class: Ints, true: Bools, counted: Bools, boxes: Bools) -> float | None:

@@ -42,7 +42,7 @@ class Sweep:
         true, counted = found.true[ranking.order], ~found.ignored[ranking.order]
         rows = np.flatnonzero(true)
         clean = ~scene.defective[ranking.image]
-        boxes = np.bincount(scene.gt_image[~scene.gt_crowd], minlength=scene.images)
+        boxes = np.bincount(scene.gt_image[~scene.gt_ignored], minlength=scene.images)
         return cls(
             scores=ranking.scores[rows],
             hits=ranking.total(rows, true, ties=True),
@@ -111,7 +111,7 @@ def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dic
     n = scene.images
     hits, reported, boxes = (
         np.bincount(image, minlength=n).astype(float)
-        for image in (scene.dt_image[kept & found.true], scene.dt_image[kept], scene.gt_image[~scene.gt_crowd])
+        for image in (scene.dt_image[kept & found.true], scene.dt_image[kept], scene.gt_image[~scene.gt_ignored])
     )
     defective, alarm = scene.defective, reported > 0
 
@@ -160,7 +160,7 @@ def confusion(scene: Scene, threshold: float) -> Confusion:
     """
     k = len(scene.classes)
     pairs = scene.pairs.only((scene.pairs.iou >= MISSED_IOU) & (scene.dt_scores[scene.pairs.dt] >= threshold))
-    crowd = scene.gt_crowd[pairs.gt]
+    crowd = scene.gt_ignored[pairs.gt]
     box_of: dict[int, int] = {}
     found_by: dict[int, int] = {}
     real = pairs.only(~crowd)
@@ -169,7 +169,7 @@ def confusion(scene: Scene, threshold: float) -> Confusion:
         if dt not in box_of and gt not in found_by:
             box_of[dt], found_by[gt] = gt, dt
     matrix = np.zeros((k + 1, k + 1), dtype=int)
-    for gt in np.flatnonzero(~scene.gt_crowd):
+    for gt in np.flatnonzero(~scene.gt_ignored):
         finder = found_by.get(int(gt))
         matrix[scene.gt_class[gt], k if finder is None else scene.dt_class[finder]] += 1
     in_crowd = set(pairs.dt[crowd].tolist())

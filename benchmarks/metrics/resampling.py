@@ -166,7 +166,7 @@ def sized_average_precision(
     views, levels = found.true.shape[:2]
     ap, ar = np.full((2, views, levels, weights.shape[1]), np.nan)
     for a in range(views):
-        own = (scene.gt_class == k) & ~scene.gt_crowd & ~outside[a]
+        own = (scene.gt_class == k) & ~scene.gt_ignored & ~outside[a]
         if not own.any():
             continue
         boxes = weighted(np.bincount(scene.gt_image[own], minlength=scene.images).astype(float), weights)

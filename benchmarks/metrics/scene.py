@@ -36,6 +36,8 @@ class Scene:
     gt_boxes: Floats
     gt_area: Floats
     gt_crowd: Bools
+    gt_difficult: Bools
+    """Neither asked for nor false, like a crowd, but one object: its overlap is the IoU."""
     dt_image: Ints
     dt_class: Ints
     dt_boxes: Floats
@@ -79,6 +81,7 @@ class Scene:
             gt_boxes=boxes[at],
             gt_area=np.array([float(a["area"]) for a in annotations])[at],
             gt_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)[at],
+            gt_difficult=np.array([bool(a.get("ignore", 0)) for a in annotations], dtype=bool)[at],
             dt_image=image[order],
             dt_class=detections.labels.astype(np.int64)[order] - 1,
             dt_boxes=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
@@ -89,18 +92,23 @@ class Scene:
     def images(self) -> int:
         return len(self.image_ids)
 
+    @cached_property
+    def gt_ignored(self) -> Bools:
+        """Boxes that are neither asked for nor false when they are found: crowds and difficult ones."""
+        return self.gt_crowd | self.gt_difficult
+
     @property
     def dt_area(self) -> Floats:
         return self.dt_boxes[:, 2] * self.dt_boxes[:, 3]
 
     def boxes_of(self, k: int) -> Floats:
-        """Boxes of class k in each image, crowds left out, (n,)."""
-        return np.bincount(self.gt_image[(self.gt_class == k) & ~self.gt_crowd], minlength=self.images).astype(float)
+        """Boxes of class k in each image, ignored ones left out, (n,)."""
+        return np.bincount(self.gt_image[(self.gt_class == k) & ~self.gt_ignored], minlength=self.images).astype(float)
 
     @cached_property
     def defective(self) -> Bools:
-        """Which images hold a box, crowds left out, (n,)."""
-        return np.bincount(self.gt_image[~self.gt_crowd], minlength=self.images) > 0
+        """Which images hold a box, ignored ones left out, (n,)."""
+        return np.bincount(self.gt_image[~self.gt_ignored], minlength=self.images) > 0
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -179,7 +187,7 @@ def match(scene: Scene, thresholds: Sequence[float], outside: Bools, dt_outside:
         Arrays of (A, T, N).
     """
     least = np.minimum(np.asarray(thresholds, dtype=float), 1 - 1e-10)
-    ignore = outside | scene.gt_crowd
+    ignore = outside | scene.gt_ignored
     near = scene.pairs.only(scene.same_class(scene.pairs) & (scene.pairs.iou >= least.min()))
     order = np.lexsort((-near.gt, -near.iou, near.dt))  # each detection's pairs, best first
     gt, iou = near.gt[order], near.iou[order]
@@ -227,7 +235,7 @@ def match_voc(scene: Scene, threshold: float, *, plus: float = 0.0) -> Found:
     n = len(scene.dt_image)
     iou, gt = pairs.only(scene.same_class(pairs)).best(n)
     gt = np.where(iou >= threshold, gt, NONE)
-    ignored = _take(scene.gt_crowd, gt) & (gt != NONE)
+    ignored = _take(scene.gt_ignored, gt) & (gt != NONE)
     true = np.zeros(n, dtype=bool)
     claimed, first = np.unique(gt, return_index=True)  # detections of an image stand best first
     true[first[claimed != NONE]] = True

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.datasets import catalogue, formats, own
 from benchmarks.datasets.exporting import export
-from benchmarks.datasets.findings import KINDS, parse_policy
+from benchmarks.datasets.findings import DEFAULTS, KINDS, parse_policy
 from benchmarks.datasets.images import decode
 from benchmarks.datasets.prepared import ensure, open_prepared, verify
 from benchmarks.datasets.sources import open_source
@@ -153,7 +153,11 @@ CASES = {
     "size_differs": (lambda: edit_coco(lambda c: c["images"][1].update(width=41)), {"fix": (6, 5), "drop": (5, 4)}),
     "unknown_class": (lambda: edit_coco(lambda c: c["annotations"][1].update(category_id=99)), {"drop": (6, 4)}),
     "duplicate_id": (lambda: edit_coco(lambda c: c["annotations"][1].update(id=0)), {"drop": (6, 4)}),
-    "crowd": (lambda: edit_coco(lambda c: c["annotations"][1].update(iscrowd=1)), {"drop": (6, 4)}),
+    "crowd": (lambda: edit_coco(lambda c: c["annotations"][1].update(iscrowd=1)), {"ignore": (6, 4), "drop": (6, 4)}),
+    "difficult": (
+        lambda: edit_coco(lambda c: c["annotations"][1].update(ignore=1)),
+        {"ignore": (6, 4), "keep": (6, 5), "drop": (6, 4)},
+    ),
     "box_not_finite": (lambda: edit_coco(box(1, [1, 2, float("nan"), 4])), {"drop": (6, 4)}),
     "box_empty": (lambda: edit_coco(box(1, [1, 2, 0, 4])), {"drop": (6, 4)}),
     "box_inverted": (lambda: edit_coco(box(1, [9, 9, -4, 3])), {"fix": (6, 5), "drop": (6, 4)}),
@@ -165,10 +169,13 @@ CASES = {
 def test_each_finding_and_its_policies(tmp_path, root, kind):
     files, outcomes = CASES[kind]
     source = write_folder(tmp_path / "s", files())
-    with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
+    if kind in DEFAULTS:
         own.prepare("mine", root, source, findings=tmp_path / "f.json")
-    assert "\n" not in str(caught.value)
-    assert not (root / "mine").exists()
+    else:
+        with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
+            own.prepare("mine", root, source, findings=tmp_path / "f.json")
+        assert "\n" not in str(caught.value)
+        assert not (root / "mine").exists()
     assert [f["kind"] for f in json.loads((tmp_path / "f.json").read_text())] == [kind]
     assert set(outcomes) == set(KINDS[kind][1])
     for action, (images, boxes) in outcomes.items():
