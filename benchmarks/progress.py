@@ -5,6 +5,7 @@ A cell reports to a `CellProgress`, here or in a worker process; `RunProgress` d
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -26,14 +27,44 @@ Event = tuple[str, dict[str, Any]]
 
 _EVERY_S = 0.2  # iterations are reported at most this often
 
+_SLACK = 1.2  # an epoch may take this much longer than the one before it
+
+
+class Stopped(Exception):
+    """A cell was asked to stop and has saved its state: no result, and no failure."""
+
 
 class CellProgress:
-    """What one cell says of itself. `emit` takes events; it may send them to another process."""
+    """What one cell says of itself, and whether it should stop.
 
-    def __init__(self, emit: Callable[[Event], None] = lambda event: None) -> None:
+    Args:
+        emit: takes events; it may send them to another process.
+        deadline: time.monotonic() by which the cell must be over.
+        stopping: whether it was asked to stop.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None] = lambda event: None,
+        *,
+        deadline: float = math.inf,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._emit = emit
+        self._deadline, self._stopping = deadline, stopping
         self._done = 0
         self._last = 0.0
+        self._epoch_began = time.monotonic()
+        self._epoch_s = 0.0
+        self._epochs_left = 0
+
+    def should_stop(self) -> bool:
+        """Whether to stop now that an epoch's state is saved: asked to, or the next epoch would not end in time.
+
+        After the last epoch come detection and evaluation, which are taken to last as long as an epoch.
+        """
+        ahead = _SLACK * self._epoch_s * (2 if self._epochs_left == 1 else 1)
+        return self._stopping() or time.monotonic() + ahead > self._deadline
 
     def line(self, text: str) -> None:
         """Something the user should read."""
@@ -56,6 +87,9 @@ class CellProgress:
 
     def epoch(self, epoch: int, epochs: int, losses: Mapping[str, float], rate: float) -> None:
         """One epoch is done; mean losses."""
+        now = time.monotonic()
+        self._epoch_s, self._epoch_began = now - self._epoch_began, now
+        self._epochs_left = epochs - epoch - 1
         self._flush(epoch, epochs, losses, rate)
         self._emit(("epoch", {"epoch": epoch, "epochs": epochs, "losses": dict(losses), "rate": rate}))
 

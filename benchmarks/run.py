@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
+import time
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from benchmarks import suites
+from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
+from benchmarks.executors import Ended, Limits, Progress, Started
+from benchmarks.executors.local import Local
+from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress
 from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, write_atomic
 
@@ -22,6 +30,14 @@ if TYPE_CHECKING:
     from benchmarks.runner import Job
 
 app = typer.Typer(add_completion=False)
+
+
+class Order(str, Enum):
+    """`benchmarks.plan.in_order`."""
+
+    suite = "suite"
+    pairs = "pairs"
+
 
 RESULTS, REPORTS = Path("results"), Path("reports")
 
@@ -46,6 +62,12 @@ def main(
     loaders: Annotated[int, typer.Option(min=0, help="processes that read images for a cell, with --workers 1")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
+    time_limit: Annotated[
+        str | None, typer.Option(help="like 9m: start what will end in time, stop the rest with its state saved")
+    ] = None,
+    order: Annotated[
+        Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
+    ] = Order.suite,
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="copy the finished records to results/ and redraw reports/")
@@ -53,8 +75,10 @@ def main(
 ) -> None:
     """Run a suite: every model on every data set that is here, then profile them and draw the figures.
 
-    Cells that are finished in --out are not run again, and an interrupted one goes on from its last epoch.
+    Cells that are finished in --out are not run again, and an interrupted one goes on from its last epoch. SIGTERM
+    stops a run as its time limit does: with the state of what runs saved after its epoch, what is left listed, exit 0.
     """
+    limits = _limits(time_limit)
     loaded = suites.load(suite)
     root = catalogue.data_root(data_root)
     # Where a user's own sets and their split lists are found, in worker processes too.
@@ -72,6 +96,7 @@ def main(
         epochs=epochs,
         tile=Tile(size=tile, overlap=tile // 4) if tile else None,
     )
+    cells = plan.in_order(cells, order.value, (loaded.models[0].model, loaded.reference))
     if not list_only:
         require_writable(out)
     for line in absent:
@@ -92,21 +117,29 @@ def main(
     at_once = workers or (1 if loaders else _default_workers(where.type, threads, len(todo)))
     if loaders and at_once > 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
-    jobs = [runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None, loaders) for cell in todo]
-    _run(jobs, data, at_once)
-    stored = {cell: load(CellPaths.of(out, cell)) for cell in cells}
-    ended_well = [cell for cell in cells if stored[cell].run.status == "ok"]
-    _profile(ended_well, data, out, where, loaded.reference, full=tier != "quick")
+    jobs = {
+        cell: runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None, loaders)
+        for cell in todo
+    }
+    left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
+    stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
+    ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
+    if left:
+        console.print(f"not profiled: the models of a data set are timed together, and {len(left)} cells are left")
+    else:
+        _profile(ended_well, data, out, where, loaded.reference, full=tier != "quick", limits=limits)
 
     from benchmarks.report import draw, tables
 
-    records = [load(CellPaths.of(out, cell)) for cell in cells]
-    draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED)
-    console.print(tables.console_table(records))
-    console.print(f"figure and tables: {out / 'report'}/", highlight=False)
+    records = [load(CellPaths.of(out, cell)) for cell in stored]
+    if records and not limits.asked:
+        draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED)
+        console.print(tables.console_table(records))
+        console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
         _publish(ended_well, out, RESULTS / loaded.results)
-    failed = [cell for cell in cells if stored[cell].run.status != "ok"]
+    _say_what_is_left(left, out)
+    failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
         record = stored[cell].run
         console.print(f"[red]{record.status}[/] {cell.name} on {cell.dataset}: {record.error}", soft_wrap=True)
@@ -185,30 +218,87 @@ def _default_workers(device: str, threads: int, jobs: int) -> int:
     return max(1, min(cores // threads, memory, jobs))
 
 
-def _run(jobs: list[Job], data: dict[str, PreparedDataset], workers: int) -> None:
-    """Run what is not finished, with progress."""
+def _limits(time_limit: str | None) -> Limits:
+    """Limits of this run, counted from the start of the process; SIGTERM asks them to stop."""
+    limits = Limits()
+    if time_limit is not None:
+        import psutil
+
+        age = time.time() - psutil.Process().create_time()
+        limits = Limits(time.monotonic() - age + plan.seconds(time_limit) - _REPORT_S)
+    signal.signal(signal.SIGTERM, lambda *_: limits.stop())
+    return limits
+
+
+_REPORT_S = 10.0  # what drawing and leaving is taken to last
+
+
+def _run(
+    jobs: dict[Cell, Job], data: dict[str, PreparedDataset], workers: int, limits: Limits, known: list[RunRecord]
+) -> list[Cell]:
+    """Run what is not finished, with progress; returns the cells that are left when the time is up.
+
+    Args:
+        known: finished cells of this folder, from which is estimated what others take.
+    """
     from benchmarks import runner
-    from benchmarks.execute import execute
 
     if not jobs:
         console.print("nothing to train: every cell is finished")
+        return []
+    iterations = {cell: runner.training_iterations(cell, data[cell.dataset]) for cell in jobs}
+    images = {cell: n * cell.recipe.batch_size for cell, n in iterations.items()}
+    costs, left = plan.Costs(), list[Cell]()
+    for record in known:
+        if record.provenance.device == next(iter(jobs.values())).device:
+            costs.ended(record)
+    with RunProgress(console, len(jobs), sum(iterations.values())) as progress:
+
+        def tell(event: Started[Job] | Progress[Job] | Ended[Job]) -> None:
+            job = event.job
+            if isinstance(event, Started):
+                progress.start(job, job.cell.name, job.cell.dataset, iterations[job.cell])
+            elif isinstance(event, Progress):
+                what, facts = event.event
+                if what == "epoch":
+                    costs.epoch(job.cell, facts["rate"])
+                progress.handle(job, event.event)
+            elif event.cause == "stopped":
+                left.append(job.cell)
+                progress.end(job, f"[yellow]stopped[/] {event.how or 'its state is saved'}")
+            else:
+                paths = CellPaths.of(job.runs, job.cell)
+                died = event.cause == "died"
+                record = runner.record_death(job, event.how) if died else read_record(paths.record, RunRecord)
+                costs.ended(record)
+                progress.end(job, _outcome(record))
+
+        # What was interrupted first: it is nearer to its end.
+        begun = sorted(jobs, key=lambda cell: not CellPaths.of(jobs[cell].runs, cell).checkpoint.exists())
+        fitting = (jobs[cell] for cell in plan.those_that_fit(begun, images, costs, limits, left))
+        # With a deadline in processes of their own, since these can be ended in the middle of an epoch; processes of
+        # cells start none of their own, though.
+        loading = any(job.loaders for job in jobs.values())
+        alone = workers <= 1 and (limits.deadline == math.inf or loading)
+        executor = Local(runner.run_job, limits) if alone else Processes(runner.run_job, workers, limits)
+        seen = set[Cell]()
+
+        def noted() -> Iterator[Job]:
+            for job in fitting:
+                seen.add(job.cell)
+                yield job
+
+        executor.run(noted(), tell)
+    return [cell for cell in jobs if cell in left or cell not in seen]
+
+
+def _say_what_is_left(left: list[Cell], out: Path) -> None:
+    if not left:
         return
-    work = {job: runner.training_iterations(job.cell, data[job.cell.dataset]) for job in jobs}
-    with RunProgress(console, len(jobs), sum(work.values())) as progress:
-
-        def ended(job: Job, died: str | None) -> None:
-            paths = CellPaths.of(job.runs, job.cell)
-            record = read_record(paths.record, RunRecord) if died is None else runner.record_death(job, died)
-            progress.end(job, _outcome(record))
-
-        execute(
-            jobs,
-            runner.run_job,
-            workers=workers,
-            started=lambda job: progress.start(job, job.cell.name, job.cell.dataset, work[job]),
-            event=progress.handle,
-            ended=ended,
-        )
+    console.print(f"{len(left)} cells are left; the same command goes on with them:", highlight=False)
+    for cell in left:
+        state = "interrupted" if CellPaths.of(out, cell).checkpoint.exists() else "not begun"
+        console.print(f"  {cell.name} on {cell.dataset}, fold {cell.fold}, seed {cell.seed}: {state}", highlight=False)
 
 
 def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
@@ -233,7 +323,14 @@ def _outcome(record: RunRecord) -> str:
 
 
 def _profile(
-    cells: list[Cell], data: dict[str, PreparedDataset], out: Path, device: object, reference: str, *, full: bool
+    cells: list[Cell],
+    data: dict[str, PreparedDataset],
+    out: Path,
+    device: object,
+    reference: str,
+    *,
+    full: bool,
+    limits: Limits,
 ) -> None:
     """Profile the first fold and seed of every model, all models of a data set in one session."""
     from benchmarks import runner
@@ -248,10 +345,20 @@ def _profile(
         done = [runner.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]
         if not chosen or (all(done) and len(sessions) == 1):
             continue
+        needed = sum(_profile_seconds(load(CellPaths.of(out, cell)).run, full) for cell in chosen)
+        if limits.stopping() or time.monotonic() + needed > limits.deadline:
+            console.print(f"not profiled on {name}: it takes about {needed:.0f} s; the same command will do it")
+            continue
         with console.status(f"profiling {len(chosen)} models on {name}"):
             if not console.is_terminal:
                 console.print(f"profiling {len(chosen)} models on {name}")
             runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference, full=full)
+
+
+def _profile_seconds(run: RunRecord, full: bool) -> float:
+    """What profiling a model is taken to last, from what detecting one image took after its training."""
+    image = run.timings_s["detect"] / max(run.metrics.images if run.metrics else 1, 1)
+    return 30 + 150 * image if full else 8 + 120 * image
 
 
 def _publish(cells: list[Cell], out: Path, results: Path) -> None:

@@ -33,7 +33,7 @@ from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
-from benchmarks.progress import CellProgress
+from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import (
     CellPaths,
     Detections,
@@ -142,12 +142,18 @@ class Job:
     loaders: int = 0
 
 
-def run_job(job: Job, progress: CellProgress) -> None:
-    """`run_cell`, in whatever process; the answer is the cell's record in `job.runs`."""
+def run_job(job: Job, progress: CellProgress) -> bool:
+    """`run_cell`, in whatever process; the answer is the cell's record in `job.runs`.
+
+    Returns whether the process may run another cell: not after a failure, which may have left memory behind, nor
+    after a library's own trainer, which changes settings of torch.
+    """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     data = open_prepared(job.cell.dataset, job.data_root)
-    run_cell(job.cell, data, runs=job.runs, device=torch.device(job.device), progress=progress, loaders=job.loaders)
+    device = torch.device(job.device)
+    record = run_cell(job.cell, data, runs=job.runs, device=device, progress=progress, loaders=job.loaders)
+    return record.status == "ok" and isinstance(job.cell.recipe, Recipe)
 
 
 def record_death(job: Job, how: str) -> RunRecord:
@@ -175,6 +181,7 @@ def run_cell(
 
     Raises:
         DataError: the record cannot be written.
+        Stopped: `progress` asked for it; there is no record, and the training goes on from its last epoch.
     """
     paths = CellPaths.of(runs, cell)
     started = now()
@@ -185,6 +192,8 @@ def run_cell(
     error = None
     try:
         _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, timings, known)
+    except Stopped:
+        raise
     except Diverged as e:
         status, error = "diverged", str(e)
     except (DataError, RequestError) as e:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cell, NativeRecipe, Recipe
 from benchmarks.datasets.loading import DetectionDataset, batches
-from benchmarks.progress import CellProgress
+from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, write_atomic
 
 
@@ -108,6 +108,7 @@ def train(
 
     Raises:
         Diverged: a loss term was NaN or infinite.
+        Stopped: `progress` asked for it after an epoch, whose state is in `checkpoint`.
     """
     recipe = cell.recipe
     per_epoch = iterations_per_epoch(len(dataset), recipe)
@@ -174,6 +175,8 @@ def train(
             progress.epoch(epoch, recipe.epochs, mean, rate)
         if checkpoint is not None and epoch + 1 < recipe.epochs:
             _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
+            if progress is not None and progress.should_stop():
+                raise Stopped
     return tuple(curve)
 
 

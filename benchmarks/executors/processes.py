@@ -1,0 +1,148 @@
+"""Jobs in worker processes, several at a time. A worker takes one job after the other: starting it costs seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from benchmarks.executors import Ended, Limits, Progress, Started, Tell, Work
+from benchmarks.progress import CellProgress, Stopped
+
+_LOOK_S = 0.5  # how often the limits are looked at while no worker reports
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class Processes:
+    """Runs jobs in spawned processes. They die with this one, however it ends, and an interrupt ends all.
+
+    Args:
+        workers: jobs at a time; asked again whenever one could be started.
+    """
+
+    def __init__(self, work: Work, workers: int | Callable[[], int], limits: Limits | None = None) -> None:
+        self._work, self._limits = work, limits or Limits()
+        self._workers = workers if callable(workers) else lambda: workers
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
+
+    def run(self, jobs: Iterable[Any], tell: Tell) -> None:
+        waiting = iter(jobs)
+        more = True
+        idle: list[_Worker] = []
+        busy: dict[Connection, tuple[Any, _Worker]] = {}
+        try:
+            while True:
+                while more and len(busy) < self._workers() and not self._limits.stopping():
+                    try:
+                        job = next(waiting)
+                    except StopIteration:
+                        more = False
+                        break
+                    worker = idle.pop() if idle else self._spawn()
+                    busy[worker.pipe] = job, worker
+                    tell(Started(job))
+                    worker.pipe.send(job)
+                if not busy:
+                    return
+                if self._limits.stopping():
+                    self._stop.set()
+                if time.monotonic() >= self._limits.deadline:
+                    for job, worker in busy.values():
+                        worker.kill()
+                        tell(Ended(job, "stopped", "killed at the time limit; it goes on from what it has saved"))
+                    busy.clear()
+                    return
+                for pipe in wait(list(busy), timeout=_LOOK_S):
+                    assert isinstance(pipe, Connection)
+                    self._hear(pipe, busy, idle, tell)
+        finally:
+            for _, worker in busy.values():
+                worker.kill()
+            for worker in idle:
+                worker.kill()
+
+    def _hear(
+        self, pipe: Connection, busy: dict[Connection, tuple[Any, _Worker]], idle: list[_Worker], tell: Tell
+    ) -> None:
+        """Take in one message of a worker."""
+        job, worker = busy[pipe]
+        try:
+            what, content = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            del busy[pipe]
+            pipe.close()
+            tell(Ended(job, "died", _how_it_died(worker.process.exitcode)))
+            return
+        if what == "event":
+            tell(Progress(job, content))
+        elif what == "error":
+            raise content
+        else:  # done or stopped; content: whether it may do another
+            del busy[pipe]
+            if content:
+                idle.append(worker)
+            else:
+                worker.kill()
+            tell(Ended(job, what))
+
+    def _spawn(self) -> _Worker:
+        here, there = self._context.Pipe()
+        process: BaseProcess = self._context.Process(
+            target=_work_on, args=(self._work, there, self._limits.deadline, self._stop), daemon=True
+        )
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+
+def _how_it_died(code: int | None) -> str:
+    if code is not None and code < 0:
+        hint = "; the system may have run out of memory: try fewer --workers" if code == -9 else ""
+        return f"the worker was killed by signal {-code}{hint}"
+    return f"the worker left with exit code {code}"
+
+
+def _work_on(work: Work, pipe: Connection, deadline: float, stop: Any) -> None:
+    """The body of a worker process: jobs from the pipe until it is killed. `deadline`: the system's monotonic clock."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # Whoever ends a job sends SIGTERM to all its processes; this one is told by its parent when to stop.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def die_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = pipe.recv()
+            again = work(job, CellProgress(lambda e: pipe.send(("event", e)), deadline=deadline, stopping=stop.is_set))
+        except (KeyboardInterrupt, EOFError):
+            os._exit(130)
+        except Stopped:
+            pipe.send(("stopped", False))
+            return
+        except Exception as e:  # what concerns more than one job: the parent raises it again
+            pipe.send(("error", e))
+            return
+        pipe.send(("done", again))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from benchmarks import plan
+from benchmarks.cells import Cell
+from benchmarks.errors import RequestError
+from benchmarks.executors import Limits
+from benchmarks.store import EpochPoint
+from tests.benchmarks.conftest import RECIPE, make_cell, make_record
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("9m", 540), ("1h30m", 5400), ("45s", 45), ("540", 540), ("2m5s", 125)])
+def test_durations(text: str, seconds: float) -> None:
+    assert plan.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "9x", "-3m", "9m m", "1.5h"])
+def test_what_is_no_duration_is_refused_by_name(text: str) -> None:
+    with pytest.raises(RequestError, match="--time-limit"):
+        plan.seconds(text)
+
+
+def test_pairs_come_before_the_next_seed_and_fold() -> None:
+    cells = [
+        make_cell(dataset=dataset, fold=fold, seed=seed, model=model)
+        for dataset in ("synthetic_small", "neu_det")
+        for fold in (0, 1)
+        for seed in (0, 1)
+        for model in ("canet", "retinanet", "fasterrcnn_fpn")
+    ]
+    assert plan.in_order(cells, "suite", ("canet", "fasterrcnn_fpn")) == cells
+    ordered = plan.in_order(cells, "pairs", ("canet", "fasterrcnn_fpn"))
+    assert sorted(ordered, key=cells.index) == cells
+    first = [(c.fold, c.seed, c.dataset, c.model) for c in ordered[:8]]
+    assert first == [
+        (0, seed, dataset, model)
+        for seed in (0, 1)
+        for dataset in ("synthetic_small", "neu_det")
+        for model in ("canet", "fasterrcnn_fpn")
+    ]
+    assert {c.model for c in ordered[:16]} == {"canet", "fasterrcnn_fpn"}
+
+
+def ended(model: str, rate: float, rest: float):
+    curve = tuple(EpochPoint(epoch=i, lr=0.1, losses={}, images_per_second=rate) for i in range(2))
+    return make_record(make_cell(model=model), curve=curve, timings_s={"train": 99.0, "detect": rest})
+
+
+def test_a_cell_costs_what_its_model_cost_and_an_unknown_model_what_the_slowest_did() -> None:
+    costs = plan.Costs()
+    assert costs.seconds(make_cell(), 1000) is None
+    costs.ended(ended("canet", 10.0, 7.0))
+    costs.ended(ended("retinanet", 20.0, 5.0))
+    assert costs.seconds(make_cell(model="retinanet", fold=3), 1000) == plan.START_S + 50 + 5
+    assert costs.seconds(make_cell(model="canet", seed=3), 1000) == plan.START_S + 100 + 7
+    assert costs.seconds(make_cell(model="fcos"), 1000) == plan.START_S + 100 + 7
+    assert costs.seconds(make_cell(dataset="neu_det"), 1000) is None
+    costs.epoch(make_cell(model="retinanet"), 4.0)  # it runs beside others now
+    assert costs.seconds(make_cell(model="retinanet"), 1000) == plan.START_S + 250 + 5
+    costs.ended(make_record(make_cell(model="fcos"), status="failed"))
+    assert costs.seconds(make_cell(model="fcos"), 1000) == plan.START_S + 250 + 7
+
+
+def test_only_what_ends_in_time_is_begun_and_what_never_could_while_two_epochs_fit() -> None:
+    costs = plan.Costs()
+    costs.ended(ended("canet", 10.0, 5.0))
+    cells = [make_cell(seed=seed, recipe=RECIPE.model_copy(update={"epochs": 100})) for seed in range(3)]
+    images = {cells[0]: 400, cells[1]: 1500, cells[2]: 20_000}  # 60, 170 and 2,020 seconds, 20 of them an epoch
+
+    def begun(seconds: float, later: float = 0.0) -> tuple[list[Cell], list[Cell]]:
+        left = list[Cell]()
+        limits = Limits(time.monotonic() + seconds)
+        fitting = plan.those_that_fit(cells, images, costs, limits, left)
+        first = next(fitting)
+        limits.deadline -= later  # time goes by
+        return [first, *fitting], left
+
+    assert begun(200) == (cells, [])
+    assert begun(200, later=50) == ([cells[0], cells[2]], [cells[1]])
+    assert begun(200, later=150) == ([cells[0]], cells[1:])
+    assert begun(3000, later=1500) == (cells[:2], cells[2:])
