@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -104,9 +104,10 @@ class UltralyticsDetector(Detector):
     ) -> None:
         """Train with the library's own trainer at its defaults, then carry the weights that it chose.
 
-        It starts from random weights of its own, and chooses the epoch that is best on the validation part, with
-        averaged weights (EMA). Its defaults stand but for size, length, seed and device, and: no plots, and no AMP,
-        whose check downloads a model. On a CPU it never uses AMP.
+        It starts from random weights of its own (changed as the builder changed ours: `near_start`), and
+        chooses the epoch that is best on the validation part, with averaged weights (EMA). Its defaults stand but
+        for size, length, seed and device, and: no plots, and no AMP, whose check downloads a model. On a CPU it
+        never uses AMP.
 
         Args:
             data: data file of a set in the library's own format, with parts train and val.
@@ -124,8 +125,16 @@ class UltralyticsDetector(Detector):
             losses = {k.removesuffix("_loss"): float(v) for k, v in trainer.tloss.items()}
             epoch_ended(trainer.epoch, losses, float(trainer.optimizer.param_groups[0]["lr"]))
 
+        prepare = self._prepare
+
+        class Trainer(self._trainer()):  # type: ignore[misc]
+            def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+                model = super().get_model(*args, **kwargs)
+                prepare(model)
+                return model
+
         try:
-            trainer = self._trainer()(
+            trainer = Trainer(
                 overrides={
                     "model": self.yaml,
                     "data": str(data.resolve()),
@@ -156,6 +165,9 @@ class UltralyticsDetector(Detector):
         """The library's trainer for this kind of model."""
         raise NotImplementedError
 
+    def _prepare(self, detector: nn.Module) -> None:
+        """Change a model that the library has just built as the builder changed ours."""
+
     def _found(self, rows: list[Tensor], batch: Batch) -> list[Target]:
         """From rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized images, best first."""
         found = [{"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long() + 1} for r in rows]
@@ -176,6 +188,8 @@ class YOLODetector(UltralyticsDetector):
     default for all of its models; with `nms_free` they come from the one-to-one head alone. In evaluation only
     the head that they come from runs, as in a model that the library has fused.
 
+    `near_start`: boxes start about a cell wide instead of 15 cells, see `start_near`.
+
     Detections: the library's `non_max_suppression` with the values of its validator (IoU 0.7, several labels
     per box) and the limits of the contract (score above 0.001, best 100). Its wall-clock limit is lifted,
     since detections must not depend on how busy the machine is.
@@ -184,8 +198,12 @@ class YOLODetector(UltralyticsDetector):
     iou_threshold = 0.7
     multi_label = True
 
-    def __init__(self, detector: nn.Module, image_size: int, yaml: str, *, nms_free: bool = False) -> None:
+    def __init__(
+        self, detector: nn.Module, image_size: int, yaml: str, *, nms_free: bool = False, near_start: bool = False
+    ) -> None:
         super().__init__(detector, image_size, yaml)
+        self.near_start = near_start
+        self._prepare(detector)
         self._criterion: tuple[torch.device, Any] | None = None
         self._epoch = 0
         head = self._head
@@ -199,9 +217,45 @@ class YOLODetector(UltralyticsDetector):
 
         return DetectionTrainer
 
+    def _prepare(self, detector: nn.Module) -> None:
+        if self.near_start:
+            start_near(detector)
+
     @property
     def _head(self) -> Any:
         return self.detector.model[-1]  # type: ignore[index]
+
+    @torch.no_grad()
+    def boxes_without_target(self, images: Sequence[Tensor], targets: Sequence[Target]) -> tuple[int, int]:
+        """How many boxes the assigner gives no target with the weights as they are, and how many there are.
+
+        A target's weight is alignment (score^0.5 x CIoU^6), scaled to the box's best CIoU. A box whose best weight
+        is below `NO_TARGET` pulls at nothing. Counted in the head that detections come from, with the batch's
+        statistics as in training; the model is left as it was.
+
+        Args:
+            images, targets: of one batch, as in training.
+        """
+        training, buffers = self.training, {name: value.clone() for name, value in self.named_buffers()}
+        batch = self.preprocess(images, targets)
+        criterion = self._criterion_on(batch.images.tensors.device)
+        one = getattr(criterion, "one2one" if self._head.end2end else "one2many", criterion)
+        seen: list[tuple[Any, Any]] = []
+        hook = one.assigner.register_forward_hook(lambda _, given, got: seen.append((given, got)))
+        try:
+            self.train()
+            self.network(batch)
+        finally:
+            hook.remove()
+            self.train(training)
+            for name, value in self.named_buffers():
+                value.copy_(buffers[name])
+        ((_, _, _, _, _, real), (_, _, scores, foreground, index)) = seen[0]
+        best = scores.new_zeros(real.shape[:2])  # of every box: (images, most boxes of an image)
+        if best.numel():
+            best.scatter_reduce_(1, index.long(), scores.amax(dim=-1) * foreground, "amax")
+        there = real[..., 0] > 0
+        return int((best[there] < NO_TARGET).sum()), int(there.sum())
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Weigh the two heads of YOLOv10 and YOLO26 as the library's trainer does in epoch `epoch` (from 0)."""
@@ -312,6 +366,30 @@ class RTDETRDetector(UltralyticsDetector):
         return self._found([r[r[:, 4] > self.score_threshold][: self.max_detections] for r in rows], batch)
 
 
+NO_TARGET = 1e-3
+"""A target whose weight is below this is none: its part of the loss is a thousandth of a box's that fits."""
+
+
+def start_near(detector: nn.Module) -> None:
+    """Let boxes start small: the bias of distance bin k becomes -k, in every level and head.
+
+    From scratch, a head with distance bins starts with bins of equal weight: each side lies half of the bins'
+    range, 7.5 cells, from its cell, and boxes are 15 cells wide, 120 px on the finest level. The weights of the
+    assigner's targets go with the sixth power of the overlap, so that boxes of a few pixels get none, and what is
+    never a target is never learned. With these biases a side starts 0.6 cells away. Nothing else changes.
+
+    Raises:
+        ValueError: the head predicts distances themselves, as YOLO26's does.
+    """
+    head: Any = detector.model[-1]  # type: ignore[index]
+    if head.reg_max == 1:
+        raise ValueError("near_start is for heads with distance bins; this one has none")
+    for name in ("cv2", "one2one_cv2"):
+        for level in getattr(head, name, None) or ():
+            bias = level[-1].bias  # (4 * bins,): the four sides one after the other
+            bias.data.copy_(-torch.arange(head.reg_max).to(bias).repeat(4))
+
+
 def library_targets(batch: Batch) -> dict[str, Tensor]:
     """The batch's targets as the library's criteria read them.
 
@@ -339,6 +417,7 @@ def build_yolo(
     weights: str | None = None,
     yaml: str = "yolov8n.yaml",
     nms_free: bool = False,
+    near_start: bool = False,
 ) -> YOLODetector:
     """Build a YOLO detector from one of the library's YAML files, with random weights.
 
@@ -349,10 +428,12 @@ def build_yolo(
         weights: None; the library publishes no backbone that it could load without a download.
         yaml: name of a detection model file of the library.
         nms_free: take detections from the one-to-one head (YOLOv10, YOLO26).
+        near_start: boxes start small (`start_near`), for small defects from random weights.
 
     Raises:
         ImportError: the library is not installed.
-        ValueError: `scale` is not the one that `yaml` names, or `nms_free` for a model with one head.
+        ValueError: `scale` is not the one that `yaml` names, `nms_free` for a model with one head, or `near_start`
+            for a head without distance bins.
         RuntimeError: `weights` other than None.
     """
     _check(yaml, scale, weights)
@@ -363,7 +444,7 @@ def build_yolo(
     detector = DetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     # Loss gains; the library's trainer sets the same attribute.
     detector.args = copy(DEFAULT_CFG)  # type: ignore[assignment]
-    return YOLODetector(detector, image_size, yaml, nms_free=nms_free)
+    return YOLODetector(detector, image_size, yaml, nms_free=nms_free, near_start=near_start)
 
 
 def build_rtdetr(

@@ -63,7 +63,11 @@ def _only(scale: str) -> Mapping[str, str]:
     return {"nano": scale, "small": scale, "r50": scale}
 
 
-def _yolo(name: str, label: str, scale: str, *, yaml: str | None = None, two_heads: bool = False) -> ModelSpec:
+def _yolo(
+    name: str, label: str, scale: str, *, yaml: str | None = None, two_heads: bool = False, bins: bool = True
+) -> ModelSpec:
+    """`bins`: its head predicts distances as distributions over bins, so that it has the variant `near_start`."""
+    variants = {"near_start": {"near_start": True}} if bins else {}
     return ModelSpec(
         name,
         "baselines.ultralytics_models:build_yolo",
@@ -74,7 +78,7 @@ def _yolo(name: str, label: str, scale: str, *, yaml: str | None = None, two_hea
         _only(scale),
         extra="yolo",
         options={"yaml": yaml or f"{name}.yaml"},
-        variants={"nms_free": {"nms_free": True}} if two_heads else {},
+        variants=variants | ({"nms_free": {"nms_free": True}} if two_heads else {}),
         native=True,
     )
 
@@ -179,8 +183,8 @@ MODELS: dict[str, ModelSpec] = {
         _yolo("yolo11s", "YOLO11s", "s"),
         _yolo("yolo12n", "YOLO12n", "n"),
         _yolo("yolo12s", "YOLO12s", "s"),
-        _yolo("yolo26n", "YOLO26n", "n", two_heads=True),
-        _yolo("yolo26s", "YOLO26s", "s", two_heads=True),
+        _yolo("yolo26n", "YOLO26n", "n", two_heads=True, bins=False),
+        _yolo("yolo26s", "YOLO26s", "s", two_heads=True, bins=False),
         ModelSpec(
             "rtdetr_l",
             "baselines.ultralytics_models:build_rtdetr",

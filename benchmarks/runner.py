@@ -34,6 +34,7 @@ from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.progress import CellProgress, Stopped
+from benchmarks.starting import cannot_start
 from benchmarks.store import (
     CellPaths,
     Detections,
@@ -234,6 +235,8 @@ def _train_and_evaluate(
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
         known["model"] = _facts(model)
+    if (line := cannot_start(model, cell, data, split.train, device)) is not None:
+        progress.line(line)
     if isinstance(cell.recipe, NativeRecipe):
         with _timed(timings, "train"):
             known["curve"] = train_natively(model, data, split, cell, paths.native, progress)

@@ -220,37 +220,23 @@ def test_says_what_was_loaded_and_frozen(name: str):
         assert parameter.requires_grad != frozen, parameter_name
 
 
-# Iterations on four images that suffice with a margin.
-OVERFIT_STEPS = {"two-stage": 60, "one-stage": 100, "fcos": 60, "yolo": 80}
-OVERFIT_STEPS |= {"ssd300": 20, "ssdlite": 120, "fasterrcnn_mobilenet": 160}
-OVERFIT_LR = {"ssd300": 2e-4, "fasterrcnn_mobilenet": 1e-3}  # VGG16 has no norms
-# YOLOv3-tiny starts from boxes of 7.5 cells of 16 px. Alignment is IoU to the sixth: what overlaps such a box by less
-# than a tenth, as the scenes' shapes do at their own size, gets no weight and is never learned.
-OVERFIT_SIZE = {"yolov3_tiny": 2 * SIZE}
-# One model of each kind in every test run; the others when slow tests are asked for.
-OVERFIT_ALWAYS = {"canet", "fasterrcnn_fpn", "retinanet", "yolov8n"}
-# Left out: YOLO's wider forms; DETRs, which need far more steps to detect, and mmdet's models: see the tests of their
-# adapters.
-OVERFITS = [
-    name
-    for name in MODELS
-    if get(name).family not in ("rtdetr", "dfine") and get(name).extra != "mmdet" and not _wide_yolo(name)
-]
+# One model of each kind in every test run.
+OVERFIT_ALWAYS = {"canet": 60, "fasterrcnn_fpn": 60, "retinanet": 100, "yolov8n": 80}
 
 
-def _overfits(name: str):
-    return _param(name, slow=name not in OVERFIT_ALWAYS)
-
-
-@pytest.mark.parametrize("name", [_overfits(name) for name in OVERFITS])
+@pytest.mark.parametrize("name", [_param(name) for name in OVERFIT_ALWAYS])
 def test_overfits_four_images(name: str):
     """AP50 of at least 0.9 on the images it was trained on, by the benchmark's own evaluator."""
-    spec = get(name)
-    steps = next(OVERFIT_STEPS[key] for key in (name, spec.family, spec.stage) if key in OVERFIT_STEPS)
-    lr = OVERFIT_LR.get(name, 2e-3)
     pairs = [scene(i) for i in range(4)]
     images, targets = [i for i, _ in pairs], [t for _, t in pairs]
-    model = _build(name, image_size=OVERFIT_SIZE.get(name, SIZE))
+    found = overfit(_build(name), images, targets, OVERFIT_ALWAYS[name], 2e-3)
+    assert ap50(targets, found) >= 0.9
+
+
+def overfit(
+    model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]], steps: int, lr: float
+) -> list[dict[str, Tensor]]:
+    """Detections on the images of one batch after `steps` iterations on it."""
     for module in _batch_norms(model):
         module.momentum = 0.1  # ultralytics' 0.03 needs hundreds of steps to catch up
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
@@ -266,8 +252,34 @@ def test_overfits_four_images(name: str):
         assert math.isfinite(loss.item())
     model.eval()
     with torch.inference_mode():
-        found = model(images)
-    assert ap50(targets, found) >= 0.9
+        return model(images)
+
+
+SMALL_SIZE = 160  # of the suite `small_defects`, whose images are 160 px: nothing is resized
+
+
+def small_scene(index: int, boxes: int = 4) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image of 160 px with shapes of three classes whose sides are 9 to 15 px, far from each other."""
+    rng = torch.Generator().manual_seed(index)
+    image = 0.45 + 0.1 * torch.rand(3, SMALL_SIZE, SMALL_SIZE, generator=rng)
+    found, labels = [], []
+    for i, cell in enumerate(torch.randperm(16, generator=rng)[:boxes].tolist()):
+        kind = (index + i) % 3
+        w, h = [(11, 11), (15, 9), (13, 13)][kind]
+        x = cell % 4 * 40 + int(torch.randint(2, 38 - w, (1,), generator=rng))
+        y = cell // 4 * 40 + int(torch.randint(2, 38 - h, (1,), generator=rng))
+        image[:, y : y + h, x : x + w] = [0.95, 0.05, 0.9][kind]
+        if kind == 2:
+            image[:, y + 4 : y + h - 4, x + 4 : x + w - 4] = 0.1
+        found.append([x, y, x + w, y + h])
+        labels.append(kind + 1)
+    return image, {"boxes": torch.tensor(found, dtype=torch.float32), "labels": torch.tensor(labels)}
+
+
+def small_scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Eight of them: 32 boxes."""
+    pairs = [small_scene(i) for i in range(8)]
+    return [image for image, _ in pairs], [target for _, target in pairs]
 
 
 def coco(targets: list[dict[str, Tensor]], classes: int = len(CLASSES)) -> dict:

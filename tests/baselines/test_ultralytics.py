@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ import torch
 from torch import Tensor
 
 from baselines.ultralytics_models import INSTALL, build_rtdetr, build_yolo, import_ultralytics
+from benchmarks.errors import RequestError
+from benchmarks.models import build_model, check_variant, get, label
+from benchmarks.runner import build_cell_model
+from benchmarks.starting import cannot_start
+from tests.baselines.test_contract import SMALL_SIZE, small_scenes
+from tests.benchmarks.conftest import make_cell
 
 needs_ultralytics = pytest.mark.skipif(
     not any((Path(p) / "ultralytics").is_dir() for p in sys.path if p), reason="ultralytics is not installed"
@@ -377,3 +385,58 @@ def test_rtdetr_loss_halves_in_fifty_steps():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) / 5 <= losses[0] / 2
+
+
+@needs_ultralytics
+@pytest.mark.parametrize("model", ["yolov3_tiny", "yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n"])
+def test_as_shipped_no_small_box_gets_a_target_and_near_start_gives_them(model: str):
+    """From random weights, 32 boxes of 9 to 15 px; alignment is the overlap to the sixth."""
+    images, targets = small_scenes()
+    scale = get(model).scale("nano")
+    build = partial(build_model, model, num_classes=3, image_size=SMALL_SIZE, scale=scale)
+    torch.manual_seed(0)
+    assert build().boxes_without_target(images, targets) == (32, 32)
+    torch.manual_seed(0)
+    near = build(variant="near_start")
+    before = {name: value.clone() for name, value in near.state_dict().items()}
+    without, boxes = near.boxes_without_target(images, targets)
+    assert boxes == 32
+    # YOLOv3-tiny's finest cells are 16 px: a box of 9 px can lie between their centres.
+    assert without <= (2 if model == "yolov3_tiny" else 0)
+    assert all(torch.equal(value, before[name]) for name, value in near.state_dict().items())
+
+
+@needs_ultralytics
+def test_near_start_changes_the_biases_of_the_distance_bins_alone():
+    torch.manual_seed(0)
+    shipped = build_yolo(num_classes=2, image_size=64, scale="n", yaml="yolov10n.yaml").state_dict()
+    torch.manual_seed(0)
+    near = build_yolo(num_classes=2, image_size=64, scale="n", yaml="yolov10n.yaml", near_start=True).state_dict()
+    changed = {name for name, value in near.items() if not torch.equal(value, shipped[name])}
+    heads = ("cv2", "one2one_cv2")
+    assert changed == {f"detector.model.23.{head}.{level}.2.bias" for head in heads for level in range(3)}
+    for name in changed:
+        assert near[name].view(4, 16).tolist() == [[-k for k in range(16)]] * 4
+
+
+@needs_ultralytics
+def test_a_head_without_bins_has_no_near_start():
+    assert "near_start" not in get("yolo26n").variants
+    with pytest.raises(ValueError, match="distance bins"):
+        build_yolo(num_classes=2, image_size=64, scale="n", yaml="yolo26n.yaml", near_start=True)
+    with pytest.raises(RequestError, match="near_start"):
+        check_variant("yolo26n", "near_start")
+    assert label("yolov8n", "near_start") == "YOLOv8n near start"
+
+
+@needs_ultralytics
+def test_the_run_says_which_boxes_cannot_start_and_what_helps(synthetic):
+    cell = make_cell(model="yolov8n", scale="n")
+    names = [i["file_name"] for i in synthetic.images][:8]
+    boxes = sum(len(synthetic.boxes(name)) for name in names)
+    (line,) = {cannot_start(build_cell_model(cell, 6), cell, synthetic, names, torch.device("cpu"))}
+    assert re.fullmatch(rf"\d+ of {boxes} boxes in 8 training images get no target .* yolov8n:near_start", line)
+    near = make_cell(model="yolov8n", scale="n", variant="near_start")
+    assert cannot_start(build_cell_model(near, 6), near, synthetic, names, torch.device("cpu")) is None
+    other = make_cell(model="fcos")  # without such an assigner
+    assert cannot_start(build_cell_model(other, 6), other, synthetic, names, torch.device("cpu")) is None
