@@ -30,10 +30,33 @@ Augment = Literal["none", "mosaic", "copy_paste", "scale_jitter", "hflip", "flip
 """Augmentations, in the order in which they are applied (`benchmarks.datasets.loading`)."""
 
 
-class Recipe(BaseModel):
-    """How a model is trained; the same loop runs every recipe (`benchmarks.train`)."""
+def added(default: Any, **options: Any) -> Any:
+    """A field that came after records had been published; options as in pydantic's `Field`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    At its default it is left out of what is written and hashed, so that ids, fingerprints and records that are older
+    than the field stay what they are, and nothing is trained again.
+    """
+    return Field(default, json_schema_extra={"added": True}, **options)
+
+
+class Hashed(BaseModel):
+    """Frozen, without unknown fields, and with those that were `added` absent at their default."""
+
+    # "constants": a NaN stays one, and `canonical` refuses it, rather than becoming null in silence.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        out: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("added") and getattr(self, name) == field.default:
+                out.pop(name, None)
+        return out
+
+
+class Recipe(Hashed):
+    """How a model is trained; the same loop runs every recipe (`benchmarks.train`)."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -76,10 +99,8 @@ class Recipe(BaseModel):
         return self
 
 
-class Tile(BaseModel):
+class Tile(Hashed):
     """Large images are cut: random windows in training, an overlapping grid in evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(ge=64, description="side in pixels of the image")
     overlap: int = Field(ge=16, description="of neighbours in evaluation: at least the longer side of usual defects")
@@ -91,10 +112,8 @@ class Tile(BaseModel):
         return self
 
 
-class NativeRecipe(BaseModel):
+class NativeRecipe(Hashed):
     """Training by the trainer of the library that a model comes from, at that trainer's own defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trainer: Literal["library"]
     epochs: int = Field(ge=1)
@@ -102,10 +121,8 @@ class NativeRecipe(BaseModel):
     weights: None = None
 
 
-class Cell(BaseModel):
+class Cell(Hashed):
     """One run, as requested."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     split: str
@@ -116,12 +133,7 @@ class Cell(BaseModel):
     seed: int = Field(ge=0)
     image_size: int = Field(ge=32, description="longer side in pixels inside the model")
     recipe: Recipe | NativeRecipe
-    tile: Tile | None = Field(None, description="None: images go in whole")
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_were_tiles(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Whole images are not mentioned: ids and records that are older than tiles stay what they are."""
-        return {k: v for k, v in handler(self).items() if k != "tile" or v is not None}
+    tile: Tile | None = added(None, description="None: images go in whole")
 
     @property
     def id(self) -> str:
@@ -149,10 +161,8 @@ class Cell(BaseModel):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-class Fingerprint(BaseModel):
+class Fingerprint(Hashed):
     """With what a cell was run: when any of it changes, the cell is run again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(description="digest of the data set's manifest")
     split: str = Field(description="digest of the split list")
@@ -160,6 +170,7 @@ class Fingerprint(BaseModel):
     recipe: int
     transforms: int
     evaluator: int
+    detection: int = added(1, description="of `benchmarks.runner.detect`, tiles cut and merged, limits of all models")
 
 
 def canonical(value: Any) -> bytes:

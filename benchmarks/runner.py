@@ -55,6 +55,10 @@ from benchmarks.store import (
 )
 from benchmarks.train import Diverged, build_optimizer, iterations_per_epoch, seed_everything, train
 
+DETECTION_VERSION = 1
+"""Raise it when `detect`, the cutting and merging of tiles or the limits of all models give other detections from the
+same weights. What one model does after its network is part of its builder's version."""
+
 
 def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
     """With what `cell` would be run now."""
@@ -65,6 +69,7 @@ def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
         recipe=RECIPE_VERSION,
         transforms=TRANSFORMS_VERSION,
         evaluator=EVALUATOR_VERSION,
+        detection=DETECTION_VERSION,
     )
 
 

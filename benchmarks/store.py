@@ -22,9 +22,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from benchmarks.cells import Cell, Fingerprint, digest_of
+from benchmarks.cells import Cell, Fingerprint, Hashed, digest_of
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -32,11 +32,7 @@ SCHEMA_VERSION: Literal[1] = 1
 Status = Literal["ok", "failed", "diverged", "out_of_memory"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Provenance(_Model):
+class Provenance(Hashed):
     """Where, when and with what a record was made."""
 
     commit: str | None
@@ -54,7 +50,7 @@ class Provenance(_Model):
     ended: str
 
 
-class EpochPoint(_Model):
+class EpochPoint(Hashed):
     """One epoch of the training curve: mean losses, last learning rate, images per second."""
 
     epoch: int
@@ -67,7 +63,7 @@ Interval = tuple[float, float]
 """95%, ends included."""
 
 
-class ClassMetrics(_Model):
+class ClassMetrics(Hashed):
     """AP of one class; None where the test images hold no box of it (or, of newer fields, in older records)."""
 
     AP: float | None
@@ -83,7 +79,7 @@ class ClassMetrics(_Model):
     """Interpolated precision at IoU 0.5, at the recalls 0, 0.01, ..., 1."""
 
 
-class SizeMetrics(_Model):
+class SizeMetrics(Hashed):
     """AP over the boxes of one bin of sizes, and how many there are."""
 
     AP: float | None
@@ -91,7 +87,7 @@ class SizeMetrics(_Model):
     boxes: int
 
 
-class OperatingPoint(_Model):
+class OperatingPoint(Hashed):
     """What happens at one score threshold, at IoU 0.5. None where there is nothing to divide by.
 
     escape: share of the defective images without any detection; overkill: share of the defect-free ones with one.
@@ -107,7 +103,7 @@ class OperatingPoint(_Model):
     overkill: float | None
 
 
-class ImageCurve(_Model):
+class ImageCurve(Hashed):
     """Escape and overkill over the score threshold, and the area under the ROC curve of the images' highest scores."""
 
     thresholds: tuple[float, ...]
@@ -116,7 +112,7 @@ class ImageCurve(_Model):
     AUROC: float | None
 
 
-class Confusion(_Model):
+class Confusion(Hashed):
     """matrix[i][j]: boxes of class i found as class j; the last row is background, the last column is missed."""
 
     threshold: float
@@ -124,7 +120,7 @@ class Confusion(_Model):
     matrix: tuple[tuple[int, ...], ...]
 
 
-class Calibration(_Model):
+class Calibration(Hashed):
     """Detections by score: bin i of n goes from i/n to (i + 1)/n. ECE leaves the first bin out."""
 
     ECE: float | None
@@ -133,14 +129,14 @@ class Calibration(_Model):
     precision: tuple[float | None, ...]
 
 
-class ErrorShare(_Model):
+class ErrorShare(Hashed):
     """How many errors of one kind there are, and what AP50 would gain without them."""
 
     count: int
     dAP50: float | None
 
 
-class Inspection(_Model):
+class Inspection(Hashed):
     """What an inspection line asks of a detector; see `benchmarks.metrics.inspection`."""
 
     defect_free_images: int
@@ -158,7 +154,7 @@ class Inspection(_Model):
     errors: dict[str, ErrorShare]
 
 
-class Metrics(_Model):
+class Metrics(Hashed):
     """Metrics in [0, 1]; None where they are not defined (no box of that size), or, of newer ones, in older records.
 
     AP to AR_100 are COCO's. The others differ from them by protocol and are not to be compared with them:
@@ -184,14 +180,14 @@ class Metrics(_Model):
     DeepPCB_AP: float | None = None
     DeepPCB_F: float | None = None
     DeepPCB_F_operating: float | None = None
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = Field(default_factory=dict)
     AP50_draws: tuple[float, ...] = ()
     images: int
     boxes: int
     boxes_small: int
     boxes_medium: int
     boxes_large: int
-    sizes: dict[str, SizeMetrics] = {}
+    sizes: dict[str, SizeMetrics] = Field(default_factory=dict)
     """By relative area, and below 16 x 16 pixels."""
     per_class: dict[str, ClassMetrics]
     inspection: Inspection | None = None
@@ -224,7 +220,7 @@ class Metrics(_Model):
         return None if found is None else float(found)
 
 
-class ModelFacts(_Model):
+class ModelFacts(Hashed):
     """What was really built: counts, and what was loaded and frozen."""
 
     parameters: int
@@ -234,7 +230,7 @@ class ModelFacts(_Model):
     norm: str
 
 
-class _Record(_Model):
+class _Record(Hashed):
     schema_version: Literal[1] = SCHEMA_VERSION
     cell_id: str
     digest: str = ""
@@ -264,7 +260,7 @@ class RunRecord(_Record):
     status: Status
     metrics: Metrics | None = None
     model: ModelFacts | None = None
-    timings_s: dict[str, float] = {}
+    timings_s: dict[str, float] = Field(default_factory=dict)
     curve: tuple[EpochPoint, ...] = ()
     detections_sha256: str | None = None
     val_detections_sha256: str | None = None
@@ -273,7 +269,7 @@ class RunRecord(_Record):
     error: str | None = None
 
 
-class Macs(_Model):
+class Macs(Hashed):
     """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.cost.counts.count_macs`."""
 
     macs: float
@@ -288,7 +284,7 @@ class Macs(_Model):
     activations: float | None = None
 
 
-class Latency(_Model):
+class Latency(Hashed):
     """Milliseconds by phase at batch 1; see `benchmarks.cost.clock.measure_latency`."""
 
     first_call_ms: float

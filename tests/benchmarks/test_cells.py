@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.cells import Augment, Cell, Recipe, Tile
+from benchmarks.cells import Augment, Cell, Hashed, Recipe, Tile, added, digest_of
 from tests.benchmarks.conftest import RECIPE, make_cell
 
 CHANGES = [
@@ -32,6 +32,29 @@ def test_id_is_the_request_and_stays_the_same_between_versions() -> None:
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: next(iter(c)))
 def test_every_field_changes_the_id(change: dict) -> None:
     assert make_cell(**change).id != make_cell().id
+
+
+def test_a_field_that_is_added_changes_what_is_hashed_only_where_it_is_set() -> None:
+    class Later(Cell):
+        colour: str | None = added(None)
+        parts: tuple[int, ...] = added((), description="of several")
+
+    cell = make_cell()
+    later = Later(**cell.model_dump())
+    assert later.model_dump(mode="json") == cell.model_dump(mode="json")
+    assert later.id == cell.id
+    for change in ({"colour": "red"}, {"parts": (1,)}):
+        changed = later.model_copy(update=change)
+        assert changed.id != cell.id
+        assert Later.model_validate_json(changed.model_dump_json()) == changed
+
+
+def test_a_nan_is_not_written_as_nothing() -> None:
+    class Number(Hashed):
+        value: float | None
+
+    with pytest.raises(ValueError, match="JSON"):
+        digest_of(Number(value=float("nan")).model_dump(mode="json"))
 
 
 def test_augmentations_add_up_in_one_order() -> None:

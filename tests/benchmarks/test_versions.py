@@ -1,8 +1,8 @@
 """Numbers may change only together with a version: otherwise old and new records would look alike.
 
 Every model is trained for two steps and its losses are compared with those in versions.json. When a change is meant,
-raise the version that moved (the builder's in benchmarks/models.py, RECIPE_VERSION, TRANSFORMS_VERSION
-or EVALUATOR_VERSION) and write the file again: python -m tests.benchmarks.test_versions
+raise the version that moved (the builder's in benchmarks/models.py, RECIPE_VERSION, TRANSFORMS_VERSION,
+DETECTION_VERSION or EVALUATOR_VERSION) and write the file again: python -m tests.benchmarks.test_versions
 """
 
 from __future__ import annotations
@@ -67,6 +67,84 @@ def test_numbers_change_only_with_a_version(name: str, synthetic) -> None:
     )
 
 
+def _summary(boxes, scores, labels) -> dict[str, float]:
+    """Of one image's detections."""
+    import torch
+    from torchvision.ops import box_iou
+
+    boxes, scores, labels = map(torch.as_tensor, (boxes, scores, labels))
+    beside = (box_iou(boxes, boxes) * (labels[:, None] == labels)).fill_diagonal_(0).amax(1)
+    return {
+        "count": len(boxes),
+        "score": float(scores.double().mean()),
+        "width": float((boxes[:, 2] - boxes[:, 0]).double().mean()),
+        "IoU_with_nearest_of_class": float(beside.double().mean()),
+    }
+
+
+def merged_tiles() -> dict[str, float]:
+    """Random boxes as the tiles of an image would show them, merged."""
+    import numpy as np
+    import torch
+
+    from benchmarks.datasets.tiling import merge, tiles
+
+    rng = np.random.default_rng(0)
+    corner, side = rng.uniform(0, 280, (200, 2)), rng.uniform(8, 60, (200, 2))
+    boxes = torch.as_tensor(np.concatenate([corner, (corner + side).clip(max=300)], 1), dtype=torch.float32)
+    labels = torch.as_tensor(rng.integers(1, 4, 200))
+    windows = tiles(300, 300, 128, 32)
+    per_tile = []
+    for x, y, w, h in windows:
+        seen = (boxes - torch.tensor([x, y, x, y])).clamp(torch.zeros(4), torch.tensor([w, h, w, h]).float())
+        seen = seen + torch.as_tensor(rng.normal(0, 0.5, seen.shape), dtype=torch.float32)
+        whole = ((seen[:, 2:] - seen[:, :2]) > 4).all(1)
+        scores = torch.as_tensor(rng.uniform(0.1, 1, len(boxes)), dtype=torch.float32)
+        per_tile.append({"boxes": seen[whole], "scores": scores[whole], "labels": labels[whole]})
+    merged = merge(per_tile, windows, (300, 300), 100)
+    return _summary(merged["boxes"], merged["scores"], merged["labels"])
+
+
+def detection(synthetic) -> dict:
+    """Detection's version, what untrained models find in an image, and what is left of a grid of tiles.
+
+    Numbers that hold on every CPU: means over the detections kept, which move far when a threshold of
+    non-maximum suppression, a limit or the merging does.
+    """
+    import torch
+
+    from benchmarks import runner
+    from benchmarks.datasets.splits import load_split
+
+    found: dict = {}
+    for name in ("canet", "retinanet", "fcos"):
+        cell = make_cell(model=name)
+        files = load_split(cell.dataset, cell.split, 0).test[:1]
+        got = runner.detect(runner.build_cell_model(cell, 6), synthetic, files, torch.device("cpu"))
+        found[name] = {"builder": models.get(name).version, **_summary(got.boxes, got.scores, got.labels)}
+    found["tiles merged"] = merged_tiles()
+    return {"version": runner.DETECTION_VERSION, "found": found}
+
+
+def test_detections_change_only_with_a_version(synthetic) -> None:
+    known, now = json.loads(FILE.read_text())["detection"], detection(synthetic)
+    assert known["version"] == now["version"], f"a version was raised: write {FILE.name} again"
+    for name, values in known["found"].items():
+        assert now["found"][name] == pytest.approx(values, rel=RELATIVE), (
+            f"{name} finds something else and no version was raised: DETECTION_VERSION for what all models share, the "
+            "builder's for one model's own post-processing"
+        )
+
+
+def test_the_pinned_detections_tell_another_threshold(monkeypatch) -> None:
+    """The pins are worth something: with tiles merged at another agreement they differ by more than the tolerance."""
+    from benchmarks.datasets import tiling
+
+    known = json.loads(FILE.read_text())["detection"]["found"]["tiles merged"]
+    monkeypatch.setattr(tiling, "AGREEMENT", 0.6)
+    assert merged_tiles() != pytest.approx(known, rel=RELATIVE)
+
+
 def evaluator() -> dict:
     """The evaluator's version, and one number of each of its parts."""
     import numpy as np
@@ -114,6 +192,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         synthetic = ensure("synthetic_small", Path(folder))
         out: dict = {n: {"versions": versions(n), "losses": losses(n, synthetic)} for n in models.MODELS}
+        out["detection"] = detection(synthetic)
     out["evaluator"] = evaluator()
     FILE.write_text(json.dumps(out, indent=1) + "\n")
 

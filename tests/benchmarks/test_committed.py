@@ -1,0 +1,55 @@
+"""Committed records are found again by what is hashed: nothing that is added may change it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.datasets.splits import load_split
+from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record
+
+RESULTS = Path(__file__).parents[2] / "results"
+RUNS = sorted(p for p in RESULTS.rglob("*.json") if not p.name.endswith(".profile.json"))
+PROFILES = sorted(RESULTS.rglob("*.profile.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(RESULTS)))
+def test_a_committed_record_is_still_that_of_its_cell(path: Path) -> None:
+    record = read_record(path, RunRecord)  # with its digest
+    written = json.loads(path.read_bytes())
+    assert record.cell.model_dump(mode="json") == written["cell"]
+    assert record.cell.id == record.cell_id
+    assert record.fingerprint.model_dump(mode="json") == written["fingerprint"]
+    assert CellPaths.of(path.parents[1], record.cell).record == path
+    cell = record.cell
+    assert load_split(cell.dataset, cell.split, cell.fold).digest == record.fingerprint.split
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: str(p.relative_to(RESULTS)))
+def test_a_committed_profile_is_of_a_committed_run(path: Path) -> None:
+    run = path.with_name(path.name.replace(".profile.json", ".json"))
+    assert read_record(path, ProfileRecord).cell_id == read_record(run, RunRecord).cell_id
+
+
+def _data(dataset: str) -> set[str]:
+    records = [read_record(p, RunRecord) for p in RUNS if p.parent.name == dataset]
+    if not records:
+        pytest.skip(f"no committed records of {dataset}")
+    return {record.fingerprint.data for record in records}
+
+
+def test_the_embedded_set_is_prepared_to_the_digest_that_records_name(synthetic) -> None:
+    assert _data(synthetic.name) == {synthetic.manifest_digest}
+
+
+@pytest.mark.slow
+def test_neu_det_is_prepared_to_the_digest_that_records_name(data_root: Path) -> None:
+    from benchmarks.datasets.prepared import prepare
+
+    if not (archives := os.environ.get("CANET_BENCH_ARCHIVES")):
+        pytest.skip("CANET_BENCH_ARCHIVES is not set")
+    known = _data("neu_det")
+    assert known == {prepare("neu_det", data_root, Path(archives) / "NEU-DET.zip").manifest_digest}
