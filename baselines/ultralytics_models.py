@@ -1,16 +1,18 @@
 """YOLO and RT-DETR detectors of the ultralytics library under the detector contract.
 
 https://github.com/ultralytics/ultralytics (AGPL-3.0) is an optional extra, imported when a model is built and
-never before. Models are built from the YAML files that it ships, without weights and without network access;
-its own losses train them and its own post-processing makes their detections. Nothing of its code is copied
-here.
+never before. Models are built from the YAML files that it ships, without network access, with random weights or
+those of a file; its own losses train them and its own post-processing makes their detections. Nothing of its code is
+copied here.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -82,7 +86,10 @@ class UltralyticsDetector(Detector):
     score_threshold = 0.001
     max_detections = 100
 
-    def __init__(self, detector: nn.Module, image_size: int, yaml: str) -> None:
+    class_head: re.Pattern[str]
+    """Names of the tensors whose shapes may depend on the number of classes."""
+
+    def __init__(self, detector: nn.Module, image_size: int, yaml: str, weights: str | None = None) -> None:
         transform = ResizeNormalizePad(image_size)
         # The library feeds pixels in [0, 1] without further normalisation.
         transform.image_mean, transform.image_std = [0.0] * 3, [1.0] * 3
@@ -91,6 +98,10 @@ class UltralyticsDetector(Detector):
         self.yaml = yaml
         frozen = [name.rsplit(".", 1)[0] for name, p in self.named_parameters() if not p.requires_grad]
         self.provenance = {"weights": None, "frozen": frozen, "norm": "batch"}
+        self._weights: dict[str, Tensor] = {}
+        if weights is not None:
+            self._weights, self.provenance["weights"] = fitting_weights(detector, weights, self.class_head)
+        self._prepare(detector)
 
     def fit_natively(
         self,
@@ -104,10 +115,9 @@ class UltralyticsDetector(Detector):
     ) -> None:
         """Train with the library's own trainer at its defaults, then carry the weights that it chose.
 
-        It starts from random weights of its own (changed as the builder changed ours: `near_start`), and
-        chooses the epoch that is best on the validation part, with averaged weights (EMA). Its defaults stand but
-        for size, length, seed and device, and: no plots, and no AMP, whose check downloads a model. On a CPU it
-        never uses AMP.
+        It starts from random weights of its own, changed as ours were (`weights`, `near_start`), and chooses the
+        epoch that is best on the validation part, with averaged weights (EMA). Its defaults stand but for size,
+        length, seed and device, and: no plots, and no AMP, whose check downloads a model. On a CPU it never uses AMP.
 
         Args:
             data: data file of a set in the library's own format, with parts train and val.
@@ -166,7 +176,9 @@ class UltralyticsDetector(Detector):
         raise NotImplementedError
 
     def _prepare(self, detector: nn.Module) -> None:
-        """Change a model that the library has just built as the builder changed ours."""
+        """Change a model that the library has just built as ours is changed: load the weights, if there are any."""
+        if self._weights:
+            detector.load_state_dict(self._weights, strict=False)
 
     def _found(self, rows: list[Tensor], batch: Batch) -> list[Target]:
         """From rows (n, 6) of x1, y1, x2, y2, score, class in pixels of the resized images, best first."""
@@ -198,12 +210,20 @@ class YOLODetector(UltralyticsDetector):
     iou_threshold = 0.7
     multi_label = True
 
+    class_head = re.compile(r"\.(one2one_)?cv3\.")
+
     def __init__(
-        self, detector: nn.Module, image_size: int, yaml: str, *, nms_free: bool = False, near_start: bool = False
+        self,
+        detector: nn.Module,
+        image_size: int,
+        yaml: str,
+        weights: str | None = None,
+        *,
+        nms_free: bool = False,
+        near_start: bool = False,
     ) -> None:
-        super().__init__(detector, image_size, yaml)
         self.near_start = near_start
-        self._prepare(detector)
+        super().__init__(detector, image_size, yaml, weights)
         self._criterion: tuple[torch.device, Any] | None = None
         self._epoch = 0
         head = self._head
@@ -218,6 +238,7 @@ class YOLODetector(UltralyticsDetector):
         return DetectionTrainer
 
     def _prepare(self, detector: nn.Module) -> None:
+        super()._prepare(detector)
         if self.near_start:
             start_near(detector)
 
@@ -328,6 +349,8 @@ class RTDETRDetector(UltralyticsDetector):
     images to a square; here they keep their aspect and are padded, as for every model.
     """
 
+    class_head = re.compile(r"\.(enc_score_head|dec_score_head|denoising_class_embed)\.")
+
     def _trainer(self) -> type:
         from ultralytics.models.rtdetr.train import RTDETRTrainer
 
@@ -364,6 +387,69 @@ class RTDETRDetector(UltralyticsDetector):
         boxes = box_convert(queries[..., :4], "cxcywh", "xyxy") * scale
         rows = torch.cat([boxes, queries[..., 4:]], dim=-1)
         return self._found([r[r[:, 4] > self.score_threshold][: self.max_detections] for r in rows], batch)
+
+
+def fitting_weights(detector: nn.Module, path: str, class_head: re.Pattern[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a weights file that `detector` takes, and a text for its provenance: file, digest, what was left.
+
+    A `.pt` file of the library (a pickle) is read by its restricted loader, which builds the library's and torch's own
+    classes and nothing else; averaged weights (EMA) are taken where there are any, as the library does. A
+    `.safetensors` file holds our names (weights of a finished cell) or the library's. Tensors of the class head are
+    left out where their shapes differ, as they do for another number of classes.
+
+    Raises:
+        RuntimeError: there is no such file, it is of neither kind, would execute something, holds NaN or infinite
+            values, or does not fit.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise RuntimeError(f"weights {path}: no such file")
+    if file.suffix == ".safetensors":
+        try:
+            state = load_file(file)
+        except SafetensorError as error:
+            raise RuntimeError(f"weights {path} cannot be read: {error}") from None
+    elif file.suffix == ".pt":
+        state = _library_state(file)
+    else:
+        raise RuntimeError(f"weights {path}: expected a .pt file of ultralytics or a .safetensors file")
+    state = {n.removeprefix("detector."): v for n, v in state.items()}
+    own = {n: v for n, v in detector.state_dict().items() if not n.endswith("num_batches_tracked")}
+    state = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    other = {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape}
+    left = {n for n in other if class_head.search(n)}
+    if wrong := sorted((own.keys() ^ state.keys()) | (other - left)):
+        raise RuntimeError(f"weights {path} do not fit: {len(wrong)} tensors differ in name or shape, as {wrong[0]}")
+    if bad := [n for n, v in state.items() if not (v.is_floating_point() and bool(v.isfinite().all()))]:
+        raise RuntimeError(f"weights {path}: {bad[0]} holds values that are no finite numbers")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    text = f"{file.name} sha256:{digest}"
+    if left:
+        text += f", without {len(left)} tensors of the class head, which are for another number of classes"
+    return {n: v.to(own[n].dtype) for n, v in state.items() if n not in left}, text
+
+
+def _library_state(file: Path) -> dict[str, Tensor]:
+    """State dict of a checkpoint of the library, read without executing what it names."""
+    import_ultralytics()
+    from ultralytics.nn import tasks
+
+    if not tasks._SafeLoad.SUPPORTED:  # it would fall back to a plain unpickling
+        raise RuntimeError(f"weights {file}: this torch cannot read a .pt file safely; convert it to .safetensors")
+    known = torch.serialization.get_safe_globals()
+    try:
+        content, _ = tasks.torch_safe_load(file.resolve(), safe_only=True)
+    except Exception as error:  # whatever a damaged or hostile file leads to
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RuntimeError(f"weights {file} cannot be read safely as a checkpoint of ultralytics: {reason}") from None
+    finally:  # the loader leaves its classes allowed for every later torch.load
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(known)
+    model = content.get("ema") or content.get("model") or content
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise RuntimeError(f"weights {file} hold no model of ultralytics")
+    return state
 
 
 NO_TARGET = 1e-3
@@ -419,13 +505,14 @@ def build_yolo(
     nms_free: bool = False,
     near_start: bool = False,
 ) -> YOLODetector:
-    """Build a YOLO detector from one of the library's YAML files, with random weights.
+    """Build a YOLO detector from one of the library's YAML files, with random weights or those of a file.
 
     Args:
         num_classes: foreground classes, K.
         image_size: longer side in pixels that images are resized to.
         scale: the scale in the YAML file's name, for example "n" in "yolov8n.yaml".
-        weights: None; the library publishes no backbone that it could load without a download.
+        weights: None, or a file on disk (`fitting_weights`), such as the library's COCO weights `yolov8n.pt`.
+            "imagenet" is refused: the library publishes no backbone.
         yaml: name of a detection model file of the library.
         nms_free: take detections from the one-to-one head (YOLOv10, YOLO26).
         near_start: boxes start small (`start_near`), for small defects from random weights.
@@ -433,10 +520,12 @@ def build_yolo(
     Raises:
         ImportError: the library is not installed.
         ValueError: `scale` is not the one that `yaml` names, `nms_free` for a model with one head, or `near_start`
-            for a head without distance bins.
-        RuntimeError: `weights` other than None.
+            for a head without distance bins or together with `weights`.
+        RuntimeError: the weights cannot be had or do not fit.
     """
     _check(yaml, scale, weights)
+    if near_start and weights is not None:
+        raise ValueError("near_start is for random weights; those of a file have learned where boxes start")
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils import DEFAULT_CFG
@@ -444,25 +533,28 @@ def build_yolo(
     detector = DetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     # Loss gains; the library's trainer sets the same attribute.
     detector.args = copy(DEFAULT_CFG)  # type: ignore[assignment]
-    return YOLODetector(detector, image_size, yaml, nms_free=nms_free, near_start=near_start)
+    return YOLODetector(detector, image_size, yaml, weights, nms_free=nms_free, near_start=near_start)
 
 
 def build_rtdetr(
     *, num_classes: int, image_size: int, scale: str, weights: str | None = None, yaml: str = "rtdetr-l.yaml"
 ) -> RTDETRDetector:
-    """Build RT-DETR from one of the library's YAML files, with random weights; arguments as `build_yolo`."""
+    """Build RT-DETR from one of the library's YAML files; arguments as `build_yolo`."""
     _check(yaml, scale, weights)
     import_ultralytics()
     from ultralytics.nn.tasks import RTDETRDetectionModel
 
     detector = RTDETRDetectionModel(yaml, ch=3, nc=num_classes, verbose=False)
     detector.nc = num_classes  # type: ignore[assignment]  # read by its criterion; the trainer sets it
-    return RTDETRDetector(detector, image_size, yaml)
+    return RTDETRDetector(detector, image_size, yaml, weights)
 
 
 def _check(yaml: str, scale: str, weights: str | None) -> None:
     stem = Path(yaml).stem
     if not stem.endswith(scale):
         raise ValueError(f"{yaml} is not of scale {scale!r}")
-    if weights is not None:
-        raise RuntimeError(f"no {weights!r} weights for {stem}: the library has no backbone for it, use weights=None")
+    if weights == "imagenet":
+        raise RuntimeError(
+            f"no ImageNet weights for {stem}: the library has no backbone for it, use weights=None or a file, "
+            f"such as its COCO weights {stem}.pt"
+        )

@@ -362,7 +362,8 @@ def build_model(
         num_classes: foreground classes, K; labels are 1..K.
         image_size: longer side in pixels that images are resized to inside the model.
         scale: one of the builder's own, the values of the entry's `scales`.
-        weights: "imagenet" for a pretrained backbone, None to train from scratch.
+        weights: "imagenet" for a pretrained backbone, None to train from scratch, or the path of a weights file
+            for a family whose library loads one (ultralytics').
         variant: "default", or one that the model has.
 
     Raises:

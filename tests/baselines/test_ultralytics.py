@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines.ultralytics_models import INSTALL, build_rtdetr, build_yolo, import_ultralytics
@@ -135,6 +137,87 @@ def test_a_scale_that_the_yaml_does_not_name_is_refused():
 def test_pretrained_weights_are_refused_clearly():
     with pytest.raises(RuntimeError, match="weights=None"):
         build_yolo(num_classes=2, image_size=64, scale="n", weights="imagenet")
+
+
+@pytest.fixture(scope="module")
+def coco_like(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """A file as the library publishes and writes them: a pickled half-precision model of 80 classes, and its state."""
+    torch.manual_seed(7)
+    detector = build_yolo(num_classes=80, image_size=64, scale="n").detector
+    state = {k: v.clone() for k, v in detector.half().state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "yolov8n.pt"
+    arguments = {"model": "yolov8n.yaml", "imgsz": 640, "task": "detect"}
+    detector.args, detector.names = arguments, {k: str(k) for k in range(80)}
+    torch.save({"model": detector, "ema": None, "epoch": -1, "train_args": arguments, "version": "8.4"}, path)
+    return path, state
+
+
+@needs_ultralytics
+def test_coco_weights_from_disk_without_the_class_head(coco_like):
+    path, state = coco_like
+    allowed = torch.serialization.get_safe_globals()
+    torch.manual_seed(0)
+    model = build_yolo(num_classes=3, image_size=64, scale="n", weights=str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    head = [name for name in state if ".cv3." in name and not name.endswith("num_batches_tracked")]
+    assert model.provenance["weights"].startswith(f"yolov8n.pt sha256:{digest}, without ")
+    own = model.detector.state_dict()
+    same = {n for n in own if n in state and own[n].shape == state[n].shape and torch.equal(own[n], state[n].float())}
+    counters = {n for n in own if n.endswith("num_batches_tracked")}
+    left = own.keys() - same - counters
+    assert left <= set(head)
+    assert f"without {len([n for n in head if own[n].shape != state[n].shape])} tensors" in model.provenance["weights"]
+    assert torch.serialization.get_safe_globals() == allowed  # what the loader needed is not left allowed
+    prepared = build_yolo(num_classes=3, image_size=64, scale="n").detector
+    model._prepare(prepared)  # what the library's own trainer starts from
+    assert torch.equal(prepared.state_dict()["model.0.conv.weight"], state["model.0.conv.weight"].float())
+    with pytest.raises(ValueError, match="near_start"):
+        build_yolo(num_classes=3, image_size=64, scale="n", weights=str(path), near_start=True)
+
+
+@needs_ultralytics
+def test_our_own_weights_from_disk(tmp_path: Path):
+    torch.manual_seed(1)
+    source = build_yolo(num_classes=2, image_size=64, scale="n").state_dict()
+    save_file(source, tmp_path / "mine.safetensors")
+    model = build_yolo(num_classes=2, image_size=64, scale="n", weights=str(tmp_path / "mine.safetensors"))
+    assert all(torch.equal(v, source[n]) for n, v in model.state_dict().items())
+    assert re.fullmatch(r"mine\.safetensors sha256:[0-9a-f]{64}", model.provenance["weights"])
+
+
+class _Payload:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("executed"),))
+
+
+@needs_ultralytics
+def test_weights_that_do_not_fit_or_would_execute_are_refused(coco_like, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, state = coco_like
+    torch.save({"model": _Payload(), "ema": None}, "hostile.pt")
+    Path("text.pt").write_text("no checkpoint")
+    Path("weights.onnx").write_text("no checkpoint")
+    torch.save({"model": "yolov8n"}, "strings.pt")
+    whole = {f"detector.{n}": v.float() for n, v in state.items()}
+    save_file({n: v for n, v in whole.items() if "model.0." not in n}, "part.safetensors")
+    save_file(whole | {"detector.model.0.conv.weight": torch.full((16, 3, 3, 3), math.nan)}, "nan.safetensors")
+    cases = {
+        "absent.pt": "no such file",
+        "hostile.pt": "cannot be read safely",
+        "text.pt": "cannot be read",
+        "weights.onnx": r"expected a \.pt file",
+        "strings.pt": "hold no model",
+        "part.safetensors": r"do not fit: 5 tensors differ in name or shape, as model\.0\.",
+        "nan.safetensors": r"model\.0\.conv\.weight holds values that are no finite",
+    }
+    for name, message in cases.items():
+        with pytest.raises(RuntimeError, match=message) as raised:
+            build_yolo(num_classes=3, image_size=64, scale="n", weights=name)
+        assert name in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert not Path("executed").exists()
+    with pytest.raises(RuntimeError, match="do not fit"):
+        build_yolo(num_classes=3, image_size=64, scale="n", yaml="yolo11n.yaml", weights=str(path))
 
 
 @needs_ultralytics
