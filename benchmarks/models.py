@@ -6,6 +6,7 @@ Torch-free: builders are named by string and imported when a model is built.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -256,15 +257,49 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def get(name: str) -> ModelSpec:
-    """The entry called `name`, or one for `mmdet:PATH`; an unknown one is a RequestError with the nearest names."""
+    """The entry called `name`, or one for `mmdet:PATH` or for a builder of the user's own, `package.module:function`.
+
+    An unknown one is a RequestError with the nearest names.
+    """
     if name.startswith(MMDET):
         config = name[len(MMDET) :]
         _require_config(config)
         spec = _mmdet(name, config, Path(config).stem, "other", "mmdet")
         return replace(spec, scales=dict.fromkeys(_ALL, "published"))
+    if is_own(name):
+        return _own(name)
     if name not in MODELS:
         raise RequestError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     return MODELS[name]
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` has the form `package.module:function` of a builder that is none of ours."""
+    module, _, function = name.partition(":")
+    return (
+        module not in MODELS
+        and not name.startswith(MMDET)
+        and function.isidentifier()
+        and all(part.isidentifier() for part in module.split("."))
+        and ("." in module or importlib.util.find_spec(module) is not None)
+    )
+
+
+def _own(name: str) -> ModelSpec:
+    """An entry for the user's own builder; its version is the digest of the file that it stands in."""
+    file = _own_file(name)
+    # Records of it are drawn where its module is not, too.
+    version = 0 if file is None else int(hashlib.sha256(file.read_bytes()).hexdigest()[:8], 16)
+    return ModelSpec(name, name, name.partition(":")[2], "own", "other", version, _ALL)
+
+
+def _own_file(name: str) -> Path | None:
+    """Where the builder `package.module:function` stands; None where Python finds no such module."""
+    try:
+        found = importlib.util.find_spec(name.partition(":")[0])
+    except ModuleNotFoundError:
+        return None
+    return Path(found.origin) if found is not None and found.origin else None
 
 
 def _require_config(config: str) -> None:
@@ -282,13 +317,16 @@ def _require_config(config: str) -> None:
 
 def split_name(text: str) -> tuple[str, str]:
     """(model, variant) of `model` or `model:variant`; the colon of `mmdet:PATH` is no variant's."""
-    model, _, variant = (text, "", "") if text.startswith(MMDET) else text.partition(":")
+    model, _, variant = (text, "", "") if text.startswith(MMDET) or is_own(text) else text.partition(":")
     return model, variant
 
 
 def check_variant(name: str, variant: str) -> None:
-    """RequestError unless `variant` is one that model `name` has."""
+    """RequestError unless `variant` is one that model `name` has, and a builder of the user's own can be imported."""
     spec = get(name)
+    if is_own(name) and _own_file(name) is None:
+        module = name.partition(":")[0]
+        raise RequestError(f"model {name!r}: Python finds no module {module!r}; run where it can be imported")
     if variant == "default":
         return
     known = VARIANTS if spec.ablatable else spec.variants
@@ -382,5 +420,8 @@ def build_model(
         from canet.config import CANetConfig
 
         options["config"] = apply(variant, CANetConfig.preset("pytorch", scale=scale))
-    build = getattr(importlib.import_module(module), function)
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except AttributeError:
+        raise RequestError(f"model {name!r}: module {module!r} has no function {function!r}") from None
     return build(num_classes=num_classes, image_size=image_size, scale=scale, weights=weights, **options)

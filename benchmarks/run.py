@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.errors import RequestError
+from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
@@ -44,10 +44,22 @@ RESULTS, REPORTS = Path("results"), Path("reports")
 
 @app.command()
 def main(
-    suite: Annotated[str, typer.Option(help="name of a suite: " + ", ".join(suites.names()))],
+    suite: Annotated[
+        str,
+        typer.Option(help="name of a suite (" + ", ".join(suites.names()) + "), or a file of yours, path/to/my.yaml"),
+    ],
     tier: Annotated[str | None, typer.Option(help="size of the suite: quick (default without a GPU) or full")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="only this data set (repeatable)")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="only this model, or model:variant (repeatable)")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="only this model: name, name:variant, name:* for all its variants in the suite, or a detector of "
+            "yours, package.module:builder (repeatable)"
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="this split list instead of its data set's default one (repeatable)")
+    ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="instead of the tier's seeds (repeatable)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
@@ -86,7 +98,7 @@ def main(
     for name in dataset or ():
         catalogue.get(name)
     tier = tier or _default_tier(loaded, device)
-    names, absent = _available(loaded, dataset, root)
+    names, absent = _available(loaded.datasets_of(tier), dataset, root)
     cells = loaded.cells(
         tier,
         datasets=names,
@@ -95,6 +107,8 @@ def main(
         seeds=seed or None,
         epochs=epochs,
         tile=Tile(size=tile, overlap=tile // 4) if tile else None,
+        split=_splits(split or (), names, root),
+        root=root,
     )
     cells = plan.in_order(cells, order.value, (loaded.models[0].model, loaded.reference))
     if not list_only:
@@ -156,7 +170,7 @@ def _default_tier(suite: suites.Suite, device: str) -> str:
     return list(suite.tiers)[-1] if torch.cuda.is_available() else next(iter(suite.tiers))
 
 
-def _available(suite: suites.Suite, asked: list[str] | None, root: Path) -> tuple[list[str], list[str]]:
+def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tuple[list[str], list[str]]:
     """Data sets that take part, and a line for each that is not prepared.
 
     What was asked for by name must be there: RequestError otherwise.
@@ -164,7 +178,7 @@ def _available(suite: suites.Suite, asked: list[str] | None, root: Path) -> tupl
     from benchmarks.datasets.prepared import is_prepared
 
     names, absent = [], []
-    for name in asked or suite.datasets:
+    for name in asked or listed:
         spec = catalogue.get(name)
         if spec.embedded or is_prepared(name, root):
             names.append(name)
@@ -174,6 +188,25 @@ def _available(suite: suites.Suite, asked: list[str] | None, root: Path) -> tupl
             raise RequestError(f"data set {name!r} is not prepared under {root}; prepare it: {command}")
         absent.append(f"left out: {name} is not prepared; to add it: {command}")
     return names, absent
+
+
+def _splits(asked: Sequence[str], names: Sequence[str], root: Path) -> dict[str, str]:
+    """The list of each data set, from lists asked for; RequestError unless each of `names` has one of them."""
+    from benchmarks.datasets.splits import titles
+
+    if not asked:
+        return {}
+    of = {name: titles(name, root) for name in names}
+    for title in asked:
+        if not any(title in of[name] for name in names):
+            known = [t for name in names for t in of[name]]
+            raise RequestError(f"--split {title}: no data set of this run has it; {nearest(title, known)}")
+    chosen = {name: [title for title in asked if title in of[name]] for name in names}
+    for name, its in chosen.items():
+        if len(its) != 1:
+            lists = f"--split names {len(its)} lists of {name}" if its else f"--split names no list of {name}"
+            raise RequestError(f"{lists}; give one of each data set, or narrow the run with --dataset")
+    return {name: title for name, (title,) in chosen.items()}
 
 
 def _check_extras(cells: list[Cell], explicit: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, Recipe, Tile
 from benchmarks.datasets import catalogue
+from benchmarks.datasets.splits import count_folds
 from benchmarks.errors import DataError, RequestError, nearest
 
 
@@ -27,8 +29,15 @@ class SuiteModel(_Strict):
 
 
 class Tier(_Strict):
-    """One size of a suite: the same question at another cost."""
+    """One size of a suite: the same question at another cost.
 
+    In the file, `like: SUITE.TIER` stands for all fields of that tier but those that are given.
+    """
+
+    like: str | None = Field(None, pattern=r"^\w+\.\w+$")
+    models: tuple[SuiteModel, ...] = Field((), description="instead of the suite's")
+    datasets: tuple[str, ...] = Field((), description="instead of the suite's")
+    split: dict[str, str] = Field({}, description="split lists of data sets, instead of their default ones")
     scale: str
     image_size: int | Literal["native"]
     folds: tuple[int, ...]
@@ -37,6 +46,7 @@ class Tier(_Strict):
     by_dataset: dict[str, dict[str, Any]] = {}
     by_family: dict[str, dict[str, Any]] = {}
     tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
+    length: float = Field(1.0, gt=0, description="times the epochs and milestones of the recipes")
 
     def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe | NativeRecipe:
         """The recipe of one cell: the tier's, then the data set's, then the family's changes.
@@ -44,11 +54,21 @@ class Tier(_Strict):
         Where `trainer: library` results, all but the fields of `NativeRecipe` is left out.
         """
         merged = {**self.recipe, **self.by_dataset.get(dataset, {}), **self.by_family.get(family, {})}
+        merged["epochs"] = self._longer(merged.get("epochs"))
+        if "milestones" in merged:
+            merged["milestones"] = [self._longer(m) for m in merged["milestones"]]
         if epochs is not None:
             merged["epochs"] = epochs
         if merged.get("trainer") == "library":
             return NativeRecipe(**{k: v for k, v in merged.items() if k in NativeRecipe.model_fields})
         return Recipe(**merged)
+
+    def _longer(self, epochs: Any) -> Any:
+        if self.length == 1.0 or not isinstance(epochs, int):
+            return epochs
+        if (longer := epochs * self.length) != int(longer):
+            raise ValueError(f"length {self.length} makes {longer} of {epochs} epochs: not a whole number")
+        return int(longer)
 
 
 class Suite(_Strict):
@@ -64,25 +84,40 @@ class Suite(_Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
-        for dataset in self.datasets:
-            catalogue.get(dataset)
-        for entry in self.models:
+        tiers = self.tiers.items()
+        for where, datasets in [("", self.datasets), *((f"tiers.{name}.", tier.datasets) for name, tier in tiers)]:
+            for dataset in datasets:
+                try:
+                    catalogue.get(dataset)
+                except RequestError as e:
+                    raise ValueError(f"{where}datasets: {e}") from None
+        for entry in [m for _, tier in tiers for m in (*self.models, *tier.models)]:
             for variant in entry.variants:
                 models.check_variant(entry.model, variant)
         if self.reference not in {m.model for m in self.models}:
             raise ValueError(f"reference {self.reference!r} is not one of the suite's models")
-        families = {models.get(m.model).family for m in self.models}
-        for name, tier in self.tiers.items():
-            for extra in set(tier.by_dataset) - set(self.datasets):
-                raise ValueError(f"tiers.{name}.by_dataset: {extra!r} is not one of the suite's data sets")
-            for extra in set(tier.tile) - set(self.datasets):
-                raise ValueError(f"tiers.{name}.tile: {extra!r} is not one of the suite's data sets")
-            for extra in set(tier.by_family) - families:
-                raise ValueError(f"tiers.{name}.by_family: no model of the suite is of family {extra!r}")
-            for dataset in self.datasets:
+        for name, tier in tiers:
+            families = {models.get(m.model).family for m in tier.models or self.models}
+            datasets = tier.datasets or self.datasets
+            for field, named in (("by_dataset", tier.by_dataset), ("tile", tier.tile), ("split", tier.split)):
+                for extra in set() if tier.like else set(named) - set(datasets):
+                    raise ValueError(f"tiers.{name}.{field}: {extra!r} is not one of its data sets")
+            for extra in set() if tier.like else set(tier.by_family) - families:
+                raise ValueError(f"tiers.{name}.by_family: none of its models is of family {extra!r}")
+            for dataset in datasets:
                 for family in families:
                     tier.resolve(dataset, family)
         return self
+
+    def tier(self, name: str) -> Tier:
+        """RequestError for an unknown one."""
+        if name not in self.tiers:
+            raise RequestError(f"suite {self.name!r} has no tier {name!r}; {nearest(name, self.tiers)}")
+        return self.tiers[name]
+
+    def datasets_of(self, tier: str) -> tuple[str, ...]:
+        """The data sets of a tier. RequestError for an unknown one."""
+        return self.tier(tier).datasets or self.datasets
 
     def cells(
         self,
@@ -94,30 +129,35 @@ class Suite(_Strict):
         seeds: Sequence[int] | None = None,
         epochs: int | None = None,
         tile: Tile | None = None,
+        split: Mapping[str, str] | None = None,
+        root: Path | None = None,
     ) -> list[Cell]:
         """The cells of a tier, narrowed.
 
         Args:
             datasets: names, each in the catalogue.
-            select: `model` (all its variants in the suite) or `model:variant`; empty for all.
+            select: `model`, `model:variant`, or `model:*` for all its variants in the suite; empty for all.
             folds, seeds, epochs, tile: instead of the tier's.
+            split: split lists of data sets, instead of the tier's or their default ones. Of the tier's folds those are
+                taken that the list has; an official split has but one.
+            root: where prepared sets lie, with lists of their own.
 
         Raises:
-            RequestError: an unknown tier, model, variant or fold.
+            RequestError: an unknown tier, model, variant, list or fold.
         """
-        if tier not in self.tiers:
-            raise RequestError(f"suite {self.name!r} has no tier {tier!r}; {nearest(tier, self.tiers)}")
-        t = self.tiers[tier]
+        t = self.tier(tier)
         out = []
         for dataset in datasets:
             spec = catalogue.get(dataset)
             cut = tile or t.tile.get(dataset)
             native = min(spec.native_size, cut.size) if cut else spec.native_size
-            for fold in folds if folds is not None else t.folds:
-                if not 0 <= fold < spec.folds:
-                    raise RequestError(f"{spec.split} has folds 0 to {spec.folds - 1}, not {fold}")
+            title = (split or {}).get(dataset) or t.split.get(dataset) or spec.split
+            count = spec.folds if title == spec.split else count_folds(dataset, title, root)
+            for fold in folds if folds is not None else [f for f in t.folds if f < count]:
+                if not 0 <= fold < count:
+                    raise RequestError(f"{title} has folds 0 to {count - 1}, not {fold}")
                 for seed in seeds if seeds is not None else t.seeds:
-                    for model, variant in self.selected(select):
+                    for model, variant in self.selected(select, tier):
                         entry = models.get(model)
                         recipe = t.resolve(dataset, entry.family, epochs)
                         if isinstance(recipe, NativeRecipe) and not entry.native:
@@ -129,7 +169,7 @@ class Suite(_Strict):
                         out.append(
                             Cell(
                                 dataset=dataset,
-                                split=spec.split,
+                                split=title,
                                 fold=fold,
                                 model=model,
                                 variant=variant,
@@ -142,23 +182,28 @@ class Suite(_Strict):
                         )
         return out
 
-    def selected(self, select: Collection[str]) -> list[tuple[str, str]]:
-        """(model, variant) pairs of the suite that `select` names, in the suite's order.
+    def selected(self, select: Collection[str], tier: str) -> list[tuple[str, str]]:
+        """(model, variant) pairs of a tier that `select` names, in the suite's order.
 
         A registered model that the suite does not list may be asked for by name and then joins.
         """
-        listed = [(m.model, v) for m in self.models for v in m.variants]
+        listed = [(m.model, v) for m in self.tier(tier).models or self.models for v in m.variants]
         if not select:
             return listed
         wanted: list[tuple[str, str]] = []
         for name in select:
             model, variant = models.split_name(name)
-            if variant:
+            if variant == "*":
+                models.get(model)
+                if not (found := [pair for pair in listed if pair[0] == model]):
+                    raise RequestError(f"tier {tier!r} of suite {self.name!r} has no model {model!r}")
+                wanted += found
+            elif variant:
                 models.check_variant(model, variant)
                 wanted.append((model, variant))
             else:
-                models.get(model)
-                wanted += [pair for pair in listed if pair[0] == model] or [(model, "default")]
+                models.check_variant(model, "default")
+                wanted.append((model, "default"))
         unique = dict.fromkeys(wanted)
         return [p for p in listed if p in unique] + [p for p in unique if p not in listed]
 
@@ -170,22 +215,31 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Suite:
-    """Read and validate suite `name`.
+    """Read and validate a suite: one that ships with the package, by name, or a file of the user's, `NAME.yaml`.
 
     Raises:
         RequestError: no such suite.
         DataError: the file is not a valid suite; the message names the field.
     """
+    if name.endswith((".yaml", ".yml")):
+        try:
+            return parse(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) else "it is not text"
+            raise RequestError(f"--suite {name}: {reason}; suites that ship: {', '.join(names())}") from None
+    return parse(_text(name), f"suites/{name}.yaml")
+
+
+def _text(name: str) -> str:
     if name not in names():
-        raise RequestError(f"unknown suite {name!r}; {nearest(name, names())}")
-    text = (resources.files("benchmarks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse(text, f"suites/{name}.yaml")
+        raise RequestError(f"unknown suite {name!r}; {nearest(name, names())} A file of yours ends in .yaml")
+    return (resources.files("benchmarks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def parse(text: str, where: str) -> Suite:
     """A suite from YAML text; `where` names it in error messages."""
     try:
-        return Suite.model_validate(yaml.safe_load(text))
+        return Suite.model_validate(_written_out(yaml.safe_load(text)))
     except yaml.YAMLError as e:
         raise DataError(f"{where} is not YAML: {' '.join(str(e).split())}") from None
     except RequestError as e:
@@ -194,3 +248,19 @@ def parse(text: str, where: str) -> Suite:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "suite"
         raise DataError(f"{where}, {field}: {first['msg']}") from None
+
+
+def _written_out(content: Any) -> Any:
+    """`content` with the tiers that are `like` one of a suite that ships written out."""
+    tiers = content.get("tiers") if isinstance(content, dict) else None
+    if not isinstance(tiers, dict):
+        return content
+    written = dict(tiers)
+    for name, tier in tiers.items():
+        if isinstance(tier, dict) and "like" in tier:
+            suite, _, of = str(tier["like"]).partition(".")
+            others = yaml.safe_load(_text(suite))["tiers"]
+            if of not in others:
+                raise RequestError(f"tiers.{name}.like: suite {suite!r} has no tier {of!r}; {nearest(of, others)}")
+            written[name] = {**others[of], **tier}
+    return {**content, "tiers": written}

@@ -47,6 +47,15 @@ def titles(dataset_name: str, root: Path | str | None = None) -> list[str]:
     return sorted(_paths(dataset_name, root))
 
 
+def count_folds(dataset_name: str, split_name: str, root: Path | str | None = None) -> int:
+    """How many folds a list of the data set has. RequestError for a name that does not exist."""
+    paths = _paths(dataset_name, root)
+    if split_name not in paths:
+        raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, paths)}")
+    path = paths[split_name]
+    return len(_read(path, path.stat().st_mtime_ns, dataset_name)[0])
+
+
 def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str | None = None) -> Split:
     """Fold `fold` of a list of the data set, shipped or lying with the set under the data root `root`.
 

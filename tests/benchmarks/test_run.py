@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import suites
 from benchmarks.cells import digest_of
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
 
@@ -62,6 +63,10 @@ def test_these_rooms_are_torch_free(module: str) -> None:
         (("--suite", "small_defects", "--device", "cuda:77"), "--device cuda:77"),
         (("--suite", "small_defects", "--epochs", "0"), "epochs"),
         (("--suite", "small_defects", "--tile", "50"), "tile"),
+        (("--suite", "smoke", "--time-limit", "9x"), "write it like 9m"),
+        (("--suite", "smoke", "--split", "synthetic_small-few11-v1"), "did you mean 'synthetic_small-few10-v1'"),
+        (("--suite", "smoke", "--model", "my.detectors:build"), "no module 'my.detectors'"),
+        (("--suite", "nowhere/mine.yaml"), "No such file"),
         (("--suite", "smoke", "--loaders", "2", "--workers", "2"), "--workers 1"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
@@ -234,6 +239,69 @@ def test_a_damaged_record_stops_the_run_by_name(finished: tuple[Path, str], data
     done = call("run", *smoke(copy, data_root))
     assert done.returncode == 1
     assert "was changed after it was written" in done.stderr
+
+
+OWN = """
+from canet.detector import build_canet
+
+def build(*, num_classes, image_size, scale, weights=None):
+    return build_canet(num_classes=num_classes, image_size=image_size, scale="nano", weights=weights)
+"""
+
+
+@pytest.mark.slow
+def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path, data_root: Path, synthetic) -> None:
+    (tmp_path / "parts.py").write_text(OWN)
+    suite = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(suite.replace("name: smoke", "name: mine"))
+    command = [
+        *("--suite", "mine.yaml", "--model", "parts:build", "--split", "synthetic_small-few30-v1", "--epochs", 1),
+        *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
+    ]
+    path = f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"
+    done = call("run", *command, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (stored,) = scan(tmp_path / "runs")
+    assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("parts:build", 30, "ok")
+    assert "nothing to train" in call("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
+    (tmp_path / "parts.py").write_text(OWN + "# changed")
+    assert "to run" in call("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
+    assert call("report", "--results", tmp_path / "runs", "--out", tmp_path / "report").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, synthetic) -> None:
+    """Eight workers, too little time: nothing is lost, and each cell is there once at the end."""
+    command = ["--suite", "smoke", "--device", "cpu", "--model", "retinanet", "--epochs", 3, "--workers", 8]
+    command += [part for seed in range(8) for part in ("--seed", seed)]
+    command += ["--out", tmp_path, "--data-root", data_root]
+    began = time.monotonic()
+    first = call("run", *command, "--time-limit", "40s")
+    assert first.returncode == 0, first.stderr
+    assert time.monotonic() - began < 40 + 20
+    left = [line for line in first.stdout.splitlines() if line.startswith("  retinanet on")]
+    assert len(left) + len(list(scan(tmp_path))) == 8
+    interrupted = [line for line in left if line.endswith("interrupted")]
+    assert len(interrupted) == len(list(tmp_path.rglob("*.resume.safetensors")))
+    done = call("run", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("resuming after epoch") == len(interrupted)
+    records = [stored.run for stored in scan(tmp_path)]
+    assert sorted(record.cell.seed for record in records) == list(range(8))
+    assert {(record.status, len(record.curve)) for record in records} == {("ok", 3)}
+
+
+@pytest.mark.slow
+def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_root: Path, synthetic) -> None:
+    """In one worker after two other models, and in a process of its own."""
+    command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--time-limit", "1h"]
+    others = ["--model", "canet", "--model", "yolov8n"]
+    assert call("run", *command, *others, "--model", "retinanet", "--out", tmp_path / "all").returncode == 0
+    assert call("run", *command, "--model", "retinanet", "--out", tmp_path / "one").returncode == 0
+    (alone,) = scan(tmp_path / "one")
+    among = next(stored for stored in scan(tmp_path / "all") if stored.run.cell == alone.run.cell)
+    assert among.paths.weights.read_bytes() == alone.paths.weights.read_bytes()
+    assert among.run.metrics == alone.run.metrics
 
 
 @pytest.fixture(scope="module")

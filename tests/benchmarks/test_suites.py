@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import models, suites
@@ -27,7 +29,7 @@ def test_every_suite_resolves_to_cells_with_distinct_ids(name: str) -> None:
     suite = suites.load(name)
     assert suite.name == name
     for tier in suite.tiers:
-        cells = suite.cells(tier, datasets=suite.datasets)
+        cells = suite.cells(tier, datasets=suite.datasets_of(tier))
         assert len({c.id for c in cells}) == len(cells) > 0
         assert len({(c.dataset, c.stem) for c in cells}) == len(cells)
 
@@ -70,7 +72,8 @@ def test_narrowing() -> None:
     quick = {"datasets": ["synthetic_small"]}
     every = [c.name for c in suite.cells("quick", **quick)]
     assert every == ["canet", "canet:no_sae", "canet:no_cbd", "canet:fpn", "fasterrcnn_fpn", "retinanet", "yolov8n"]
-    assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:4]
+    assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:1]
+    assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:4]
     assert [c.name for c in suite.cells("quick", select=["yolov8n", "canet:no_sae"], **quick)] == [every[1], every[6]]
     assert [c.name for c in suite.cells("quick", select=["canet:one_head"], **quick)] == ["canet:one_head"]
     (cell,) = suite.cells("quick", select=["retinanet"], folds=[3], seeds=[7], epochs=1, **quick)
@@ -84,7 +87,9 @@ def test_narrowing() -> None:
         ({"select": ["canet:nosae"]}, "no_sae"),
         ({"select": ["fcos:no_sae"]}, "no variants"),
         ({"select": ["retinanet:library"]}, "did you mean 'library_anchors'"),
+        ({"select": ["fcos:*"]}, "has no model 'fcos'"),
         ({"folds": [5]}, "folds 0 to 4"),
+        ({"split": {"synthetic_small": "synthetic_small-few11-v1"}}, "did you mean 'synthetic_small-few10-v1'"),
     ],
 )
 def test_wrong_names_are_wrong_requests(narrow: dict, hint: str) -> None:
@@ -101,6 +106,56 @@ def test_tiles_are_the_data_sets_or_asked_for() -> None:
     wanted = Tile(size=640, overlap=160)
     (cell,) = suites.parse(text, "x.yaml").cells("quick", datasets=["synthetic_small"], tile=wanted)
     assert (cell.tile, cell.image_size) == (wanted, 160)
+
+
+def test_another_split_list_is_a_tiers_or_asked_for() -> None:
+    few = MINIMAL.replace("folds: [0]", "folds: [0, 3]\n    split: {synthetic_small: synthetic_small-few10-v1}")
+    suite = suites.parse(few, "x.yaml")
+    cells = suite.cells("quick", datasets=["synthetic_small"])
+    assert [(c.split, c.fold) for c in cells] == [("synthetic_small-few10-v1", 0), ("synthetic_small-few10-v1", 3)]
+    asked = suite.cells(
+        "quick", datasets=["synthetic_small"], split={"synthetic_small": "synthetic_small-few30-v1"}, folds=[1]
+    )
+    assert [(c.split, c.fold) for c in asked] == [("synthetic_small-few30-v1", 1)]
+    assert len({c.id for c in (*cells, *asked)}) == 3
+
+
+def test_an_official_split_has_one_fold() -> None:
+    suite = suites.load("small_defects")
+    official = {"split": {"deep_pcb": "deep_pcb-official-v1"}, "datasets": ["deep_pcb"], "select": ["canet"]}
+    assert {c.fold for c in suite.cells("full", **official)} == {0}
+    with pytest.raises(RequestError, match="deep_pcb-official-v1 has folds 0 to 0, not 1"):
+        suite.cells("full", folds=[1], **official)
+
+
+def test_a_tier_may_have_models_of_its_own_and_be_like_another(tmp_path: Path) -> None:
+    own = (
+        MINIMAL
+        + """
+  half: {like: small_defects.quick, length: 0.5, seeds: [1], models: [{model: canet, variants: [fpn]}, {model: fcos}]}
+"""
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(own)
+    suite = suites.load(str(path))
+    assert [c.name for c in suite.cells("quick", datasets=["synthetic_small"])] == ["canet"]
+    cells = suite.cells("half", datasets=["synthetic_small"])
+    assert [c.name for c in cells] == ["canet:fpn", "fcos"]
+    assert {(c.seed, c.recipe.epochs) for c in cells} == {(1, 9)}
+    with pytest.raises(DataError, match=r"0.25 makes 4.5 of 18 epochs"):
+        suites.parse(own.replace("0.5", "0.25"), "x.yaml")
+
+
+def test_a_suite_of_the_users_own_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINIMAL)
+    assert suites.load(str(tmp_path / "mine.yaml")) == suites.parse(MINIMAL, "x")
+    with pytest.raises(RequestError, match=r"No such file.*small_defects"):
+        suites.load(str(tmp_path / "other.yaml"))
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="not text"):
+        suites.load(str(tmp_path / "mine.yaml"))
+    with pytest.raises(DataError, match="no tier 'quik'"):
+        suites.parse(MINIMAL + "\n  half: {like: small_defects.quik}\n", "x.yaml")
 
 
 def test_augmentations_are_part_of_a_recipe() -> None:
