@@ -57,6 +57,7 @@ from canet.detector import (
     build_rpn,
     require_imagenet,
 )
+from canet.initialisation import initialised_by_name
 
 SCORE_THRESHOLD = 0.001
 DETECTIONS = 100
@@ -66,6 +67,7 @@ _SSD_SMALL = (0.04, 0.08, 0.16, 0.32, 0.5, 0.7, 0.9)
 _RATIOS = (0.5, 1.0, 2.0)
 
 
+@initialised_by_name
 def build_fasterrcnn_fpn(
     *,
     num_classes: int,
@@ -132,6 +134,7 @@ def build_fasterrcnn_mobilenet(
     return model
 
 
+@initialised_by_name
 def build_retinanet(
     *,
     num_classes: int,
@@ -160,6 +163,7 @@ def build_retinanet(
     return model
 
 
+@initialised_by_name
 def build_fcos(*, num_classes: int, image_size: int, scale: str, weights: str | None = None) -> FCOSDetector:
     """FCOS for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`."""
     config = _plain(scale, weights, "small")

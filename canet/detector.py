@@ -28,6 +28,7 @@ from torchvision.ops import boxes as box_ops
 
 from canet.backbone import ResNet, load_imagenet
 from canet.config import CANetConfig
+from canet.initialisation import initialised_by_name
 from canet.pyramid import LaplacianFPN, build_neck
 from canet.roi_align import multilevel_roi_align
 
@@ -414,6 +415,7 @@ class CANet(TwoStageDetector):
         }
 
 
+@initialised_by_name
 def build_canet(
     *,
     num_classes: int,

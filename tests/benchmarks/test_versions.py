@@ -2,12 +2,14 @@
 
 Every model is trained for two steps and its losses are compared with those in versions.json. When a change is meant,
 raise the version that moved (the builder's in benchmarks/models.py, RECIPE_VERSION, TRANSFORMS_VERSION,
-DETECTION_VERSION or EVALUATOR_VERSION) and write the file again: python -m tests.benchmarks.test_versions
+DETECTION_VERSION or EVALUATOR_VERSION) and write the file again: python -m tests.benchmarks.test_versions [MODEL ...]
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -183,19 +185,22 @@ def test_the_evaluator_changes_only_with_its_version() -> None:
     assert now["values"] == pytest.approx(known["values"], abs=1e-6)
 
 
-def write() -> None:
-    """Write versions.json from what the code computes now."""
+def write(names: Sequence[str] = ()) -> None:
+    """Write versions.json from what the code computes now: the models called, or all whose library is here."""
     import tempfile
 
     from benchmarks.datasets.prepared import ensure
 
     with tempfile.TemporaryDirectory() as folder:
         synthetic = ensure("synthetic_small", Path(folder))
-        out: dict = {n: {"versions": versions(n), "losses": losses(n, synthetic)} for n in models.MODELS}
+        known = json.loads(FILE.read_text())
+        chosen = names or [n for n in models.MODELS if models.missing_extra(n) is None]
+        new = {n: {"versions": versions(n), "losses": losses(n, synthetic)} for n in chosen}
+        out: dict = {n: new[n] if n in new else known[n] for n in models.MODELS if n in new or n in known}
         out["detection"] = detection(synthetic)
     out["evaluator"] = evaluator()
     FILE.write_text(json.dumps(out, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    write()
+    write(sys.argv[1:])
