@@ -23,7 +23,7 @@ from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress
-from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, write_atomic
+from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, scan, write_atomic
 
 if TYPE_CHECKING:
     from benchmarks.datasets.prepared import PreparedDataset
@@ -147,8 +147,9 @@ def main(
 
     records = [load(CellPaths.of(out, cell)) for cell in stored]
     if records and not limits.asked:
-        draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED)
-        console.print(tables.console_table(records))
+        published = list(scan(RESULTS / loaded.results))  # single trainings take their spread from them
+        draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
+        console.print(tables.console_table(records, published))
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
         _publish(ended_well, out, RESULTS / loaded.results)

@@ -1,111 +1,234 @@
-"""What several runs of one model say together, and what those of two models say of their difference."""
+"""What runs of one model say of another training on other material: a mean and its interval, by one method.
+
+Two levels. *Trainings* (seeds): the variance s^2 of runs on the same test images. *Images*: the covariance of the runs'
+bootstrap draws, which resample the same overlap groups for every run; what a run and an image have with each other
+alone is in s^2 already. Of R seeds on one fold the mean has the variance
+
+    V = G/(G - 1) cov + s^2 / R
+
+of G groups, with Satterthwaite's degrees of freedom, and the interval is Student's on a scale on which it cannot leave
+the bounds of the metric (the logit). Of K folds, whose test images are disjoint,
+
+    V = mean(cov)/K + e (1/K + test/train),    e = max(variance of the folds' means - mean(cov), s^2 / R)
+
+where the last term is Nadeau and Bengio's (2003) for folds that share training images, here on what is not explained by
+the test images. It speaks of test sets of this size: AP of a small set lies above that of a large one, see
+docs/accuracy.md, where the simulated coverage stands too.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import beta, t
 
 from benchmarks.store import Interval
 
+Key = tuple[int, int]
+"""Fold and seed of a run."""
+Bounds = tuple[float, float]
+SHARE: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)
+RATE: Bounds = (0.0, math.inf)
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean over folds of the means over seeds, with a 95% interval where one can be given."""
-
-    mean: float
-    interval: Interval | None
-    runs: int
-    folds: int
-    seeds: int
-
-
-def aggregate(values: Mapping[tuple[int, int], float], test_share: float | None = None) -> Spread | None:
-    """Sum up the values of (fold, seed); None without any.
-
-    One fold: Student's t over its seeds, which says how the training varies on these images, and nothing of others.
-    Several folds: they train on the same images for the most part, so their values are not independent and Student's t
-    over them is too narrow. The variance is the corrected one of Nadeau and Bengio (2003), s^2 (1/k + test/train), over
-    the k folds' means. Seeds are averaged first, and no more is claimed from having many of them. A single run has no
-    interval here; the bootstrap over its images has one.
-
-    Args:
-        test_share: test images over training images of a fold; without it several folds have no interval.
-    """
-    if not values:
-        return None
-    by_fold: dict[int, list[float]] = {}
-    for (fold, _), value in sorted(values.items()):
-        by_fold.setdefault(fold, []).append(value)
-    means = [statistics.fmean(v) for v in by_fold.values()]
-    mean, folds = statistics.fmean(means), len(means)
-    sample = means if folds > 1 else next(iter(by_fold.values()))
-    interval = None
-    if len(sample) > 1 and (folds == 1 or test_share is not None):
-        spread = 1 / len(sample) + ((test_share or 0.0) if folds > 1 else 0.0)
-        half = float(t.ppf(0.975, len(sample) - 1)) * statistics.stdev(sample) * math.sqrt(spread)
-        interval = mean - half, mean + half
-    return Spread(mean, interval, len(values), folds, len({seed for _, seed in values}))
+LEAST_GROUPS = 10
+"""Fewer images, or groups of overlapping ones, and no bootstrap interval is given."""
+LEAST_BOXES = 10
+"""The same of the boxes that a metric rests on."""
+LEAST_COUNT = 5
+"""The same of an exact interval of a share."""
+LEAST_RUNS = 3
+"""Fewer runs have no variance of their own between trainings."""
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A metric of one run, and the same of bootstrap resamples of its test images."""
+    """A metric of one run, the same of bootstrap resamples of its test images, and the number of their overlap groups.
+
+    error: standard error over images where there are no draws.
+    """
 
     value: float
-    draws: tuple[float, ...]
+    draws: Sequence[float] = ()
+    groups: int | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean over paired runs of one model's metric minus another's, on the same resampled images."""
+class Training:
+    """Variance between trainings on the same images, pooled over models: of so many runs, with so many freedoms."""
+
+    variance: float
+    freedom: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over folds of the means over seeds, with a 95% interval where one can be given.
+
+    covers: what the interval is an interval over. error: of the mean, in the metric's own unit. training: the variance
+    that was taken from other models' runs, or None.
+    """
 
     mean: float
-    interval: Interval
-    p: float
+    interval: Interval | None
+    covers: Literal["trainings and images", "images only", "nothing"]
+    error: float
+    freedom: float
     runs: int
-    better: int
-    """In how many of the runs the difference is above 0."""
-    p_is_bound: bool
-    """No resample lies on the far side of 0: p is as small as so many resamples allow."""
+    folds: int
+    seeds: int
+    values: tuple[float, ...]
+    training: Training | None = None
+
+    @property
+    def degenerate(self) -> bool:
+        """Nothing varied: an interval without width, which says nothing of other material."""
+        return self.interval is not None and self.interval[1] - self.interval[0] < _NOTHING
 
 
-def paired_difference(
-    ours: Mapping[tuple[int, int], Sample], theirs: Mapping[tuple[int, int], Sample]
-) -> Difference | None:
-    """Difference of two models over the (fold, seed) that both have; None without any.
-
-    A resample takes the same images for both models, so what is hard about an image cancels. The interval is the 95%
-    percentile one; p is two-sided, (1 + resamples on the far side of 0) / (1 + resamples), doubled. Both speak of other
-    test images, not of another training: for that there is `better`, of several seeds.
-    """
-    both = [k for k in ours if k in theirs and ours[k].draws and len(ours[k].draws) == len(theirs[k].draws)]
-    if not both:
+def pooled(rows: Iterable[Sequence[float]]) -> Training | None:
+    """Variance between trainings, pooled over rows of runs on the same images; None where no row has two."""
+    several = [row for row in rows if len(row) > 1]
+    freedom = sum(len(row) - 1 for row in several)
+    if not freedom:
         return None
-    each = {k: ours[k].value - theirs[k].value for k in both}
-    means, draws = [], []
-    for fold in sorted({fold for fold, _ in both}):
-        own = [k for k in both if k[0] == fold]
-        means.append(statistics.fmean(each[k] for k in own))
-        drawn = np.mean([np.subtract(ours[k].draws, theirs[k].draws) for k in own], axis=0)
-        # Folds have other images: resample b of one has nothing to do with resample b of another.
-        draws.append(drawn[np.random.default_rng(fold).permutation(len(drawn))])
-    mean = np.mean(draws, axis=0)
-    low, high = np.percentile(mean, [2.5, 97.5])
-    far = int(min((mean <= 0).sum(), (mean >= 0).sum()))
-    p = min(1.0, 2 * (1 + far) / (1 + len(mean)))
-    better = sum(value > 0 for value in each.values())
-    return Difference(statistics.fmean(means), (float(low), float(high)), p, len(both), better, far == 0)
+    squares = sum(statistics.variance(row) * (len(row) - 1) for row in several)
+    return Training(squares / freedom, freedom, sum(map(len, several)))
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of several comparisons (1979), in the order given."""
-    out, highest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
-        out[i] = highest
-    return out
+def estimate(
+    samples: Mapping[Key, Sample],
+    *,
+    bounds: Bounds = SHARE,
+    test_share: float | None = None,
+    training: Training | None = None,
+) -> Estimate | None:
+    """Mean and interval of the runs of one model, or of the differences of two; None without any.
+
+    Args:
+        bounds: between which the metric lies.
+        test_share: test images over training images of a fold; without it several folds have no interval.
+        training: variance between trainings of models like this one, for fewer than three runs. Without it one run has
+            an interval over images alone, and two have none.
+    """
+    if not samples:
+        return None
+    by_fold: dict[int, list[Sample]] = {}
+    for (fold, _), sample in sorted(samples.items()):
+        by_fold.setdefault(fold, []).append(sample)
+    means = [statistics.fmean(s.value for s in own) for own in by_fold.values()]
+    runs, folds, mean = len(samples), len(by_fold), statistics.fmean(means)
+    values = tuple(sample.value for _, sample in sorted(samples.items()))
+    parts = [_over_images(own) for own in by_fold.values()]
+    images = [part for part in parts if part is not None]
+    known = len(images) == folds
+    over_images = statistics.fmean(v for v, _ in images) if known else 0.0
+    image_freedom = sum(g for _, g in images) if known else 1
+    own = pooled([s.value for s in fold] for fold in by_fold.values())
+    borrowed = training if runs < LEAST_RUNS else None
+    trained = _together(own, borrowed)
+    per_fold = runs / folds
+    error = freedom = 0.0
+    interval = None
+    covers: Literal["trainings and images", "images only", "nothing"] = "nothing"
+    if runs == 1 and trained is None and known:
+        error, freedom, covers = math.sqrt(over_images), image_freedom, "images only"
+    elif runs < LEAST_RUNS and borrowed is None:
+        pass  # two values are two values
+    elif folds == 1 and trained is not None:
+        terms = [(over_images, image_freedom), (trained.variance / runs, trained.freedom)]
+        error, freedom = _sum(terms)
+        covers = "trainings and images"
+    elif folds > 1 and test_share is not None:
+        least = trained.variance / per_fold if trained is not None else 0.0
+        between = statistics.variance(means)
+        share = 1 / folds + test_share
+        if folds < LEAST_RUNS or between - over_images < least:
+            assumed = trained.freedom if trained is not None else folds - 1
+            terms = [(over_images / folds, image_freedom), (least * share, assumed)]
+        else:
+            terms = [(over_images * (1 / folds - share), image_freedom), (between * share, folds - 1)]
+        error, freedom = _sum(terms)
+        freedom = max(freedom, folds - 1)
+        covers = "trainings and images"
+    if covers != "nothing":
+        interval = span(mean, error, freedom, bounds)
+    seeds = len({seed for _, seed in samples})
+    return Estimate(mean, interval, covers, error, freedom, runs, folds, seeds, values, borrowed)
+
+
+def _over_images(runs: Sequence[Sample]) -> tuple[float, int] | None:
+    """Variance over images of what the runs of one fold have in common, and its freedom."""
+    groups = next((s.groups for s in runs if s.groups is not None), None)
+    if groups is None or groups < 2:
+        return None
+    lengths = {len(s.draws) for s in runs}
+    if lengths != {0} and len(lengths) == 1:
+        covariance = np.atleast_2d(np.cov(np.array([s.draws for s in runs], dtype=float)))
+        apart = ~np.eye(len(runs), dtype=bool)
+        value = float(covariance[apart].mean()) if len(runs) > 1 else float(covariance[0, 0])
+        return max(value, 0.0) * groups / (groups - 1), groups - 1
+    errors = [s.error for s in runs if s.error is not None]
+    if len(errors) < len(runs):
+        return None
+    return statistics.fmean(e * e for e in errors), groups - 1
+
+
+def _together(a: Training | None, b: Training | None) -> Training | None:
+    if a is None or b is None:
+        return a or b
+    freedom = a.freedom + b.freedom
+    return Training((a.variance * a.freedom + b.variance * b.freedom) / freedom, freedom, a.runs + b.runs)
+
+
+def _sum(terms: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error and Satterthwaite's freedom of a sum of estimated variances."""
+    whole = max(sum(v for v, _ in terms), 0.0)
+    spread = sum(v * v / freedom for v, freedom in terms)
+    return math.sqrt(whole), whole * whole / spread if spread > 0 else max(f for _, f in terms)
+
+
+def span(mean: float, error: float, freedom: float, bounds: Bounds = SHARE) -> Interval:
+    """95% interval of Student's t around a mean, on a scale that ends at the bounds."""
+    low, high = bounds
+    half = float(t.ppf(0.975, freedom)) * error
+    if error * error < _NOTHING or mean <= low or mean >= high:
+        return mean, mean
+    if math.isinf(high):
+        width = half / (mean - low)
+        return low + (mean - low) * math.exp(-width), low + (mean - low) * math.exp(width)
+    at = (mean - low) / (high - low)
+    middle, width = math.log(at / (1 - at)), half / (high - low) / (at * (1 - at))
+    return tuple(low + (high - low) / (1 + math.exp(-x)) for x in (middle - width, middle + width))  # type: ignore[return-value]
+
+
+def over_images(
+    values: np.typing.NDArray[np.floating], groups: int, bounds: Bounds = SHARE
+) -> tuple[Interval, float] | None:
+    """Interval over images of one run, and its standard error, from the sample's own value and its resamples.
+
+    None with fewer than `LEAST_GROUPS` groups, or where the metric is not defined.
+    """
+    value, draws = values[0], values[1:]
+    if groups < LEAST_GROUPS or np.isnan(value) or np.count_nonzero(~np.isnan(draws)) < 2:
+        return None
+    error = float(np.nanstd(draws, ddof=1)) * math.sqrt(groups / (groups - 1))
+    return span(float(value), error, groups - 1, bounds), error
+
+
+def exact(share: float, n: int) -> Interval | None:
+    """Clopper and Pearson's 95% interval (1934) of a share of n; None below `LEAST_COUNT`."""
+    if n < LEAST_COUNT:
+        return None
+    k = share * n
+    low = 0.0 if k <= _NOTHING else float(beta.ppf(0.025, k, n - k + 1))
+    high = 1.0 if n - k <= _NOTHING else float(beta.ppf(0.975, k + 1, n - k))
+    return low, high

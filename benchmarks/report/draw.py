@@ -49,14 +49,17 @@ PUBLISHED = "_published"
 """Folder below results/ with the records of the published figure's models."""
 
 
-def write(records: Sequence[Stored], folder: Path, *, beside_published: bool = False) -> None:
+def write(
+    records: Sequence[Stored], folder: Path, *, beside_published: bool = False, published: Sequence[Stored] = ()
+) -> None:
     """Draw `trade_off.svg` and `summary.md` of records into a folder.
 
     beside_published: `published_figure.svg` and `.md` instead, with the published points in a panel of their own.
+    published: further records, from which single trainings take their spread.
     """
     names = ("published_figure.svg", "published_figure.md") if beside_published else ("trade_off.svg", "summary.md")
     panels = [*published_panel()] if beside_published else []
-    contents = (figure(rows(records), beside=panels), tables.markdown(records).encode())
+    contents = (figure(rows(records, published), beside=panels), tables.markdown(records, published).encode())
     drawn = dict(zip(names, contents, strict=True))
     for name, content in drawn.items():
         path = folder / name

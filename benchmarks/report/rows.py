@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
-from benchmarks.metrics.spread import Sample, aggregate
-from benchmarks.store import Interval, RunRecord, Stored
+from benchmarks.metrics.spread import DIFFERENCE, SHARE, Sample, Training, estimate, exact, pooled
+from benchmarks.store import Interval, Metrics, RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
 """AP50 under which a model is shown as untrained, not as bad."""
@@ -50,12 +50,27 @@ GAINS = {kind: f"inspection.errors.{kind}.dAP50" for kind in ERRORS}
 ACCURACY = (*HEADLINE.values(), *PROTOCOLS.values(), *INSPECTION.values(), *GAINS.values())
 
 
+COUNTS = (f"{POINT}.escape", f"{POINT}.overkill")
+"""Shares of few images, whose intervals are exact ones."""
+
+
 @dataclass(frozen=True)
 class Value:
-    """A number and its 95% interval: of a single run the bootstrap over its images, else that of `spread`."""
+    """A number, its 95% interval, and what that covers; `values` are those of the runs.
+
+    training: the spread between trainings that was taken from published records of the same family, or None.
+    """
 
     value: float | None
     interval: Interval | None
+    covers: str = "nothing"
+    values: tuple[float, ...] = ()
+    training: Training | None = None
+
+    @property
+    def degenerate(self) -> bool:
+        """Nothing varied over images: no interval that says anything of others."""
+        return self.interval is not None and self.interval[1] - self.interval[0] < 1e-12
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ class Row:
     boxes_small: int
     accuracy: Mapping[str, Value]
     samples: Mapping[tuple[int, int], Sample]
+    test_share: float | None
     parameters: int | None
     macs: float | None
     latency_ms: float | None
@@ -102,15 +118,22 @@ class Row:
         return self.AP50 is not None and self.AP50 < UNTRAINED_BELOW
 
 
-def rows(records: Iterable[Stored]) -> list[Row]:
-    """Rows in the order of data sets, then of the registry, ablations after their model."""
+def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Row]:
+    """Rows in the order of data sets, then of the registry, ablations after their model.
+
+    Args:
+        published: further records, from which the spread between trainings is taken where a row has too few of its own.
+    """
+    records = list(records)
+    known = {stored.run.cell_id: stored.run for stored in (*published, *records)}
+    spreads = _Spreads(known.values())
     groups: dict[tuple[str, ...], list[Stored]] = {}
     for stored in records:
         cell = stored.run.cell
         recipe = digest_of([cell.split, cell.image_size, cell.recipe.model_dump(mode="json")])
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, recipe), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
-    out = _with_one_reference([_row(group) for _, group in sorted(groups.items())])
+    out = _with_one_reference([_row(group, spreads) for _, group in sorted(groups.items())])
     rank = {"default": 0}
     return sorted(
         out,
@@ -151,7 +174,7 @@ def label_of(cell: Cell) -> str:
     return f"{label} native" if isinstance(cell.recipe, NativeRecipe) else label
 
 
-def _row(group: list[Stored]) -> Row:
+def _row(group: list[Stored], spreads: _Spreads) -> Row:
     first = group[0].run
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
@@ -170,12 +193,9 @@ def _row(group: list[Stored]) -> Row:
         images=sum(m.images for m in measured),
         boxes=sum(m.boxes for m in measured),
         boxes_small=sum(m.boxes_small for m in measured),
-        accuracy={name: _value(name, [s.run for s in group]) for name in ACCURACY},
-        samples={
-            (s.run.cell.fold, s.run.cell.seed): Sample(m.AP50, m.AP50_draws)
-            for s in group
-            if (m := s.run.metrics) is not None and m.AP50 is not None
-        },
+        accuracy={name: _value(name, [s.run for s in group], spreads) for name in ACCURACY},
+        samples=_samples("AP50", [s.run for s in group]),
+        test_share=_test_share([s.run for s in group]),
         parameters=next((s.run.model.parameters for s in group if s.run.model), None),
         macs=profile.macs.macs if profile and profile.macs else None,
         latency_ms=latency.p50["end_to_end"] if latency else None,
@@ -187,13 +207,72 @@ def _row(group: list[Stored]) -> Row:
     )
 
 
-def _value(name: str, runs: list[RunRecord]) -> Value:
-    values = {(r.cell.fold, r.cell.seed): v for r in runs if r.metrics and (v := r.metrics.value(name)) is not None}
+class _Spreads:
+    """The variance between trainings of a family on one data set under one recipe, from every record there is."""
+
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
+        self._runs: dict[str, dict[tuple[str, int], list[RunRecord]]] = {}
+        for run in runs:
+            row = self._runs.setdefault(self._tier(run.cell), {}).setdefault((run.cell.name, run.cell.fold), [])
+            row.append(run)
+
+    @staticmethod
+    def _tier(cell: Cell) -> str:
+        """All of a cell but the model, the variant, the fold and the seed; of the model its family."""
+        rest = cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
+        return digest_of([models.get(cell.model).family, rest])
+
+    def of(self, name: str, row: list[RunRecord]) -> Training | None:
+        """Of a metric, for models like that of a row, from other runs than its own."""
+        own, cell = {run.cell_id for run in row}, row[0].cell
+        found = []
+        for runs in self._runs.get(self._tier(cell), {}).values():
+            values = [run.metrics.value(name) for run in runs if run.metrics is not None and run.cell_id not in own]
+            found.append([v for v in values if v is not None])
+        return pooled(found)
+
+
+def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], Sample]:
+    out = {}
+    for run in runs:
+        metrics = run.metrics
+        if metrics is None or (value := metrics.value(name)) is None:
+            continue
+        out[run.cell.fold, run.cell.seed] = Sample(value, *_over_images(name, metrics))
+    return out
+
+
+def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], int | None, float | None]:
+    """Draws, groups and standard error of a metric, as far as the record has them."""
+    if name == "AP50" and metrics.AP50_draws:
+        return metrics.AP50_draws, metrics.images, None
+    span = metrics.intervals.get(name)
+    return (), metrics.images, None if span is None else (span[1] - span[0]) / (2 * 1.96)
+
+
+def _test_share(runs: Iterable[RunRecord]) -> float | None:
+    """Test images over training images, mean over the runs that say both."""
     shares = [r.metrics.images / r.train_images for r in runs if r.metrics and r.train_images]
-    summed = aggregate(values, statistics.fmean(shares) if shares else None)
-    if summed is None:
+    return statistics.fmean(shares) if shares else None
+
+
+def _value(name: str, runs: list[RunRecord], spreads: _Spreads) -> Value:
+    bounds = DIFFERENCE if name in GAINS.values() else SHARE
+    training = spreads.of(name, runs)
+    got = estimate(_samples(name, runs), bounds=bounds, test_share=_test_share(runs), training=training)
+    if got is None:
         return Value(None, None)
-    if summed.runs == 1:
-        (metrics,) = (r.metrics for r in runs if r.metrics and r.metrics.value(name) is not None)
-        return Value(summed.mean, metrics.intervals.get(name))
-    return Value(summed.mean, summed.interval)
+    interval, covers = got.interval, got.covers
+    if name in COUNTS:
+        interval, covers = exact(got.mean, _images(name, runs)), "images only"
+    return Value(got.mean, interval, covers, got.values, got.training)
+
+
+def _images(name: str, runs: list[RunRecord]) -> int:
+    """The images that a share is of: those of each fold once, however many seeds."""
+    by_fold = {}
+    for run in runs:
+        if run.metrics is not None and run.metrics.inspection is not None:
+            clean = run.metrics.inspection.defect_free_images
+            by_fold[run.cell.fold] = clean if name.endswith("overkill") else run.metrics.images - clean
+    return sum(by_fold.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from rich.table import Table
 
+from ablations.effects import LEAST_RUNS, Effect, holm, paired
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
-from benchmarks.metrics.spread import holm, paired_difference
+from benchmarks.metrics.spread import DIFFERENCE, estimate
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
 from benchmarks.store import Stored
 
@@ -32,8 +34,13 @@ def _span(span: tuple[float, float], digits: int, factor: float = 1.0) -> str:
 
 
 def _percent(value: Value) -> str:
+    """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width."""
     shown = _number(value.value, 1, 100)
-    return shown if value.interval is None else f"{shown} ({_span(value.interval, 1, 100)})"
+    if value.interval is not None:
+        return f"{shown} (degenerate)" if value.degenerate else f"{shown} ({_span(value.interval, 1, 100)})"
+    if len(value.values) == 2:
+        return f"{shown} [{', '.join(_number(v, 1, 100) for v in value.values)}]"
+    return shown
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -93,34 +100,69 @@ def _counterpart(row: Row, section: Sequence[Row]) -> Row | None:
 
 
 def _differences(section: Sequence[Row]) -> list[str]:
-    """A Markdown table of AP50 against the reference, and of ablations against the whole model."""
-    found = []
+    """A Markdown table of AP50 against the reference, and of ablations against the whole model.
+
+    Only of models that were trained `LEAST_RUNS` times: what fewer trainings say of a difference ranks nothing.
+    """
+    found: list[tuple[str, str, Effect]] = []
     for row in section:
         against = _counterpart(row, section)
-        if against is not None and (d := paired_difference(row.samples, against.samples)) is not None:
-            found.append((row.label, against.label, d))
+        if against is None or len(set(row.samples) & set(against.samples)) < LEAST_RUNS:
+            continue
+        how = partial(estimate, bounds=DIFFERENCE, test_share=row.test_share)
+        if (effect := paired(row.samples, against.samples, how)) is not None:
+            found.append((row.label, against.label, effect))
     if not found:
         return []
     lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in"))
-    adjusted = holm([difference.p for *_, difference in found])
-    for (label, against_label, d), p in zip(found, adjusted, strict=True):
-        low, high = (f"{100 * v:+.1f}" for v in d.interval)
-        bound = "≤ " if d.p_is_bound else ""
-        cells = (label, against_label, f"{100 * d.mean:+.1f} ({low} to {high})", f"{bound}{d.p:.3f}", f"{bound}{p:.3f}")
-        lines.append("| " + " | ".join((*cells, f"{d.better} of {d.runs} runs")) + " |")
+    adjusted = iter(holm([e.p for *_, e in found if e.p is not None]))
+    for label, against_label, e in found:
+        low, high = (f"{100 * v:+.1f}" for v in e.interval or (float("nan"),) * 2)
+        p = ("–", "–") if e.p is None else (_p(e.p), _p(next(adjusted)))
+        shown = f"{100 * e.mean:+.1f}" + (f" ({low} to {high})" if e.interval is not None else "")
+        lines.append("| " + " | ".join((label, against_label, shown, *p, f"{e.better} of {e.runs} runs")) + " |")
     return [*lines, ""]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
+    """What the brackets of a section's rows cover, and that one training ranks nothing."""
+    measured = [row for row in section if row.AP50 is not None]
+    if not measured:
+        return []
+    out = []
+    if all(row.runs == 1 for row in measured):
+        out.append("**One training each: nothing is ranked.**")
+    elif few := [row.label for row in measured if row.runs < LEAST_RUNS]:
+        out.append(f"**Fewer than {LEAST_RUNS} trainings, and ranked against nothing: {', '.join(few)}.**")
+    covers = {row.label: row.accuracy["AP50"] for row in measured}
+    alone = [label for label, value in covers.items() if value.covers == "images only"]
+    if alone:
+        whose = "Intervals" if len(alone) == len(covers) else f"The intervals of {', '.join(alone)}"
+        out.append(f"{whose}: images only; another training may lie outside.")
+    borrowed = {value.training for value in covers.values() if value.training is not None}
+    for training in sorted(borrowed, key=lambda t: t.runs):
+        labels = [label for label, value in covers.items() if value.training == training]
+        out.append(
+            f"The spread between trainings of {', '.join(labels)} is that of {training.runs} published trainings of "
+            f"the family: SD {100 * training.variance**0.5:.1f} points of AP50."
+        )
+    return [" ".join(out), ""]
 
 
 def _head(labels: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(labels) + " |", "| --- |" + " ---: |" * (len(labels) - 1)]
 
 
-def console_table(records: Iterable[Stored]) -> Table:
+def console_table(records: Iterable[Stored], published: Iterable[Stored] = ()) -> Table:
     """One table for the terminal, a section per data set."""
     table = Table(*_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
-    for title, section in sections(rows(records)).items():
+    for title, section in sections(rows(records, published)).items():
         table.add_section()
         table.add_row(f"[bold]{title}[/]")
         for row in section:
@@ -164,11 +206,11 @@ def _recipe(stored: Stored) -> str:
     return f"{optimizer} {recipe.lr:g}, {schedule}, batch {recipe.batch_size}, {recipe.augment}, {start}"
 
 
-def markdown(records: Iterable[Stored]) -> str:
-    """`summary.md`: a table per data set, the models, and how to read it."""
+def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str:
+    """`summary.md`: a table per data set, the models, and how to read it. Args: published: as for `rows`."""
     records = list(records)
     lines = ["# Summary", ""]
-    for title, section in sections(rows(records)).items():
+    for title, section in sections(rows(records, published)).items():
         lines += [f"## {title}", "", *_head(_HEAD)]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in section]
         first = section[0]
@@ -182,6 +224,7 @@ def markdown(records: Iterable[Stored]) -> str:
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        lines += _what_intervals_cover(section)
         lines += _differences(section)
         details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]
         if details:
@@ -192,15 +235,16 @@ def markdown(records: Iterable[Stored]) -> str:
         "",
         "- AP50, AP and AP small are COCO metrics in percent, all from one evaluator and from saved detections; "
         "areas are in pixels of the image as given.",
-        "- In brackets: of a single run, the 95% bootstrap interval over its test images; of several seeds of one "
-        "fold, Student's interval over seeds; of several folds, the corrected one of Nadeau and Bengio, since folds "
-        "share training images. An interval over images says nothing of another seed: with one run, differences "
-        "smaller than the intervals rank nothing.",
-        "- Differences are paired: both models on the same 1,000 resamples of the same test images, means over the "
-        "runs that both have. p is two-sided, approximate, and with 1,000 resamples never below 0.002; "
-        "Holm's is adjusted for all comparisons of its table. Both speak of other images of this kind, not of another "
-        "training: with one run a small p shows that these weights are better than those, and only several seeds, all "
-        "better, that the method is.",
+        "- In brackets: a 95% interval over another training and other test images, by one method "
+        "(docs/accuracy.md): the variance between trainings on the same images, and the bootstrap's over their overlap "
+        "groups. One training has the first from published trainings of its family on this data set under this recipe; "
+        "where there are none, the interval is over images only, and the lines below the table say so. Of two "
+        "trainings both values stand in square brackets. Escape and overkill have exact intervals (Clopper and "
+        "Pearson) over the images that they are a share of. Degenerate: nothing varied, which says nothing of other "
+        "images.",
+        f"- Differences are paired, by the same method: both models on the same resamples of the same test images, the "
+        f"same folds and seeds. They are given, with p and Holm's p for all of its table, from {LEAST_RUNS} trainings "
+        "of each on; with fewer nothing is ranked.",
         "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
         "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
         "its best F-score over thresholds, or that at the threshold that is best on the validation images.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,6 @@ from benchmarks import metrics
 from benchmarks.metrics import errors, inspection
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.scene import Scene, match_all, overlaps
-from benchmarks.metrics.spread import Sample, aggregate, holm, paired_difference
 from benchmarks.store import Detections, Metrics
 
 A, B = 1, 2
@@ -354,32 +351,6 @@ def test_every_number_of_the_table_has_an_interval() -> None:
     assert all(low <= high for low, high in got.intervals.values())
 
 
-def test_a_single_run_has_a_mean_and_no_interval_of_runs() -> None:
-    got = aggregate({(0, 0): 0.5})
-    assert (got.mean, got.interval, got.runs) == (0.5, None, 1)
-    assert aggregate({}) is None
-
-
-def test_seeds_of_one_fold_have_students_interval() -> None:
-    got = aggregate({(0, 0): 0.4, (0, 1): 0.5, (0, 2): 0.6})
-    half = 4.302653 * 0.1 / math.sqrt(3)  # t of two degrees of freedom
-    assert got.mean == pytest.approx(0.5)
-    assert got.interval == pytest.approx((0.5 - half, 0.5 + half))
-    assert (got.runs, got.folds, got.seeds) == (3, 1, 3)
-
-
-def test_folds_have_the_corrected_interval_and_seeds_do_not_narrow_it() -> None:
-    """Five folds' means 0.3 to 0.7 with test/train 1/3: variance 0.025 (1/5 + 1/3)."""
-    means = {0: 0.3, 1: 0.4, 2: 0.5, 3: 0.6, 4: 0.7}
-    half = 2.776445 * math.sqrt(0.025 * (1 / 5 + 1 / 3))
-    for offsets in ((0.0,), (-0.1, 0.0, 0.1)):
-        values = {(f, s): m + d for f, m in means.items() for s, d in enumerate(offsets)}
-        got = aggregate(values, test_share=1 / 3)
-        assert got.mean == pytest.approx(0.5)
-        assert got.interval == pytest.approx((0.5 - half, 0.5 + half))
-    assert aggregate(values).interval is None, "without the sizes of its parts nothing is claimed"
-
-
 def test_draws_are_those_of_the_interval_and_the_same_images_for_every_model() -> None:
     """Of two models that differ in image 0 alone, a draw differs where it holds image 0 and nowhere else."""
     images = FOUR_IMAGES * 5
@@ -388,67 +359,3 @@ def test_draws_are_those_of_the_interval_and_the_same_images_for_every_model() -
     drawn = draw(len(images), 20)[0, 1:] > 0
     assert 0 < drawn.sum() < 20
     assert (np.array(one.AP50_draws) != np.array(other.AP50_draws)).tolist() == drawn.tolist()
-    same = {(0, 0): Sample(one.AP50, one.AP50_draws)}
-    twice = paired_difference(same, dict(same))
-    assert (twice.mean, twice.interval, twice.p, twice.better) == (0.0, (0.0, 0.0), 1.0, 0)
-
-
-def test_a_paired_difference_by_hand() -> None:
-    """Differences of the draws: 0.1, -0.1, 0.2, 0.3. One is not above 0: p = 2 (1 + 1) / (1 + 4)."""
-    ours = {(0, 0): Sample(0.6, (0.5, 0.6, 0.7, 0.8)), (0, 1): Sample(0.9, (0.9,) * 4)}
-    theirs = {(0, 0): Sample(0.5, (0.4, 0.7, 0.5, 0.5)), (1, 0): Sample(0.1, (0.1,) * 4)}
-    got = paired_difference(ours, theirs)
-    assert (got.mean, got.p, got.runs, got.better) == (pytest.approx(0.1), pytest.approx(0.8), 1, 1)
-    assert got.interval == pytest.approx(tuple(np.percentile([0.1, -0.1, 0.2, 0.3], [2.5, 97.5])))
-    assert paired_difference(ours, {(1, 0): theirs[1, 0]}) is None
-    assert paired_difference(ours, {(0, 0): Sample(0.5, ())}) is None, "an older record"
-
-
-def test_seeds_are_averaged_draw_by_draw() -> None:
-    ours = {(0, s): Sample(0.6, (0.5 + 0.1 * s, 0.7 - 0.1 * s)) for s in range(2)}
-    theirs = {(0, s): Sample(0.5 + 0.2 * s, (0.5, 0.5)) for s in range(2)}
-    got = paired_difference(ours, theirs)
-    assert (got.mean, got.runs, got.better) == (pytest.approx(0.0), 2, 1)
-    assert got.interval == pytest.approx(tuple(np.percentile([0.05, 0.15], [2.5, 97.5])))
-
-
-def test_folds_are_resampled_independently() -> None:
-    """Two folds with the same draws: the spread of their mean is smaller by the root of two; that of seeds is not."""
-    draws = tuple(np.random.default_rng(0).normal(0.1, 0.05, 4000))
-    one = {(0, 0): Sample(0.1, draws)}
-    zero = {(f, s): Sample(0.0, (0.0,) * 4000) for f in range(2) for s in range(2)}
-
-    def width(samples: dict[tuple[int, int], Sample]) -> float:
-        low, high = paired_difference(samples, zero).interval
-        return high - low
-
-    assert width({**one, (1, 0): Sample(0.1, draws)}) == pytest.approx(width(one) / 2**0.5, rel=0.05)
-    assert width({**one, (0, 1): Sample(0.1, draws)}) == pytest.approx(width(one))
-
-
-def test_a_fold_counts_once_however_many_seeds_it_has() -> None:
-    ours = {(0, 0): Sample(0.3, (0.3,)), (0, 1): Sample(0.3, (0.3,)), (1, 0): Sample(0.6, (0.6,))}
-    got = paired_difference(ours, {k: Sample(0.0, (0.0,)) for k in ours})
-    assert got.mean == pytest.approx(0.45)
-    assert got.interval == pytest.approx((0.45, 0.45))
-    assert (got.p, got.p_is_bound, got.runs) == (1.0, True, 3)
-
-
-def test_equal_models_differ_in_one_comparison_of_twenty() -> None:
-    """Means over 60 images that are hard or easy for both: p below 0.05 in about 5% of 400, and power from pairing."""
-    rng, weights = np.random.default_rng(0), draw(60, 500).T / 60
-    false = told = 0
-    for _ in range(400):
-        image = rng.normal(0.5, 0.3, 60)
-        a, b = (weights @ (image + rng.normal(0, 0.05, 60)) for _ in range(2))
-        samples = [{(0, 0): Sample(v[0], tuple(v[1:]))} for v in (a, b, b + 0.03)]
-        false += paired_difference(samples[0], samples[1]).p < 0.05
-        told += paired_difference(samples[2], samples[0]).p < 0.05
-    assert 8 <= false <= 40
-    assert told >= 320, "of images alone, the interval is wider than 0.07"
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []

@@ -1,0 +1,185 @@
+"""The arithmetic of studies, on arrays: paired effects, equivalence, power, and whether a training has come to its end.
+
+No torch, and nothing of the harness: how an interval is made is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from scipy.stats import nct, t
+
+Key = tuple[int, int]
+"""Fold and seed."""
+
+LEAST_RUNS = 3
+"""Of each of two models: with fewer there is no p and no verdict."""
+
+CONVERGED_BELOW = 0.02
+"""What doubling a schedule may gain, in units of the metric, before a model counts as still learning."""
+RUNS_ONCE, RUNS_TWICE = 5, 3
+"""Trainings at the schedule and at twice the schedule that a verdict rests on."""
+
+
+class Sample(Protocol):
+    """A metric of one run and of resamples of its test images; a dataclass."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def draws(self) -> Sequence[float]: ...
+
+
+class Estimate(Protocol):
+    """What an interval method says of several samples."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def covers(self) -> str: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def freedom(self) -> float: ...
+
+
+S = TypeVar("S", bound=Sample)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One model's metric minus another's, over the runs that both have, on the same resampled images.
+
+    p is two-sided, None with fewer than `LEAST_RUNS` runs of each. better: in how many runs the difference is above 0.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    covers: str
+    error: float
+    freedom: float
+    p: float | None
+    runs: int
+    better: int
+
+
+def differences(ours: Mapping[Key, S], theirs: Mapping[Key, S]) -> dict[Key, S]:
+    """Ours minus theirs by fold and seed, draw by draw; where one has no draws, values alone."""
+    out: dict[Key, S] = {}
+    for key in sorted(set(ours) & set(theirs)):
+        a, b = ours[key], theirs[key]
+        draws: Any = ()
+        if len(a.draws) == len(b.draws):
+            draws = tuple(np.subtract(a.draws, b.draws).tolist())
+        changed: Any = {"value": a.value - b.value, "draws": draws}
+        out[key] = replace(a, **changed)  # type: ignore[type-var]
+    return out
+
+
+def paired(
+    ours: Mapping[Key, S], theirs: Mapping[Key, S], estimate: Callable[[Mapping[Key, S]], Estimate | None]
+) -> Effect | None:
+    """The effect over the runs that both have; None without any.
+
+    Args:
+        estimate: mean and interval of differences, `benchmarks.metrics.spread.estimate` with the bounds of one.
+    """
+    each = differences(ours, theirs)
+    got = estimate(each) if each else None
+    if got is None:
+        return None
+    p = None
+    if len(each) >= LEAST_RUNS and got.covers == "trainings and images" and got.error > 0:
+        p = float(2 * t.sf(abs(got.mean) / got.error, got.freedom))
+    better = sum(sample.value > 0 for sample in each.values())
+    return Effect(got.mean, got.interval, got.covers, got.error, got.freedom, p, len(each), better)
+
+
+def equivalence(mean: float, error: float, freedom: float, margin: float) -> float:
+    """p of two one-sided tests (Schuirmann, 1987): small where the difference lies within +-margin."""
+    if error <= 0:
+        return 0.0 if abs(mean) < margin else 1.0
+    return float(max(t.sf((mean + margin) / error, freedom), t.sf((margin - mean) / error, freedom)))
+
+
+def power(difference: float, sd: float, runs: int, alpha: float = 0.05) -> float:
+    """Power of a two-sided paired t-test with `runs` pairs whose differences have the standard deviation `sd`."""
+    if runs < 2:
+        return 0.0
+    critical, shift = float(t.ppf(1 - alpha / 2, runs - 1)), abs(difference) / sd * math.sqrt(runs)
+    return float(nct.sf(critical, runs - 1, shift) + nct.cdf(-critical, runs - 1, shift))
+
+
+def runs_needed(difference: float, sd: float, wanted: float = 0.8, alpha: float = 0.05, most: int = 1000) -> int | None:
+    """Fewest pairs with which `power` reaches what is wanted; None where `most` do not suffice."""
+    return next((n for n in range(2, most + 1) if power(difference, sd, n, alpha) >= wanted), None)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of several comparisons (1979), in the order given; by statsmodels."""
+    if not p:
+        return []
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    return [float(v) for v in multipletests(p, method="holm")[1]]
+
+
+Learning = Literal["converged", "still learning", "not told"]
+_WORSE: tuple[Learning, ...] = ("converged", "not told", "still learning")
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """What twice the schedule gains over once, and whether that is told to be little.
+
+    bound: upper end of the one-sided 90% interval of the gain; None where there are too few trainings.
+    """
+
+    gain: float
+    bound: float | None
+    verdict: Learning
+    once: int
+    twice: int
+
+
+def spread_of(rows: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Standard deviation within rows of trainings, pooled over them, and its degrees of freedom."""
+    freedom = sum(len(row) - 1 for row in rows if row)
+    squares = sum(statistics.variance(row) * (len(row) - 1) for row in rows if len(row) > 1)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+
+
+def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: int) -> Doubling | None:
+    """Whether a model is trained to its end; None where one of the two schedules has no training.
+
+    *Still learning*: twice the schedule gains `CONVERGED_BELOW` or more. *Converged*: from five trainings at the
+    schedule and three at twice, the one-sided 90% bound of that gain lies below. Else *not told*.
+
+    Args:
+        sd, freedom: of trainings, pooled over the models of the data set (`spread_of`).
+    """
+    if not once or not twice:
+        return None
+    gain = statistics.fmean(twice) - statistics.fmean(once)
+    bound = None
+    if freedom:
+        bound = gain + float(t.ppf(0.9, freedom)) * sd * math.sqrt(1 / len(once) + 1 / len(twice))
+    enough = len(once) >= RUNS_ONCE and len(twice) >= RUNS_TWICE
+    verdict: Learning = "not told"
+    if gain >= CONVERGED_BELOW:
+        verdict = "still learning"
+    elif enough and bound is not None and bound < CONVERGED_BELOW:
+        verdict = "converged"
+    return Doubling(gain, bound, verdict, len(once), len(twice))
+
+
+def worse(a: Learning, b: Learning) -> Learning:
+    """The worse of two verdicts: what lies between two ends is trained as far as the one that is behind."""
+    return max(a, b, key=_WORSE.index)
