@@ -134,6 +134,9 @@ class Cell(Hashed):
     image_size: int = Field(ge=32, description="longer side in pixels inside the model")
     recipe: Recipe | NativeRecipe
     tile: Tile | None = added(None, description="None: images go in whole")
+    device_class: str | None = added(
+        None, description="None: a CPU; else the accelerator's, of `benchmarks.devices.device_class`"
+    )
 
     @property
     def id(self) -> str:
@@ -144,7 +147,8 @@ class Cell(Hashed):
     def stem(self) -> str:
         """File name, without suffix, of everything that belongs to this cell, below its data set's folder."""
         model = re.sub(r"[:/]", "_", self.model)  # a configuration's path
-        return f"{model}-{self.variant}-{self.scale}-f{self.fold}-s{self.seed}-{self.id[:8]}"
+        device = f"-{self.device_class}" if self.device_class else ""
+        return f"{model}-{self.variant}-{self.scale}-f{self.fold}-s{self.seed}{device}-{self.id[:8]}"
 
     @property
     def name(self) -> str:
@@ -170,7 +174,7 @@ class Fingerprint(Hashed):
     recipe: int
     transforms: int
     evaluator: int
-    detection: int = added(1, description="of `benchmarks.runner.detect`, tiles cut and merged, limits of all models")
+    detection: int = added(1, description="of `benchmarks.trained.detect`, tiles cut and merged, limits of all models")
 
 
 def canonical(value: Any) -> bytes:

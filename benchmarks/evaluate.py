@@ -68,8 +68,8 @@ def _saved(path: Path, digest: str | None) -> Detections:
 
 def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
     """Evaluate a record's saved detections with today's evaluator and write the record anew; nothing is trained."""
+    from benchmarks.devices import package_versions
     from benchmarks.metrics import EVALUATOR_VERSION
-    from benchmarks.store import package_versions
 
     split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
     made_by = {**record.provenance.packages, **package_versions("faster-coco-eval")}

@@ -27,9 +27,10 @@ from benchmarks.cost.counts import count_macs, count_parameters
 from benchmarks.cost.energy import measure_energy
 from benchmarks.cost.engines import CannotRun, Form
 from benchmarks.cost.memory import peak_memory, training_memory
+from benchmarks.devices import pick_device, provenance
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
-from benchmarks.store import now, provenance, require_writable, write_atomic
+from benchmarks.store import now, require_writable, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ def main(
 
     import torch
 
-    target = _device(device)
+    target = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     began = now()
@@ -177,9 +178,7 @@ def main(
             "image_size": image_size,
             "scale": scale,
             "session": session,
-            "provenance": provenance(
-                started=began, threads=machine["threads"], device=device, device_name=_device_name(target)
-            ).model_dump(),
+            "provenance": provenance(started=began, device=target).model_dump(),
             "models": {
                 name: {
                     "label": registry.label(*names[wanted[name][0]]),
@@ -280,24 +279,6 @@ def _distinct(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return out
 
 
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"unknown device {name!r}; cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("no CUDA device here; use --device cpu")
-    return device
-
-
-def _device_name(device: torch.device) -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
-
-
 def _random(base: str, variant: str, classes: int, image_size: int, scale: str, seed: int) -> nn.Module:
     import torch
 
@@ -336,7 +317,7 @@ def _load(cell: Cell, dataset: str, root: Path, runs: Path) -> nn.Module:
     import torch
 
     from benchmarks.datasets.prepared import ensure
-    from benchmarks.runner import load_trained
+    from benchmarks.trained import load_trained
 
     return load_trained(cell, ensure(dataset, root), runs, torch.device("cpu"))
 

@@ -18,6 +18,7 @@ from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
+from benchmarks.devices import pick_device
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
@@ -120,7 +121,7 @@ def main(
 
     from benchmarks import runner
 
-    where = runner.pick_device(device)
+    where = pick_device(device)
     console.print(f"suite {suite}, tier {tier}: {len(cells)} cells on {where}, {out}/", highlight=False)
     done = {cell: runner.finished(cell, out, data[cell.dataset]) for cell in cells}
     if list_only:

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
 from benchmarks.cost.clock import measure_latency, measure_throughput
 from benchmarks.cost.counts import count_macs, count_parameters, output_shapes
 from benchmarks.cost.energy import measure_energy
-from benchmarks.cost.engines import Form, arithmetic
+from benchmarks.cost.engines import Form
 from benchmarks.cost.memory import peak_memory, training_memory
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
+from benchmarks.devices import provenance
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
@@ -43,21 +43,16 @@ from benchmarks.store import (
     Macs,
     ModelFacts,
     ProfileRecord,
-    Provenance,
     RunRecord,
     Status,
     Stored,
     now,
-    provenance,
     read_record,
     write_atomic,
     write_record,
 )
-from benchmarks.train import Diverged, build_optimizer, iterations_per_epoch, seed_everything, train
-
-DETECTION_VERSION = 1
-"""Raise it when `detect`, the cutting and merging of tiles or the limits of all models give other detections from the
-same weights. What one model does after its network is part of its builder's version."""
+from benchmarks.train import Diverged, build_optimizer, iterations_per_epoch, train
+from benchmarks.trained import DETECTION_VERSION, build_cell_model, detect, load_trained, save_trained
 
 
 def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
@@ -98,44 +93,6 @@ def training_iterations(cell: Cell, data: PreparedDataset) -> int:
     return cell.recipe.epochs * iterations_per_epoch(images, cell.recipe)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. RequestError when the device asked for is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RequestError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise RequestError(f"--device {name}: {str(e).splitlines()[0]}") from None
-    return device
-
-
-def _provenance(started: str, device: torch.device) -> Provenance:
-    cuda = device.type == "cuda"
-    return provenance(
-        started=started,
-        threads=torch.get_num_threads(),
-        device=str(device),
-        device_name=torch.cuda.get_device_name(device) if cuda else None,
-        driver=torch.version.cuda if cuda else None,
-    )
-
-
-def build_cell_model(cell: Cell, num_classes: int) -> nn.Module:
-    """The cell's model, initialised from its own random stream."""
-    seed_everything(cell.stream("init"))
-    return models.build_model(
-        cell.model,
-        num_classes=num_classes,
-        image_size=cell.image_size,
-        scale=cell.scale,
-        weights=cell.recipe.weights,
-        variant=cell.variant,
-    )
-
-
 @dataclass(frozen=True)
 class Job:
     """A cell with all that a worker process needs to run it."""
@@ -170,7 +127,7 @@ def record_death(job: Job, how: str) -> RunRecord:
         cell=job.cell,
         fingerprint=fingerprint(job.cell, data),
         status="out_of_memory" if "memory" in how else "failed",
-        provenance=_provenance(now(), torch.device(job.device)),
+        provenance=provenance(started=now(), device=torch.device(job.device)),
         error=how,
     )
     write_record(CellPaths.of(job.runs, job.cell).record, record)
@@ -213,7 +170,7 @@ def run_cell(
         fingerprint=mark,
         status=status,
         timings_s={k: round(v, 3) for k, v in timings.items()},
-        provenance=_provenance(started, device),
+        provenance=provenance(started=started, device=device),
         error=error,
         **known,
     )
@@ -265,7 +222,7 @@ def _train_and_evaluate(
                 progress=progress,
                 loaders=loaders,
             )
-    write_atomic(paths.weights, save(_tensors(model), metadata={"cell_id": cell.id}))
+    known["weights_sha256"] = save_trained(model, cell, data.classes, paths.weights)
     if cell.tile is not None:
         model = TiledDetector(model, cell.tile.size, cell.tile.overlap)
     progress.phase("detecting")
@@ -317,11 +274,6 @@ def train_natively(
     return tuple(curve)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    # Cloned: safetensors refuses tensors that share memory, and tied weights do.
-    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-
-
 @contextmanager
 def _timed(timings: dict[str, float], name: str):
     began = time.monotonic()
@@ -352,31 +304,6 @@ def _where(e: Exception) -> str:
         return ""
     last = frames[-1]
     return f" (in {last.name}, {os.path.basename(last.filename)}:{last.lineno})"
-
-
-@torch.inference_mode()
-def detect(model: nn.Module, data: PreparedDataset, file_names: Sequence[str], device: torch.device) -> Detections:
-    """Detections of `model` on images, one image at a time: batches would change the padding."""
-    model.eval()
-    images = DetectionDataset(data, file_names, cache=False)
-    results = []
-    for i in range(len(images)):
-        with arithmetic("fp32", device.type):  # in which the model is timed too
-            (found,) = model([images[i][0].to(device)])
-        results.append(tuple(found[k].cpu().numpy() for k in ("boxes", "scores", "labels")))
-    return Detections.from_images(file_names, results)
-
-
-def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.device) -> nn.Module:
-    """The trained model of a finished cell, in evaluation mode. DataError if its weights are damaged."""
-    paths = CellPaths.of(runs, cell)
-    model = build_cell_model(cell, len(data.classes))
-    try:
-        model.load_state_dict(load_file(str(paths.weights)))
-    except Exception as e:
-        text = f"{paths.weights} cannot be loaded ({type(e).__name__}); delete {paths.record} and run again"
-        raise DataError(text) from e
-    return model.to(device).eval()
 
 
 PROFILE_QUICK = {"runs": 60, "warmup": 5, "min_seconds": 0.0}
@@ -459,6 +386,6 @@ def profile_cells(
             latency=Latency(**latency[cell.name]),
             throughput=throughput[cell.name],
             energy_j=energy[cell.name],
-            provenance=_provenance(started, device),
+            provenance=provenance(started=started, device=device),
         )
         write_record(CellPaths.of(runs, cell).profile, record)

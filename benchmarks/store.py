@@ -10,13 +10,10 @@ import contextlib
 import io
 import json
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
-from benchmarks.cells import Cell, Fingerprint, Hashed, digest_of
+from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -33,7 +30,10 @@ Status = Literal["ok", "failed", "diverged", "out_of_memory"]
 
 
 class Provenance(Hashed):
-    """Where, when and with what a record was made."""
+    """Where, when and with what a record was made; collected by `benchmarks.devices`.
+
+    commit, dirty: of this project's source files as the process began. threads: of torch, on the CPU.
+    """
 
     commit: str | None
     dirty: bool | None
@@ -48,6 +48,8 @@ class Provenance(Hashed):
     driver: str | None
     started: str
     ended: str
+    changed_meanwhile: bool = added(False, description="whether the source was another at the end")
+    cpu_capability: str | None = added(None, description="instruction set that torch uses, as `ATEN_CPU_CAPABILITY`")
 
 
 class EpochPoint(Hashed):
@@ -264,6 +266,7 @@ class RunRecord(_Record):
     curve: tuple[EpochPoint, ...] = ()
     detections_sha256: str | None = None
     val_detections_sha256: str | None = None
+    weights_sha256: str | None = added(None)
     train_images: int | None = None
     provenance: Provenance
     error: str | None = None
@@ -325,6 +328,11 @@ class ProfileRecord(_Record):
 
 
 R = TypeVar("R", bound=_Record)
+
+
+def now() -> str:
+    """UTC time in ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -543,67 +551,3 @@ class Detections:
                 )
         except Exception as e:
             raise DataError(f"{where} is damaged ({type(e).__name__}); delete it and its record and run again") from e
-
-
-# ---------------------------------------------------------------- provenance
-
-_PACKAGES = ("canet-bench", "torch", "torchvision", "numpy", "faster-coco-eval", "fvcore", "ultralytics", "mmdet")
-
-
-def now() -> str:
-    """UTC time in ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        out = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip()
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def package_versions(*names: str) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    versions = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
-
-
-def provenance(
-    *, started: str, threads: int, device: str, device_name: str | None = None, driver: str | None = None
-) -> Provenance:
-    """Provenance of something that began at `started` and ends now."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return Provenance(
-        commit=_git("rev-parse", "HEAD"),
-        dirty=None if status is None else bool(status),
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.machine()}",
-        packages=package_versions(*_PACKAGES),
-        cpu=_cpu_name(),
-        cores=os.cpu_count() or 1,
-        threads=threads,
-        device=device,
-        device_name=device_name,
-        driver=driver,
-        started=started,
-        ended=now(),
-    )

@@ -20,6 +20,7 @@ CHANGES = [
     {"recipe": RECIPE.model_copy(update={"lr": 2e-3})},
     {"recipe": RECIPE.model_copy(update={"augment": ("mosaic", "flips")})},
     {"tile": Tile(size=64, overlap=16)},
+    {"device_class": "nvidia-h100-80gb-hbm3"},
 ]
 
 
@@ -87,7 +88,9 @@ def test_tiles_that_make_no_sense_are_refused(size: int, overlap: int, message: 
         Tile(size=size, overlap=overlap)
 
 
-@pytest.mark.parametrize("change", [{"model": "retinanet"}, {"variant": "no_sae"}, {"image_size": 192}])
+@pytest.mark.parametrize(
+    "change", [{"model": "retinanet"}, {"variant": "no_sae"}, {"image_size": 192}, {"device_class": "x"}]
+)
 def test_streams_are_paired_between_models(change: dict) -> None:
     assert make_cell(**change).stream("init") == make_cell().stream("init")
 

