@@ -4,8 +4,9 @@ Near-duplicates are found by a perceptual hash of 255 bits: grey, reduced to 32x
 frequencies without the mean, each compared with their median. Integers throughout, so that only a different JPEG
 decoder could change a bit.
 
-Overlapping crops are found by registration: the sign of each pixel against the mean of its neighbourhood, which knows
-nothing of brightness or contrast, is correlated over all shifts.
+Overlapping crops are found by registration: grey values, each against the mean and the spread of its neighbourhood, so
+that brightness and contrast of a place do not count, are correlated over all shifts; what stands out is decided in full
+resolution. `docs/folds.md` has how well that does on pairs that were judged by eye.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,30 +87,154 @@ def linked(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[list[
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
-OVERLAP_THRESHOLD = 0.45
-"""Correlation of the signs in the common area from which two images show the same place; see `overlapping`."""
-
-MIN_OVERLAP = 0.1
+MIN_OVERLAP = 0.08
 """Smallest common area that is looked for, as a share of an image."""
 
-_CANDIDATE = 0.25  # at half resolution, where an odd shift costs some of the correlation
-_BATCH = 64
+SURE, LIKELY, SHARP, THIN = 0.75, 0.35, 1.4, 0.1
+"""Correlation from which two images show the same place; and from which they do where the peak is SHARP and the common
+area not THIN: a line beside the edge looks like any other."""
+
+STANDS_OUT, VERY_SHARP = 8.0, 1.75
+"""Significance and sharpness from which a peak counts whatever the correlation: a place whose surface has changed in
+between, or marks of the same roll, so that only a part of it is the same."""
+
+_CANDIDATE_Z, _CANDIDATE_CORRELATION = 5.2, 0.4  # at reduced resolution
+_LONGEST = 100  # pixels of the longer side there, at least half the image's
+_APART = 4  # pixels there: a second peak that is nearer belongs to the first
+_BATCH = 16  # some maps at a time, so that they stay in the cache
 
 
-def _signs(grey: NDArray[np.int64], side: int) -> NDArray[np.int8]:
-    """+1 and -1: each pixel against the mean of the `side` x `side` pixels around it (0 where equal)."""
-    padded = np.pad(grey, side // 2, mode="edge")
-    total = np.pad(padded.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    around = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    return np.sign(grey * side * side - around).astype(np.int8)
+class Overlap(NamedTuple):
+    """Two images, the first at (y + dy, x + dx) over the second at (y, x), in pixels."""
+
+    a: str
+    b: str
+    dy: int
+    dx: int
+    area: float
+    """Common area as a share of the image."""
+    side: float
+    """Its shorter side as a share of the image's."""
+    correlation: float
+    """Of the common area in full resolution."""
+    sharpness: float
+    """The best shift's correlation times the root of its area, over that of the best shift elsewhere."""
+    significance: float
+    """The same over its standard deviation over all shifts."""
+
+    @property
+    def same_place(self) -> bool:
+        """Whether the two show the same place of the same part, to the limits that `overlapping` was judged by."""
+        return (
+            self.correlation >= SURE
+            or (self.correlation >= LIKELY and self.sharpness >= SHARP and self.side >= THIN)
+            or (self.significance >= STANDS_OUT and self.sharpness >= VERY_SHARP)
+        )
 
 
-def _common(a: NDArray[np.int8], b: NDArray[np.int8], dy: int, dx: int) -> float:
-    """Mean product of two sign maps where `a` at (y + dy, x + dx) lies over `b` at (y, x)."""
+def _standardised(grey: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Each pixel minus the mean of the `side` x `side` around it, over the spread in twice that, within +-2.5."""
+    from scipy.ndimage import uniform_filter
+
+    rest = grey - uniform_filter(grey, side, mode="nearest")
+    spread = np.sqrt(uniform_filter(rest * rest, 2 * side + 1, mode="nearest")) + 1.0  # a grey level: flat stays flat
+    return np.clip(rest / spread, -2.5, 2.5)
+
+
+def _common(a: NDArray[np.float32], b: NDArray[np.float32], dy: int, dx: int) -> float:
+    """Correlation of the common area where `a` at (y + dy, x + dx) lies over `b` at (y, x)."""
     h, w = a.shape
     part = a[max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)]
     other = b[max(-dy, 0) : h + min(-dy, 0), max(-dx, 0) : w + min(-dx, 0)]
-    return int((part * other).sum(dtype=np.int64)) / part.size if part.size else 0.0
+    if not part.size:
+        return 0.0
+    part, other = part - part.mean(), other - other.mean()
+    return float((part * other).sum() / np.sqrt((part * part).sum() * (other * other).sum() + 1e-9))
+
+
+def _reduced(grey: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    h, w = (n // factor for n in grey.shape)
+    small = _standardised(
+        grey[: h * factor, : w * factor].reshape(h, factor, w, factor).mean((1, 3), dtype=np.float32), 7
+    )
+    small = small - small.mean()
+    return small / max(float(small.std()), 1e-6)
+
+
+class _Candidate(NamedTuple):
+    i: int
+    j: int
+    dy: int
+    dx: int
+    sharpness: float
+    significance: float
+
+
+def _candidates(
+    small: NDArray[np.float32], classes: list[frozenset[str]], report: Callable[[str], object]
+) -> Iterator[_Candidate]:
+    """For pairs i < j with a class in common, the shift of N maps (N, h, w) that stands out most, where one does."""
+    import scipy.fft  # slow to import, and every fold list is read through `splits`
+
+    count, h, w = small.shape
+    spectra = scipy.fft.rfft2(small, (2 * h, 2 * w))
+    down, right = (np.minimum(np.arange(2 * n), 2 * n - np.arange(2 * n)) for n in (h, w))
+    area = np.outer(np.maximum(h - down, 0), np.maximum(w - right, 0))
+    # By the root of the area, not the area: chance correlation grows where less is in common.
+    scale = np.where(area >= MIN_OVERLAP * h * w, 1.0 / np.sqrt(np.maximum(area, 1)), 0.0).astype(np.float32)
+    near = np.arange(-_APART, _APART + 1)
+    for i in range(count):
+        if i % 300 == 299:
+            report(f"overlap search: {i + 1} of {count} images")
+        others = [j for j in range(i + 1, count) if classes[i] & classes[j]]
+        for start in range(0, len(others), _BATCH):
+            batch = others[start : start + _BATCH]
+            maps = scipy.fft.irfft2(spectra[i] * np.conj(spectra[batch]), (2 * h, 2 * w))
+            maps *= scale
+            flat = maps.reshape(len(batch), -1)
+            peaks, spreads, places = flat.max(axis=1), flat.std(axis=1), flat.argmax(axis=1)
+            for k in np.nonzero(peaks > _CANDIDATE_Z * spreads)[0].tolist():
+                y, x = divmod(int(places[k]), 2 * w)
+                peak = float(peaks[k])
+                maps[k][np.ix_((y + near) % (2 * h), (x + near) % (2 * w))] = 0.0
+                sharpness = peak / max(float(maps[k].max()), 1e-6)
+                if sharpness >= SHARP or peak / math.sqrt(area[y, x]) >= _CANDIDATE_CORRELATION:
+                    dy, dx = y if y < h else y - 2 * h, x if x < w else x - 2 * w
+                    yield _Candidate(i, batch[k], dy, dx, sharpness, peak / float(spreads[k]))
+
+
+def overlap_candidates(
+    paths: Mapping[str, Path],
+    labels: Mapping[str, Iterable[str]],
+    *,
+    report: Callable[[str], object] = lambda line: None,
+) -> list[Overlap]:
+    """Pairs of images of one size with a class in common, registered over each other where a shift stands out.
+
+    Each pair is searched over all shifts that leave MIN_OVERLAP of the area in common, reduced to half or less; the
+    shift that stands out most is refined in full resolution. Quadratic in the number of images: minutes for 1,800.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    names = list(paths)
+    greys = [
+        np.asarray(Image.fromarray(decode(paths[n].read_bytes(), n)).convert("L"), dtype=np.float32) for n in names
+    ]
+    found: list[Overlap] = []
+    for shape in sorted({grey.shape for grey in greys}):
+        chosen = [i for i, grey in enumerate(greys) if grey.shape == shape]
+        factor = min(max(2, -(-max(shape) // _LONGEST)), *shape)
+        small = np.stack([_reduced(greys[i], factor) for i in chosen])
+        full = lru_cache(maxsize=2000)(lambda i: gaussian_filter(_standardised(greys[i], 9), 0.8))
+        around = range(-factor, factor + 1)
+        for c in _candidates(small, [frozenset(labels[names[i]]) for i in chosen], report):
+            i, j = chosen[c.i], chosen[c.j]
+            y, x = factor * c.dy, factor * c.dx
+            match, dy, dx = max((_common(full(i), full(j), y + u, x + v), y + u, x + v) for u in around for v in around)
+            down, right = 1 - abs(dy) / shape[0], 1 - abs(dx) / shape[1]
+            figures = (round(n, 4) for n in (down * right, min(down, right), match, c.sharpness, c.significance))
+            found.append(Overlap(names[i], names[j], dy, dx, *figures))
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.a, pair.b))
 
 
 def overlapping(
@@ -116,49 +242,6 @@ def overlapping(
     labels: Mapping[str, Iterable[str]],
     *,
     report: Callable[[str], object] = lambda line: None,
-) -> list[tuple[str, str, float]]:
-    """Pairs of images, of one size and with a class in common, that show the same place of the same part.
-
-    Each pair is searched over all shifts that leave MIN_OVERLAP of the area in common, at half resolution, and what
-    looks promising is decided at full resolution. On NEU-DET, crops of one strip correlate with 0.45 to 1 and
-    unrelated images with less than 0.35; few pairs lie between. Quadratic in the number of images: minutes for 1,800.
-
-    Returns:
-        (name, name, correlation), strongest first.
-    """
-    import scipy.fft  # slow to import, and every fold list is read through `splits`
-
-    names = list(paths)
-    greys = [np.asarray(Image.fromarray(decode(paths[n].read_bytes(), n)).convert("L"), dtype=np.int64) for n in names]
-    classes = [frozenset(labels[name]) for name in names]
-    found: list[tuple[str, str, float]] = []
-    for shape in sorted({grey.shape for grey in greys}):
-        chosen = [i for i, grey in enumerate(greys) if grey.shape == shape]
-        h, w = shape[0] // 2, shape[1] // 2
-        full = {i: _signs(greys[i], 7) for i in chosen}
-        half = np.stack([_signs(greys[i][: 2 * h, : 2 * w].reshape(h, 2, w, 2).sum((1, 3)), 5) for i in chosen]).astype(
-            np.float32
-        )
-        spectra = scipy.fft.rfft2(half, (2 * h, 2 * w))
-        down, right = (np.minimum(np.arange(2 * n), 2 * n - np.arange(2 * n)) for n in (h, w))
-        area = np.outer(np.maximum(h - down, 0), np.maximum(w - right, 0))
-        scale = np.where(area >= MIN_OVERLAP * h * w, 1.0 / np.maximum(area, 1), 0.0).astype(np.float32)
-        for k, i in enumerate(chosen):
-            if k % 300 == 299:
-                report(f"overlap search: {k + 1} of {len(chosen)} images")
-            others = [m for m in range(k + 1, len(chosen)) if classes[i] & classes[chosen[m]]]
-            for start in range(0, len(others), _BATCH):
-                batch = others[start : start + _BATCH]
-                product = scipy.fft.irfft2(spectra[k] * np.conj(spectra[batch]), (2 * h, 2 * w)) * scale
-                flat = product.reshape(len(batch), -1)
-                best = flat.argmax(axis=1)
-                for m, at, value in zip(batch, best.tolist(), flat.max(axis=1).tolist(), strict=True):
-                    if value < _CANDIDATE:
-                        continue
-                    j = chosen[m]
-                    y, x = divmod(at, 2 * w)
-                    dy, dx = 2 * (y if y < h else y - 2 * h), 2 * (x if x < w else x - 2 * w)
-                    match = max(_common(full[i], full[j], dy + u, dx + v) for u in range(-2, 3) for v in range(-2, 3))
-                    if match >= OVERLAP_THRESHOLD:
-                        found.append((names[i], names[j], round(match, 4)))
-    return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
+) -> list[Overlap]:
+    """The pairs of `overlap_candidates` that show the same place of the same part, strongest first."""
+    return [pair for pair in overlap_candidates(paths, labels, report=report) if pair.same_place]

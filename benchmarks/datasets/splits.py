@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.datasets import catalogue
-from benchmarks.datasets.duplicates import OVERLAP_THRESHOLD, THRESHOLD, linked, near_duplicates, overlapping
+from benchmarks.datasets import catalogue, duplicates
+from benchmarks.datasets.duplicates import THRESHOLD, linked, near_duplicates, overlapping
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError, RequestError, nearest
 
@@ -61,14 +61,44 @@ def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str |
 
     RequestError for a name or fold that does not exist.
     """
+    parts, digest = _load(dataset_name, split_name, root)
+    if not 0 <= fold < len(parts):
+        raise RequestError(f"split {split_name!r} has folds 0 to {len(parts) - 1}, not {fold}")
+    return Split(split_name, fold, *parts[fold], digest)
+
+
+def groups_of(dataset_name: str, split_name: str, root: Path | str | None = None) -> dict[str, int]:
+    """Which images of a list belong together: image -> number of its group, from 0 in the order of the list.
+
+    Images of one group show the same place, or are near-duplicates, or come from one board: they are no independent
+    draws. Who is in no group is one of its own. The official `parts` and lists on a base have the groups that their
+    file or their base states.
+
+    RequestError for a list that does not exist, DataError for a damaged one.
+    """
+    parts, _ = _load(dataset_name, split_name, root)
+    stated = _groups(_paths(dataset_name, root)[split_name])
+    names = dict.fromkeys(name for train, val, test in parts for part in (train, val, test) for name in part)
+    first = {name: group[0] for group in stated for name in group}
+    numbers: dict[str, int] = {}
+    return {name: numbers.setdefault(first.get(name, name), len(numbers)) for name in names}
+
+
+def _groups(path: Path) -> list[list[str]]:
+    """The groups that a list file states; those of its base where it builds on one."""
+    listed = json.loads(path.read_bytes())
+    if "base" in listed:
+        return _groups(path.with_name(f"{listed['base']}.json"))
+    groups = listed.get("groups", listed.get("near_duplicate_groups", []))
+    return [list(group) for group in (groups.values() if isinstance(groups, dict) else groups) if group]
+
+
+def _load(dataset_name: str, split_name: str, root: Path | str | None) -> tuple[tuple[_Parts, ...], str]:
     paths = _paths(dataset_name, root)
     if split_name not in paths:
         raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, paths)}")
     path = paths[split_name]
-    parts, digest = _read(path, path.stat().st_mtime_ns, dataset_name)
-    if not 0 <= fold < len(parts):
-        raise RequestError(f"split {split_name!r} has folds 0 to {len(parts) - 1}, not {fold}")
-    return Split(split_name, fold, *parts[fold], digest)
+    return _read(path, path.stat().st_mtime_ns, dataset_name)
 
 
 def _sums() -> list[str]:
@@ -133,6 +163,7 @@ def make_folds(
     *,
     folds: int = 5,
     seed: int = SEED,
+    spread: bool = False,
 ) -> list[list[str]]:
     """Spread images over folds so that each fold has its share of every class's boxes and of images.
 
@@ -143,6 +174,8 @@ def make_folds(
         labels: file name -> class of each of its boxes; none for a defect-free image.
         groups: file names that must stay together; who is in none stands alone.
         seed: decides between equals.
+        spread: whether each fold also gets its share of every class's groups, above its share of boxes: what is
+            measured on many images of one group is measured once.
 
     Returns:
         One sorted list of file names per fold.
@@ -153,10 +186,12 @@ def make_folds(
     def key(unit: list[str]) -> str:
         return hashlib.sha256(f"{seed}/{unit[0]}".encode()).hexdigest()
 
-    counts = {unit[0]: _count(unit, labels) for unit in units}
+    counts = {unit[0]: _count(unit, labels, spread) for unit in units}
     total: Counter[str] = sum(counts.values(), Counter())
-    # Folds of equal size come first: 100 is enough for that.
-    weight = {k: (100.0 if k == _IMAGES else 1.0) / (n * n) for k, n in total.items()}
+    # Folds of equal size come first: 100 is enough for that. Then groups.
+    weight = {
+        k: (100.0 if k == _IMAGES else 10.0 if k.startswith(_GROUPS) else 1.0) / (n * n) for k, n in total.items()
+    }
     rarest = sorted(total, key=lambda k: (total[k], k))
     # Hard ones first: big groups, then those with much of a rare class.
     units.sort(key=lambda u: (-len(u), [-counts[u[0]][k] for k in rarest], key(u)))
@@ -185,16 +220,20 @@ def make_folds(
 
 
 _IMAGES = "images"
+_GROUPS = "groups "
 
 
-def _count(unit: Sequence[str], labels: Mapping[str, Sequence[str]]) -> Counter[str]:
-    """Boxes per class, images per class, defect-free images and images of a group."""
+def _count(unit: Sequence[str], labels: Mapping[str, Sequence[str]], spread: bool) -> Counter[str]:
+    """Boxes per class, images per class, defect-free images and images of a group; with `spread`, its classes."""
     count: Counter[str] = Counter({_IMAGES: len(unit)})
     for name in unit:
         for label in labels[name]:
             count["boxes " + label] += 1
         for label in set(labels[name]) or {_CLEAN}:
             count["images " + label] += 1
+    if spread:
+        for label in {label for name in unit for label in labels[name] or [_CLEAN]}:
+            count[_GROUPS + label] = 1
     return count
 
 
@@ -271,9 +310,12 @@ def make_list(
     found: dict[str, Any] = {"seed": seed, "near_duplicate_threshold": THRESHOLD}
     if overlaps:
         pairs = overlapping(paths, labels, report=report)
-        groups = linked(paths, [(g[0], other) for g in groups for other in g[1:]] + [(a, b) for a, b, _ in pairs])
-        found["overlap_threshold"] = OVERLAP_THRESHOLD
-    content["folds"] = make_folds(labels, groups, folds=folds, seed=seed)
+        groups = linked(paths, [(g[0], other) for g in groups for other in g[1:]] + [(p.a, p.b) for p in pairs])
+        found["overlap_search"] = {
+            name: getattr(duplicates, name.upper())
+            for name in ("min_overlap", "sure", "likely", "sharp", "thin", "stands_out", "very_sharp")
+        }
+    content["folds"] = make_folds(labels, groups, folds=folds, seed=seed, spread=overlaps)
     return {**content, **found, "near_duplicate_groups": groups}
 
 

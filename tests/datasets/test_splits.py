@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.datasets import catalogue, splits
 from benchmarks.datasets.duplicates import linked, near_duplicates, overlapping, perceptual_hash
-from benchmarks.datasets.splits import FEW, SHIPPED, dumps, load_split, make_all, make_folds
+from benchmarks.datasets.splits import FEW, SHIPPED, dumps, groups_of, load_split, make_all, make_folds
 from benchmarks.datasets.synthetic import encode_png
 from benchmarks.errors import DataError, RequestError
 
@@ -84,6 +84,24 @@ def test_few_shot_lists_are_nested_parts_of_the_training_part(name):
             assert set(few.train) <= set(whole.train)
             assert (few.val, few.test) == (whole.val, whole.test)
             shorter = few.train
+
+
+def test_groups_are_those_of_the_list():
+    for split in LISTS:
+        name = split.partition("-")[0]
+        group = groups_of(name, split)
+        first = load_split(name, split, 0)
+        assert {*first.val, *first.test} <= set(group)
+        assert set(group.values()) == set(range(len(set(group.values()))))
+    listed = json.loads((SHIPPED / "neu_det-5fold-v1.json").read_bytes())["near_duplicate_groups"]
+    group = groups_of("neu_det", "neu_det-5fold-v1")
+    assert all(len({group[name] for name in together}) == 1 for together in listed)
+    assert len(set(group.values())) == 1800 - sum(map(len, listed)) + len(listed)
+    few = groups_of("neu_det", "neu_det-few10-v1")  # what is tested is that of its base
+    pairs = {(few[name], group[name]) for name in few}
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    boards = groups_of("deep_pcb", "deep_pcb-boards-v1")
+    assert all((boards[a] == boards[b]) == (a[:5] == b[:5]) for a in list(boards)[::50] for b in list(boards)[::50])
 
 
 def test_ten_images_show_every_class(synthetic):
@@ -204,8 +222,9 @@ def test_overlapping_crops_are_found_under_other_light(tmp_path):
         paths[name].write_bytes(encode_png(np.rint(np.clip(crop, 0, 255)).astype(np.uint8)))
     labels = {name: ["x"] for name in crops} | {"e": ["y"]}
     found = overlapping(paths, labels)
-    assert [(a, b) for a, b, _ in found] == [("a", "b")]
-    assert found[0][2] > 0.9
+    assert [(p.a, p.b, p.dy, p.dx) for p in found] == [("a", "b", 13, 41)]
+    assert found[0].correlation > 0.9
+    assert found[0].area == pytest.approx(0.87 * 0.59)
     assert linked(crops, [("a", "b"), ("b", "d")]) == [["a", "b", "d"]]
 
 
