@@ -14,11 +14,10 @@ from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.errors import DataError, RequestError
+from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.store import (
     CellPaths,
     Detections,
-    Interval,
-    Metrics,
     RunRecord,
     read_record,
     write_atomic,
@@ -33,7 +32,7 @@ app = typer.Typer(add_completion=False)
 
 def measure(data: PreparedDataset, split: Split, test: Detections, val: Detections | None) -> Metrics:
     """Metrics of a fold's test part; the operating point is chosen on its validation part, where `val` is given."""
-    from benchmarks.metrics import evaluate
+    from benchmarks.metrics.evaluator import evaluate
 
     validation = None if val is None else (data.coco(split.val), val)
     return evaluate(data.coco(split.test), test, data.classes, validation=validation)

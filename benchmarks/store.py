@@ -19,10 +19,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
 from benchmarks.errors import DataError, RequestError
+from benchmarks.metrics.results import Metrics
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -59,167 +60,6 @@ class EpochPoint(Hashed):
     lr: float
     losses: dict[str, float]
     images_per_second: float
-
-
-Interval = tuple[float, float]
-"""95%, ends included."""
-
-
-class ClassMetrics(Hashed):
-    """AP of one class; None where the test images hold no box of it (or, of newer fields, in older records)."""
-
-    AP: float | None
-    AP50: float | None
-    boxes: int
-    AP50_interval: Interval | None = None
-    AP75: float | None = None
-    AP_small: float | None = None
-    AP_medium: float | None = None
-    AP_large: float | None = None
-    AR_100: float | None = None
-    precision: tuple[float, ...] | None = None
-    """Interpolated precision at IoU 0.5, at the recalls 0, 0.01, ..., 1."""
-
-
-class SizeMetrics(Hashed):
-    """AP over the boxes of one bin of sizes, and how many there are."""
-
-    AP: float | None
-    AP50: float | None
-    boxes: int
-
-
-class OperatingPoint(Hashed):
-    """What happens at one score threshold, at IoU 0.5. None where there is nothing to divide by.
-
-    escape: share of the defective images without any detection; overkill: share of the defect-free ones with one.
-    """
-
-    threshold: float
-    chosen_on: Literal["validation", "test"]
-    precision: float | None
-    recall: float | None
-    F1: float | None
-    false_positives_per_image: float
-    escape: float | None
-    overkill: float | None
-
-
-class ImageCurve(Hashed):
-    """Escape and overkill over the score threshold, and the area under the ROC curve of the images' highest scores."""
-
-    thresholds: tuple[float, ...]
-    escape: tuple[float, ...] | None
-    overkill: tuple[float, ...] | None
-    AUROC: float | None
-
-
-class Confusion(Hashed):
-    """matrix[i][j]: boxes of class i found as class j; the last row is background, the last column is missed."""
-
-    threshold: float
-    labels: tuple[str, ...]
-    matrix: tuple[tuple[int, ...], ...]
-
-
-class Calibration(Hashed):
-    """Detections by score: bin i of n goes from i/n to (i + 1)/n. ECE leaves the first bin out."""
-
-    ECE: float | None
-    counts: tuple[int, ...]
-    confidence: tuple[float | None, ...]
-    precision: tuple[float | None, ...]
-
-
-class ErrorShare(Hashed):
-    """How many errors of one kind there are, and what AP50 would gain without them."""
-
-    count: int
-    dAP50: float | None
-
-
-class Inspection(Hashed):
-    """What an inspection line asks of a detector; see `benchmarks.metrics.inspection`."""
-
-    defect_free_images: int
-    FROC: dict[str, float | None]
-    """Recall by false positives per image."""
-    FROC_defect_free: dict[str, float | None] | None
-    """Recall by false positives per defect-free image; None where there is no such image."""
-    operating_point: OperatingPoint | None
-    """At the threshold of the best F1 on validation images; None where there are no detections of them."""
-    best_F1: OperatingPoint | None
-    """At the threshold of the best F1 on the test images themselves: an upper bound, not a result."""
-    image_level: ImageCurve
-    confusion: Confusion | None
-    calibration: Calibration
-    errors: dict[str, ErrorShare]
-
-
-class Metrics(Hashed):
-    """Metrics in [0, 1]; None where they are not defined (no box of that size), or, of newer ones, in older records.
-
-    AP to AR_100 are COCO's. The others differ from them by protocol and are not to be compared with them:
-    VOC07_AP50 (11 recall points), VOC07_AP50_plus1 (the same with box widths of x2 - x1 + 1, as MMDetection's VOC path
-    computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds, or
-    _operating: at the threshold that is best on validation images).
-    `intervals` are 95% bootstrap intervals over images, by name; `inspection.NAME` for what is in `inspection`.
-    `AP50_draws` is AP50 of each of those resamples, which are the same images for every model, in the same order.
-    """
-
-    AP: float | None
-    AP50: float | None
-    AP75: float | None
-    AP_small: float | None
-    AP_medium: float | None
-    AP_large: float | None
-    AR_100: float | None
-    AR_1: float | None = None
-    AR_10: float | None = None
-    VOC07_AP50: float | None = None
-    VOC07_AP50_plus1: float | None = None
-    VOC12_AP50: float | None = None
-    DeepPCB_AP: float | None = None
-    DeepPCB_F: float | None = None
-    DeepPCB_F_operating: float | None = None
-    intervals: dict[str, Interval] = Field(default_factory=dict)
-    AP50_draws: tuple[float, ...] = ()
-    images: int
-    boxes: int
-    boxes_small: int
-    boxes_medium: int
-    boxes_large: int
-    sizes: dict[str, SizeMetrics] = Field(default_factory=dict)
-    """By relative area, and below 16 x 16 pixels."""
-    per_class: dict[str, ClassMetrics]
-    inspection: Inspection | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, content: Any) -> Any:
-        """Records of evaluator 1 have one interval, in a field of its own."""
-        if isinstance(content, dict) and "AP50_interval" in content:
-            content = dict(content)
-            if (interval := content.pop("AP50_interval")) is not None:
-                content["intervals"] = {**content.get("intervals", {}), "AP50": interval}
-        return content
-
-    @property
-    def AP50_interval(self) -> Interval | None:
-        return self.intervals.get("AP50")
-
-    def value(self, name: str) -> float | None:
-        """The number of a name as `intervals` has it, like `inspection.FROC.1`; None where it was not measured."""
-        found: Any = self
-        while name and found is not None:
-            if isinstance(found, dict):  # its keys may hold points
-                key = next((k for k in found if name == k or name.startswith(f"{k}.")), name)
-                found = found.get(key)
-            else:
-                key = name.partition(".")[0]
-                found = getattr(found, key)
-            name = name[len(key) + 1 :]
-        return None if found is None else float(found)
 
 
 class ModelFacts(Hashed):

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.metrics.resampling import average_precision, coco_rule, draw, mean, point
+from benchmarks.metrics.results import ErrorShare
 from benchmarks.metrics.scene import NONE, Bools, Floats, Found, Ints, Scene
-from benchmarks.store import ErrorShare
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

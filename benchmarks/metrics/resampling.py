@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from benchmarks.metrics.results import Interval
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
-from benchmarks.store import Interval
 
 Weights = npt.NDArray[np.float32]
 Rule = Callable[[Floats, Floats], Floats]

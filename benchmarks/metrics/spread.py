@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import beta, t
 
-from benchmarks.store import Interval
+from benchmarks.metrics.results import Interval
 
 Key = tuple[int, int]
 """Fold and seed of a run."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
+from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.metrics.spread import DIFFERENCE, SHARE, Sample, Training, estimate, exact, pooled
-from benchmarks.store import Interval, Metrics, RunRecord, Stored
+from benchmarks.store import RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
 """AP50 under which a model is shown as untrained, not as bad."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.metrics import evaluate
+from benchmarks.metrics.evaluator import evaluate
 from benchmarks.models import MODELS, build_model, get, missing_extra
 from benchmarks.store import Detections
 

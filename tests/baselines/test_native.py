@@ -16,7 +16,7 @@ import torch
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import Split
-from benchmarks.metrics import evaluate
+from benchmarks.metrics.evaluator import evaluate
 from benchmarks.models import build_model, missing_extra
 from benchmarks.runner import detect
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cells import Cell, Fingerprint, Recipe
+from benchmarks.metrics.results import ClassMetrics, Metrics
 from benchmarks.store import (
     CellPaths,
-    ClassMetrics,
-    Metrics,
     ModelFacts,
     Provenance,
     RunRecord,

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import metrics
 from benchmarks.errors import DataError
 from benchmarks.metrics import coco
+from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.scene import Scene
 from benchmarks.store import Detections

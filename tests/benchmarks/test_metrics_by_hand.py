@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import metrics
 from benchmarks.metrics import errors, inspection
+from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics.resampling import draw
+from benchmarks.metrics.results import Metrics
 from benchmarks.metrics.scene import Scene, match_all, overlaps
-from benchmarks.store import Detections, Metrics
+from benchmarks.store import Detections
 
 A, B = 1, 2
 CLASSES = ("a", "b")

@@ -139,7 +139,7 @@ def test_one_training_takes_its_spread_from_published_ones_of_its_family(stored,
 
 
 def test_counts_have_exact_intervals(stored, tmp_path: Path) -> None:
-    from benchmarks import metrics
+    from benchmarks.metrics import evaluator as metrics
     from tests.benchmarks.test_metrics_by_hand import BOX, CLASSES, A, build
 
     images = [([(A, *BOX)], [(A, 0.9, *BOX)])] * 20 + [([], [])] * 6
@@ -211,7 +211,7 @@ def test_runs_of_another_split_are_another_row(stored, tmp_path: Path) -> None:
 
 def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
     """Every column of the tables, and every interval, is a number of the record."""
-    from benchmarks import metrics
+    from benchmarks.metrics import evaluator as metrics
     from benchmarks.report.rows import ACCURACY
     from tests.benchmarks.test_metrics_by_hand import CLASSES, FOUR_IMAGES, build
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.datasets.prepared import ensure
 from benchmarks.datasets.splits import load_split
-from benchmarks.metrics import RESAMPLES, evaluate
+from benchmarks.metrics.evaluator import RESAMPLES, evaluate
 from benchmarks.store import CellPaths, Detections, RunRecord, read_record
 from tests.perf.ratios import interval
 

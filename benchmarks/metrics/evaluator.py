@@ -1,0 +1,217 @@
+"""Metrics from saved detections. Torch-free.
+
+COCO's numbers come from faster-coco-eval. The others, and the bootstrap intervals of all, come from the matches of
+`scene`, whose AP at weight one equals COCO's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.metrics import MAX_DETECTIONS, coco, errors, inspection
+from benchmarks.metrics.resampling import (
+    Weights,
+    all_points,
+    average_precision,
+    draw,
+    interval,
+    mean,
+    point,
+    sized_average_precision,
+    voc_rule,
+)
+from benchmarks.metrics.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
+from benchmarks.metrics.scene import Bools, Floats, Found, Scene, match, match_all, match_voc
+from benchmarks.store import Detections
+
+RESAMPLES = 1000
+TINY = 16.0**2
+RELATIVE_BINS = {
+    "below 0.1% of the image": (0.0, 1e-3),
+    "0.1% to 1%": (1e-3, 1e-2),
+    "1% to 10%": (1e-2, 1e-1),
+    "above 10%": (1e-1, np.inf),
+}
+"""Box area over image area; an upper end belongs to the next bin."""
+DEEP_PCB_IOU = float(np.nextafter(0.33, 1))
+"""DeepPCB asks for more than 0.33."""
+
+
+def evaluate(
+    truth: dict[str, Any],
+    detections: Detections,
+    classes: Sequence[str],
+    *,
+    validation: tuple[dict[str, Any], Detections] | None = None,
+    resamples: int = RESAMPLES,
+) -> Metrics:
+    """Metrics of detections against COCO ground truth.
+
+    Args:
+        truth: COCO dict with `images` (file_name, id, width, height), `annotations` (bbox x y w h, area) and
+            `categories` with ids 1..K in the order of `classes`.
+        detections: of exactly the images of `truth`, in any order; the best 100 of each image are evaluated.
+        classes: the K class names.
+        validation: the same of the images on which the operating point is chosen.
+
+    Returns:
+        Metrics in [0, 1], with 95% bootstrap intervals over images.
+
+    Raises:
+        DataError: the images are not the same ones.
+    """
+    scene = Scene.of(truth, detections, classes, per_image=MAX_DETECTIONS)
+    weights = draw(scene.images, resamples)
+    found = match_all(scene, 0.5)
+    intervals: dict[str, Interval] = {}
+
+    def note(name: str, values: Floats) -> float | None:
+        if scene.images > 1 and (span := interval(values)) is not None:
+            intervals[name] = span
+        return point(values)
+
+    arrays = coco.accumulate(scene)
+    precision, recall = arrays.precision[..., -1], arrays.recall[..., -1]
+    sizes, views = _views(scene)
+    ap, ar = _sized(scene, weights, *views)  # (A, K, T, B)
+    names = ("AP", "AP_small", "AP_medium", "AP_large")
+    for a, name in enumerate(names):
+        note(name, mean(ap[a].mean(axis=1)))
+    AP50 = mean(ap[0, :, coco.AT_50])
+    note("AP50", AP50)
+    note("AP75", mean(ap[0, :, coco.AT_75]))
+    note("AR_100", mean(ar[0].mean(axis=1)))
+    in_bins = {}
+    for a, (name, boxes) in enumerate(sizes.items(), start=len(names)):
+        whole, at_50 = mean(ap[a].mean(axis=1)), mean(ap[a, :, coco.AT_50])
+        in_bins[name] = SizeMetrics(
+            AP=note(f"sizes.{name}.AP", whole), AP50=note(f"sizes.{name}.AP50", at_50), boxes=boxes
+        )
+    per_class = {}
+    for k, name in enumerate(classes):
+        by_size = {n: coco.mean(precision[:, :, k, a]) for a, n in enumerate(names)}
+        at_50 = precision[coco.AT_50, :, k, 0]
+        per_class[name] = ClassMetrics(
+            **by_size,
+            AP50=coco.mean(at_50),
+            AP75=coco.mean(precision[coco.AT_75, :, k, 0]),
+            AR_100=coco.mean(recall[:, k, 0]),
+            boxes=int(((scene.gt_class == k) & ~scene.gt_ignored).sum()),
+            AP50_interval=interval(ap[0, k, coco.AT_50]) if scene.images > 1 else None,
+            precision=None if np.isnan(at_50).any() else tuple(np.round(at_50, 4).tolist()),
+        )
+    voc = _voc(scene, weights, match_voc(scene, 0.5))
+    plus1 = _voc(scene, weights, match_voc(scene, 0.5, plus=1.0))
+    loose = match_all(scene, DEEP_PCB_IOU)
+    other = None if validation is None else Scene.of(*validation, classes, per_image=MAX_DETECTIONS)
+    loose_at = None if other is None else _best_threshold(other, DEEP_PCB_IOU)
+    real = scene.gt_area[~scene.gt_ignored]
+    return Metrics(
+        AP=coco.mean(precision[:, :, :, 0]),
+        AP50=coco.mean(precision[coco.AT_50, :, :, 0]),
+        AP75=coco.mean(precision[coco.AT_75, :, :, 0]),
+        AP_small=coco.mean(precision[:, :, :, 1]),
+        AP_medium=coco.mean(precision[:, :, :, 2]),
+        AP_large=coco.mean(precision[:, :, :, 3]),
+        AR_1=coco.mean(arrays.recall[:, :, 0, 0]),
+        AR_10=coco.mean(arrays.recall[:, :, 0, 1]),
+        AR_100=coco.mean(recall[:, :, 0]),
+        VOC07_AP50=note("VOC07_AP50", voc["VOC07"]),
+        VOC07_AP50_plus1=note("VOC07_AP50_plus1", plus1["VOC07"]),
+        VOC12_AP50=note("VOC12_AP50", voc["VOC12"]),
+        DeepPCB_AP=note("DeepPCB_AP", _voc(scene, weights, loose)["VOC12"]),
+        DeepPCB_F=note("DeepPCB_F", inspection.Sweep.of(scene, weights, loose).F1()),
+        DeepPCB_F_operating=None
+        if loose_at is None
+        else note("DeepPCB_F_operating", inspection.rates(scene, weights, loose, loose_at)["F1"]),
+        images=scene.images,
+        boxes=len(real),
+        boxes_small=int((real < coco.SMALL).sum()),
+        boxes_medium=int(((real >= coco.SMALL) & (real < coco.LARGE)).sum()),
+        boxes_large=int((real >= coco.LARGE).sum()),
+        sizes=in_bins,
+        per_class=per_class,
+        inspection=_inspect(scene, weights, found, other, intervals),
+        intervals=dict(sorted(intervals.items())),
+        AP50_draws=() if scene.images < 2 or np.isnan(AP50).any() else tuple(np.round(AP50[1:], 5).tolist()),
+    )
+
+
+def _views(scene: Scene) -> tuple[dict[str, int], tuple[Bools, Bools]]:
+    """COCO's four bins and then ours: boxes of each of ours by name, and what lies outside of each bin, see `match`."""
+    relative = scene.gt_area / scene.image_areas[scene.gt_image], scene.dt_area / scene.image_areas[scene.dt_image]
+    outside = [
+        [(area < low) | (area > high) for area in (scene.gt_area, scene.dt_area)] for low, high in coco.BINS.values()
+    ]
+    outside.append([area >= TINY for area in (scene.gt_area, scene.dt_area)])
+    outside += [[(area < low) | (area >= high) for area in relative] for low, high in RELATIVE_BINS.values()]
+    ours = [~gt & ~scene.gt_ignored for gt, _ in outside[len(coco.BINS) :]]
+    sizes = {name: int(which.sum()) for name, which in zip(("below 16 x 16 px", *RELATIVE_BINS), ours, strict=True)}
+    return sizes, (np.array([gt for gt, _ in outside]), np.array([dt for _, dt in outside]))
+
+
+def _sized(scene: Scene, weights: Weights, outside: Bools, dt_outside: Bools) -> tuple[Floats, Floats]:
+    """AP and recall of views, classes, thresholds and resamples, two arrays of (A, K, T, B)."""
+    found = match(scene, coco.IOUS.tolist(), outside, dt_outside)
+    each = [sized_average_precision(scene, weights, found, outside, dt_outside, k) for k in range(len(scene.classes))]
+    return np.stack([ap for ap, _ in each], axis=1), np.stack([ar for _, ar in each], axis=1)
+
+
+def _voc(scene: Scene, weights: Weights, found: Found) -> dict[str, Floats]:
+    """VOC's two averages over classes, (B,)."""
+    rules = {"VOC07": voc_rule, "VOC12": all_points}
+    each = []
+    for k in range(len(scene.classes)):
+        mine = scene.dt_class == k
+        columns = (scene.dt_image[mine], scene.dt_scores[mine], found.true[mine], found.ignored[mine])
+        each.append(average_precision(weights, *columns, scene.boxes_of(k), rules))
+    return {name: mean(np.array([made[name] for made in each])) for name in rules}
+
+
+def _best_threshold(scene: Scene, iou: float) -> float | None:
+    """The score at which F1 is highest."""
+    return inspection.Sweep.of(scene, draw(scene.images, 0), match_all(scene, iou)).best_threshold()
+
+
+def _inspect(
+    scene: Scene,
+    weights: Weights,
+    found: Found,
+    validation: Scene | None,
+    intervals: dict[str, Interval],
+) -> Inspection:
+    """Everything in `Metrics.inspection`; adds to `intervals`."""
+    sweep = inspection.Sweep.of(scene, weights, found)
+    froc, froc_clean, spans = inspection.froc(scene, weights, sweep)
+    chosen = None if validation is None else _best_threshold(validation, 0.5)
+    best = sweep.best_threshold()
+    point_chosen = point_best = None
+    if chosen is not None:
+        point_chosen, spread = inspection.operating_point(scene, weights, found, chosen, "validation")
+        spans |= {f"inspection.operating_point.{name}": span for name, span in spread.items()}
+    if best is not None:
+        point_best, _ = inspection.operating_point(scene, weights, found, best, "test")
+        if (span := interval(sweep.F1())) is not None:
+            spans["inspection.best_F1.F1"] = span
+    curve, auroc = inspection.image_level(scene, weights, found)
+    calibration, ece = inspection.calibration(scene, weights, found)
+    for name, value in (("image_level.AUROC", auroc), ("calibration.ECE", ece)):
+        if value is not None:
+            spans[f"inspection.{name}"] = value
+    if scene.images > 1:
+        intervals |= spans
+    threshold = chosen if chosen is not None else best
+    return Inspection(
+        defect_free_images=int((~scene.defective).sum()),
+        FROC=froc,
+        FROC_defect_free=froc_clean,
+        operating_point=point_chosen,
+        best_F1=point_best,
+        image_level=curve,
+        confusion=inspection.confusion(scene, threshold) if threshold is not None else None,
+        calibration=calibration,
+        errors=errors.split(scene, found),
+    )
