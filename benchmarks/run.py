@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,8 @@ from benchmarks.progress import RunProgress
 from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, scan, write_atomic
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmarks.datasets.prepared import PreparedDataset
     from benchmarks.runner import Job
 
@@ -69,7 +72,10 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="cells at a time; default: on a CPU as cores and memory allow, else 1")
+        int | None,
+        typer.Option(
+            min=1, help="cells at a time; default: as cores and memory allow, on a GPU as its first cell shows"
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a cell; the last bits depend on it")] = 1,
     loaders: Annotated[int, typer.Option(min=0, help="processes that read images for a cell, with --workers 1")] = 0,
@@ -129,13 +135,10 @@ def main(
         return
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
-    at_once = workers or (1 if loaders else _default_workers(where.type, threads, len(todo)))
-    if loaders and at_once > 1:
+    at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
+    if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
-    jobs = {
-        cell: runner.Job(cell, root, out, str(where), threads if where.type == "cpu" else None, loaders)
-        for cell in todo
-    }
+    jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders) for cell in todo}
     left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
@@ -242,15 +245,40 @@ def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
 _WORKER_BYTES = 2 * 2**30
 
 
-def _default_workers(device: str, threads: int, jobs: int) -> int:
-    """On a CPU, a worker for every `threads` cores that has 2 GB of free memory; one on an accelerator."""
-    if device != "cpu":
-        return 1
+def _default_workers(device: torch.device, threads: int, jobs: int) -> int | GpuRoom:
+    """On a CPU, a worker for every `threads` cores that has 2 GB of free memory; on a GPU, as `GpuRoom` measures."""
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory().available // _WORKER_BYTES
-    return max(1, min(cores // threads, memory, jobs))
+    most = max(1, min(cores // threads, memory, jobs))
+    if device.type != "cuda":
+        return most if device.type == "cpu" else 1
+    import torch
+
+    return GpuRoom(most, lambda: torch.cuda.mem_get_info(device)[0])
+
+
+class GpuRoom:
+    """How many cells a GPU takes at a time: one, until its first epoch has shown what it takes; then as memory allows.
+
+    Args:
+        most: what cores and host memory allow.
+        free: free memory of the GPU in bytes, now.
+    """
+
+    def __init__(self, most: int, free: Callable[[], int]) -> None:
+        self._most, self._free = most, free
+        self._before = free()
+        self._now = 1
+
+    def __call__(self) -> int:
+        return self._now
+
+    def first_epoch(self) -> None:
+        """A cell alone on the GPU has trained for an epoch: its memory, with half as much again, is what each gets."""
+        taken = max(self._before - self._free(), 1)
+        self._now = max(1, min(self._most, int(self._before / (1.5 * taken))))
 
 
 def _limits(time_limit: str | None) -> Limits:
@@ -269,7 +297,11 @@ _REPORT_S = 10.0  # what drawing and leaving is taken to last
 
 
 def _run(
-    jobs: dict[Cell, Job], data: dict[str, PreparedDataset], workers: int, limits: Limits, known: list[RunRecord]
+    jobs: dict[Cell, Job],
+    data: dict[str, PreparedDataset],
+    workers: int | GpuRoom,
+    limits: Limits,
+    known: list[RunRecord],
 ) -> list[Cell]:
     """Run what is not finished, with progress; returns the cells that are left when the time is up.
 
@@ -297,6 +329,8 @@ def _run(
                 what, facts = event.event
                 if what == "epoch":
                     costs.epoch(job.cell, facts["rate"])
+                    if isinstance(workers, GpuRoom) and workers() == 1:
+                        workers.first_epoch()
                 progress.handle(job, event.event)
             elif event.cause == "stopped":
                 left.append(job.cell)
@@ -314,14 +348,14 @@ def _run(
         # With a deadline in processes of their own, since these can be ended in the middle of an epoch; processes of
         # cells start none of their own, though.
         loading = any(job.loaders for job in jobs.values())
-        alone = workers <= 1 and (limits.deadline == math.inf or loading)
+        alone = workers == 1 and (limits.deadline == math.inf or loading)
         executor = Local(runner.run_job, limits) if alone else Processes(runner.run_job, workers, limits)
         seen = set[Cell]()
 
         def noted() -> Iterator[Job]:
             for job in fitting:
                 seen.add(job.cell)
-                yield job
+                yield replace(job, beside=workers if isinstance(workers, int) else workers())
 
         executor.run(noted(), tell)
     return [cell for cell in jobs if cell in left or cell not in seen]

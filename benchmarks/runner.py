@@ -103,6 +103,8 @@ class Job:
     device: str
     threads: int | None
     loaders: int = 0
+    beside: int = 1
+    """Cells that run at a time on this machine, this one included."""
 
 
 def run_job(job: Job, progress: CellProgress) -> bool:
@@ -115,7 +117,9 @@ def run_job(job: Job, progress: CellProgress) -> bool:
         torch.set_num_threads(job.threads)
     data = open_prepared(job.cell.dataset, job.data_root)
     device = torch.device(job.device)
-    record = run_cell(job.cell, data, runs=job.runs, device=device, progress=progress, loaders=job.loaders)
+    record = run_cell(
+        job.cell, data, runs=job.runs, device=device, progress=progress, loaders=job.loaders, beside=job.beside
+    )
     return record.status == "ok" and isinstance(job.cell.recipe, Recipe)
 
 
@@ -135,12 +139,20 @@ def record_death(job: Job, how: str) -> RunRecord:
 
 
 def run_cell(
-    cell: Cell, data: PreparedDataset, *, runs: Path, device: torch.device, progress: CellProgress, loaders: int = 0
+    cell: Cell,
+    data: PreparedDataset,
+    *,
+    runs: Path,
+    device: torch.device,
+    progress: CellProgress,
+    loaders: int = 0,
+    beside: int = 1,
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
 
     Args:
         loaders: processes that read training images.
+        beside: cells that run at a time on this machine, for the record: timings depend on it.
 
     Raises:
         DataError: the record cannot be written.
@@ -172,6 +184,7 @@ def run_cell(
         timings_s={k: round(v, 3) for k, v in timings.items()},
         provenance=provenance(started=started, device=device),
         error=error,
+        beside=beside,
         **known,
     )
     write_record(paths.record, record)

@@ -108,6 +108,8 @@ class RunRecord(_Record):
     val_detections_sha256: str | None = None
     weights_sha256: str | None = added(None)
     train_images: int | None = None
+    beside: int | None = None
+    """Cells that ran at a time on the machine, this one included: rates and timings depend on it."""
     provenance: Provenance
     error: str | None = None
 

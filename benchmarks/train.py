@@ -148,15 +148,17 @@ def train(
             with autocast():
                 losses = model(images, targets)
                 loss = sum(losses.values())
-            values = {k: float(v.detach()) for k, v in losses.items()}
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            # All terms in one transfer, and once the backward pass was asked for: a GPU does not wait in between.
+            terms = torch.stack([v.detach().reshape(()) for v in losses.values()]).tolist()
+            values = dict(zip(losses, terms, strict=True))
             if not all(math.isfinite(v) for v in values.values()):
                 bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
                 raise Diverged(
                     f"loss not finite in epoch {epoch + 1}, iteration {i + 1} of {per_epoch} ({bad}); "
                     "lower the recipe's lr or clip gradients (clip_norm)"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
             if recipe.clip_norm is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)

@@ -8,6 +8,7 @@ from benchmarks import plan
 from benchmarks.cells import Cell
 from benchmarks.errors import RequestError
 from benchmarks.executors import Limits
+from benchmarks.run import GpuRoom
 from benchmarks.store import EpochPoint
 from tests.benchmarks.conftest import RECIPE, make_cell, make_record
 
@@ -82,3 +83,16 @@ def test_only_what_ends_in_time_is_begun_and_what_never_could_while_two_epochs_f
     assert begun(200, later=50) == ([cells[0], cells[2]], [cells[1]])
     assert begun(200, later=150) == ([cells[0]], cells[1:])
     assert begun(3000, later=1500) == (cells[:2], cells[2:])
+
+
+def test_a_gpu_takes_one_cell_until_that_has_shown_what_it_takes() -> None:
+    free = 80
+    room = GpuRoom(15, lambda: free)
+    assert room() == 1
+    free -= 4
+    room.first_epoch()
+    assert room() == 13, "80 by 4 and half as much again"
+    tight = GpuRoom(15, lambda: free)
+    free -= 60
+    tight.first_epoch()
+    assert tight() == 1

@@ -1,0 +1,169 @@
+"""`python -m benchmarks.merge FOLDER ...`: records of other machines join ours, checked. Torch-free.
+
+The class of the device that a cell was trained on is part of the cell (`Cell.device_class`), so that the same cell of
+another class is another one: both stay, and nothing pairs them. A fold is to be trained on one class as a whole; where
+it was not, that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cli import console, run_app
+from benchmarks.devices import device_class
+from benchmarks.errors import DataError, RequestError
+from benchmarks.store import (
+    CellPaths,
+    ProfileRecord,
+    RunRecord,
+    Stored,
+    load,
+    read_record,
+    require_writable,
+    write_atomic,
+)
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    folders: Annotated[list[Path], typer.Argument(help="folders with records of other machines", metavar="FOLDER ...")],
+    into: Annotated[Path, typer.Option(help="folder that they join: runs/, results/, results/_NAME")] = Path("results"),
+) -> None:
+    """Copy the records of other folders, with their detections and profiles, into ours.
+
+    Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. Of a cell
+    that occurs twice the older record stays.
+    """
+    require_writable(into)
+    found = merge(folders, into)
+    for line in (*found.damaged, *found.twice, *found.split_folds):
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(f"{found.joined} records joined {into}/, {found.there} were there already", highlight=False)
+    if found.damaged:
+        raise typer.Exit(1)
+
+
+@dataclass
+class Merged:
+    """What became of the records: counts, and a line for each thing that the user should know."""
+
+    joined: int = 0
+    there: int = 0
+    damaged: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    split_folds: list[str] = field(default_factory=list)
+
+
+def merge(folders: list[Path], into: Path) -> Merged:
+    """Copy the records below `folders` into `into`.
+
+    Raises:
+        RequestError: a folder without records, or `into` itself among them.
+        DataError: a record of ours is damaged, or a file cannot be written.
+    """
+    out = Merged()
+    for folder in folders:
+        if folder.resolve() == into.resolve():
+            raise RequestError(f"{folder} is the folder that the others are to join")
+        paths = sorted(p for p in folder.glob("[!_.]*/*.json") if not p.name.endswith(".profile.json"))
+        if not paths:
+            raise RequestError(f"{folder} holds no records: they lie in FOLDER/DATA_SET/*.json")
+        for path in paths:
+            try:
+                theirs, files = checked(path, folder)
+            except DataError as e:
+                out.damaged.append(f"left out: {e}")
+                continue
+            _join(theirs, files, into, out)
+    out.split_folds = _split_folds(into)
+    return out
+
+
+def checked(path: Path, folder: Path) -> tuple[Stored, dict[str, bytes]]:
+    """The record at `path` below `folder`, with the files to copy, by the attribute of `CellPaths` that names them.
+
+    Raises:
+        DataError: it, its profile or its detections are damaged, missing or another cell's.
+    """
+    paths = CellPaths(folder, path.parent.name, path.name[: -len(".json")])
+    run = read_record(path, RunRecord)
+    if CellPaths.of(folder, run.cell) != paths or run.cell_id != run.cell.id:
+        raise DataError(f"{path} lies where its cell {run.cell_id} ({run.cell.name} on {run.cell.dataset}) does not")
+    if (made_on := device_class(run.provenance)) != run.cell.device_class:
+        raise DataError(f"{path} was made on {made_on or 'a CPU'} and says {run.cell.device_class or 'a CPU'}")
+    files = {"record": path.read_bytes()}
+    digests = {"detections": run.detections_sha256, "val_detections": run.val_detections_sha256}
+    for what, digest in digests.items():
+        if digest is None:
+            continue
+        try:
+            content = getattr(paths, what).read_bytes()
+        except OSError as e:
+            raise DataError(f"{path}: cannot read {getattr(paths, what).name}: {e.strerror or e}") from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DataError(f"{path}: {getattr(paths, what).name} is not what was evaluated: digest mismatch")
+        files[what] = content
+    profile = None
+    if paths.profile.exists():
+        profile = read_record(paths.profile, ProfileRecord)
+        if profile.cell_id != run.cell_id:
+            raise DataError(f"{paths.profile} is of another cell than the record beside it")
+        files["profile"] = paths.profile.read_bytes()
+    return Stored(run, profile, paths), files
+
+
+def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> None:
+    """Copy one cell's files, the record last, unless an older record of it is there."""
+    paths = CellPaths.of(into, theirs.run.cell)
+    if paths.record.exists():
+        ours = load(paths).run
+        if ours.digest == theirs.run.digest:
+            out.there += 1
+            if "profile" in files and not paths.profile.exists():
+                write_atomic(paths.profile, files["profile"])
+            return
+        older, place = ("ours", paths.record) if _age(ours) <= _age(theirs.run) else ("theirs", theirs.paths.record)
+        out.twice.append(
+            f"twice: {theirs.paths.record} and {paths.record} are the same cell; {older} is older and stays ({place})"
+        )
+        if older == "ours":
+            return
+        for old in (paths.profile, paths.detections, paths.val_detections):
+            old.unlink(missing_ok=True)
+    for what in ("detections", "val_detections", "record", "profile"):
+        if what in files:
+            write_atomic(getattr(paths, what), files[what])
+    out.joined += 1
+
+
+def _age(run: RunRecord) -> tuple[str, str]:
+    """Sorts older records first; the digest decides between equals, so that the order of folders does not."""
+    return run.provenance.ended, run.digest
+
+
+def _split_folds(into: Path) -> list[str]:
+    """A line for each fold that was not trained on one class of device as a whole."""
+    classes: dict[tuple[str, str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for path in sorted(into.glob("[!_.]*/*.json")):
+        if not path.name.endswith(".profile.json"):
+            cell = read_record(path, RunRecord).cell
+            classes[cell.dataset, cell.split, cell.fold][cell.device_class or "CPU"] += 1
+    return [
+        f"not paired: fold {fold} of {split} was trained on "
+        + " and ".join(f"{name} ({count})" for name, count in sorted(its.items()))
+        + "; cells are compared within each"
+        for (_, split, fold), its in sorted(classes.items())
+        if len(its) > 1
+    ]
+
+
+if __name__ == "__main__":
+    run_app(app)

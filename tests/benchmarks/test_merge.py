@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cells import Cell
+from benchmarks.errors import RequestError
+from benchmarks.merge import merge
+from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic, write_record
+from tests.benchmarks.conftest import make_cell, make_record
+
+CARD = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "13.0"}
+
+
+def put(folder: Path, cell: Cell | None = None, ended: str = "2026-01-01T00:01:00+00:00", **where: str) -> CellPaths:
+    """A record with detections, as a run leaves them."""
+    cell = cell or make_cell()
+    content = np.random.default_rng(0).bytes(100)
+    provenance = make_record().provenance.model_copy(update={"ended": ended, **where})
+    record = make_record(cell, detections_sha256=hashlib.sha256(content).hexdigest(), provenance=provenance)
+    paths = CellPaths.of(folder, cell)
+    write_atomic(paths.detections, content)
+    write_record(paths.record, record)
+    return paths
+
+
+def test_records_of_two_machines_join_with_their_files(tmp_path: Path) -> None:
+    for fold in range(3):
+        put(tmp_path / ("a" if fold < 2 else "b"), make_cell(fold=fold))
+    found = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ours")
+    assert (found.joined, found.there) == (3, 0)
+    assert not found.damaged + found.twice + found.split_folds
+    for fold in range(3):
+        paths = CellPaths.of(tmp_path / "ours", make_cell(fold=fold))
+        assert read_record(paths.record, RunRecord).cell.fold == fold
+        assert paths.detections.exists()
+    again = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ours")
+    assert (again.joined, again.there, again.twice) == (0, 3, [])
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
+def test_of_a_double_cell_the_older_stays_and_both_are_named(tmp_path: Path, order: tuple[str, str]) -> None:
+    put(tmp_path / "old", ended="2026-01-01T00:01:00+00:00")
+    put(tmp_path / "new", ended="2026-01-02T00:01:00+00:00")
+    found = merge([tmp_path / name for name in order], tmp_path / "ours")
+    (line,) = found.twice
+    assert str(tmp_path / order[1]) in line
+    assert "older" in line
+    kept = read_record(CellPaths.of(tmp_path / "ours", make_cell()).record, RunRecord)
+    assert kept.provenance.ended == "2026-01-01T00:01:00+00:00"
+
+
+def test_what_is_damaged_stays_out_and_the_rest_joins(tmp_path: Path) -> None:
+    good, altered, lost, moved, wrong = (put(tmp_path / "a", make_cell(fold=fold)) for fold in range(5))
+    content = json.loads(altered.record.read_text())
+    content["metrics"]["AP50"] = 0.99
+    altered.record.write_text(json.dumps(content))
+    lost.detections.unlink()
+    moved.record.rename(moved.record.with_name("elsewhere.json"))
+    wrong.detections.write_bytes(b"others")
+    found = merge([tmp_path / "a"], tmp_path / "ours")
+    assert found.joined == 1
+    assert sorted(p.name for p in (tmp_path / "ours").rglob("*.json")) == [good.record.name]
+    reasons = " ".join(found.damaged)
+    for paths, reason in ((altered, "was changed"), (lost, "cannot read"), (wrong, "is not what was evaluated")):
+        assert any(str(paths.record) in line and reason in line for line in found.damaged)
+    assert "elsewhere.json lies where" in reasons
+
+
+def test_another_class_of_device_is_another_cell_and_a_fold_of_both_is_said(tmp_path: Path) -> None:
+    card = make_cell(device_class="nvidia-h200")
+    put(tmp_path / "a")
+    put(tmp_path / "b", card, **CARD)
+    put(tmp_path / "b", make_cell(fold=1, device_class="nvidia-h200"), **CARD)
+    found = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ours")
+    assert (found.joined, found.twice) == (3, [])
+    (line,) = found.split_folds
+    assert "fold 0 of synthetic_small-5fold-v1" in line
+    assert "CPU (1) and nvidia-h200 (1)" in line
+
+
+def test_a_record_that_hides_its_device_stays_out(tmp_path: Path) -> None:
+    put(tmp_path / "a", **CARD)
+    found = merge([tmp_path / "a"], tmp_path / "ours")
+    assert found.joined == 0
+    assert "was made on nvidia-h200 and says a CPU" in found.damaged[0]
+
+
+def test_wrong_folders_are_wrong_requests(tmp_path: Path) -> None:
+    put(tmp_path / "a")
+    with pytest.raises(RequestError, match="holds no records"):
+        merge([tmp_path], tmp_path / "ours")
+    with pytest.raises(RequestError, match="are to join"):
+        merge([tmp_path / "a"], tmp_path / "a")
