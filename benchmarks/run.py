@@ -19,7 +19,7 @@ from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.devices import pick_device
+from benchmarks.devices import device_class, pick_device
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
@@ -117,6 +117,8 @@ def main(
         split=_splits(split or (), names, root),
         root=root,
     )
+    where = pick_device(device)
+    cells = [cell.model_copy(update={"device_class": device_class(where)}) for cell in cells]
     cells = plan.in_order(cells, order.value, (loaded.models[0].model, loaded.reference))
     if not list_only:
         require_writable(out)
@@ -127,7 +129,6 @@ def main(
 
     from benchmarks import runner
 
-    where = pick_device(device)
     console.print(f"suite {suite}, tier {tier}: {len(cells)} cells on {where}, {out}/", highlight=False)
     done = {cell: runner.finished(cell, out, data[cell.dataset]) for cell in cells}
     if list_only:
