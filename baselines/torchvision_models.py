@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, VGG16_Weights
 from torchvision.models.detection import (
@@ -34,9 +35,11 @@ from torchvision.models.detection import (
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
 )
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.ssd import SSD
@@ -57,6 +60,7 @@ from canet.detector import (
     build_rpn,
     require_imagenet,
 )
+from canet.ignore import IgnoringRPN, any_ignored, covered, ignored_boxes, inside
 from canet.initialisation import initialised_by_name
 
 SCORE_THRESHOLD = 0.001
@@ -104,7 +108,8 @@ def build_fasterrcnn_fpn(
         levels = list(config.stage_channels)
         backbone.fpn = FeaturePyramidNetwork(levels, width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
     shipped = _faster_rcnn(backbone, num_classes, **parts)
-    model = TwoStageDetector(transform, backbone.body, backbone.fpn, shipped.rpn, shipped.roi_heads)
+    rpn = IgnoringRPN.of(shipped.rpn)
+    model = TwoStageDetector(transform, backbone.body, backbone.fpn, rpn, shipped.roi_heads)
     model.provenance = _with_prefix(provenance, "backbone.")
     return model
 
@@ -128,7 +133,11 @@ def build_fasterrcnn_mobilenet(
     sizes = _SMALL if anchors == "small" else _LIBRARY
     shipped.rpn.anchor_generator = Anchors([sizes] * 3, _RATIOS, exact=False)
     model = TwoStageDetector(
-        ResizeNormalizePad(image_size), shipped.backbone.body, shipped.backbone.fpn, shipped.rpn, shipped.roi_heads
+        ResizeNormalizePad(image_size),
+        shipped.backbone.body,
+        shipped.backbone.fpn,
+        IgnoringRPN.of(shipped.rpn),
+        shipped.roi_heads,
     )
     model.provenance = _facts(model, entry, norm="batch" if entry is None else "frozen_batch")
     return model
@@ -224,6 +233,8 @@ class DenseBackbone(nn.Module):
 class PyramidDetector(Detector):
     """What RetinaNet and FCOS share: torchvision's forward in the contract's three parts."""
 
+    ignores = True
+
     def network(self, batch: Batch) -> dict[str, Any]:
         features = list(self.backbone(batch.images.tensors).values())
         outputs = self.head(features)
@@ -254,6 +265,45 @@ class PyramidDetector(Detector):
 # Labels are 1..K, and RetinaNet and FCOS index their outputs by label: both get K + 1, of which 0 stays unused.
 
 
+class IgnoringRetinaNetHead(RetinaNetHead):
+    """torchvision's head; anchors that match nothing and are `covered` by an ignored box count as those between."""
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        for i, target in enumerate(targets):
+            if (ignore := ignored_boxes(target)) is not None:
+                out = (matched_idxs[i] == Matcher.BELOW_LOW_THRESHOLD) & covered(anchors[i], ignore)
+                matched_idxs[i] = matched_idxs[i].masked_fill(out, Matcher.BETWEEN_THRESHOLDS)
+        return super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+
+
+class IgnoringFCOSHead(FCOSHead):
+    """torchvision's head; locations in an ignored box that are no box's are left out of the classification loss."""
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        if any_ignored(targets):
+            out = torch.zeros_like(torch.stack(matched_idxs), dtype=torch.bool)
+            for i, target in enumerate(targets):
+                if (ignore := ignored_boxes(target)) is not None:
+                    centres = (anchors[i][:, :2] + anchors[i][:, 2:]) / 2
+                    out[i] = (matched_idxs[i] < 0) & inside(centres, ignore)
+            # The focal loss of a negative is 0 at a probability of 0, and a constant has no gradient.
+            logits = head_outputs["cls_logits"].masked_fill(out[..., None], -100.0)
+            head_outputs = {**head_outputs, "cls_logits": logits}
+        return super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+
+
 class RetinaNetDetector(PyramidDetector, RetinaNet):
     """torchvision's RetinaNet under the contract."""
 
@@ -267,7 +317,7 @@ class RetinaNetDetector(PyramidDetector, RetinaNet):
         group_norm: bool,
         giou: bool,
     ) -> None:
-        head = RetinaNetHead(
+        head = IgnoringRetinaNetHead(
             backbone.out_channels,
             anchors.num_anchors_per_location()[0],
             num_classes + 1,
@@ -300,7 +350,14 @@ class FCOSDetector(PyramidDetector, FCOS):
     """torchvision's FCOS under the contract."""
 
     def __init__(self, backbone: nn.Module, num_classes: int, image_size: int) -> None:
-        FCOS.__init__(self, backbone, num_classes + 1, score_thresh=SCORE_THRESHOLD, detections_per_img=DETECTIONS)
+        FCOS.__init__(
+            self,
+            backbone,
+            num_classes + 1,
+            head=IgnoringFCOSHead(backbone.out_channels, 1, num_classes + 1),
+            score_thresh=SCORE_THRESHOLD,
+            detections_per_img=DETECTIONS,
+        )
         self.transform = ResizeNormalizePad(image_size)
 
     def losses(

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from canet.detector import Batch, Detector, ResizeNormalizePad, Target
+from canet.ignore import any_ignored, ignored_boxes, inside
 
 INSTALL = "python -m pip install 'canet-bench[yolo]'"
 
@@ -211,6 +212,7 @@ class YOLODetector(UltralyticsDetector):
     multi_label = True
 
     class_head = re.compile(r"\.(one2one_)?cv3\.")
+    ignores = True
 
     def __init__(
         self,
@@ -296,7 +298,9 @@ class YOLODetector(UltralyticsDetector):
             with self._one_head():
                 return self.detector(batch.images.tensors)
         raw = self.detector(batch.images.tensors)
-        total, items = self._criterion_on(batch.images.tensors.device)(raw, library_targets(batch))
+        criterion = self._criterion_on(batch.images.tensors.device)
+        with self._ignoring(criterion, raw, batch):
+            total, items = criterion(raw, library_targets(batch))
         names = [name.removesuffix("_loss") for name in items]
         return dict(zip(names, total.unbind(), strict=True))
 
@@ -314,6 +318,35 @@ class YOLODetector(UltralyticsDetector):
             end2end=self._head.end2end,
         )
         return self._found(rows, batch)
+
+    @contextmanager
+    def _ignoring(self, criterion: Any, raw: dict[str, Any], batch: Batch) -> Iterator[None]:
+        """Leave cells whose centre lies in an ignored box out of the classification loss, where no box has them."""
+        if not any_ignored(batch.targets):
+            yield
+            return
+        from ultralytics.utils.tal import make_anchors
+
+        centres, strides = make_anchors(raw.get("one2many", raw)["feats"], self._head.stride, 0.5)
+        out = torch.stack(
+            [
+                torch.zeros_like(centres[:, 0], dtype=torch.bool)
+                if (ignore := ignored_boxes(target)) is None
+                else inside(centres * strides, ignore)
+                for target in batch.targets or []
+            ]
+        )
+        heads = [getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)]
+        entropies = [(head, head.bce) for head in heads or [criterion]]
+        for head, entropy in entropies:
+            head.bce = lambda scores, goals, entropy=entropy: entropy(scores, goals).masked_fill(
+                (out & (goals.amax(dim=-1) <= 0))[..., None], 0
+            )
+        try:
+            yield
+        finally:
+            for head, entropy in entropies:
+                head.bce = entropy
 
     @contextmanager
     def _one_head(self) -> Iterator[None]:

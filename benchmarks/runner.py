@@ -34,7 +34,7 @@ from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.progress import CellProgress, Stopped
-from benchmarks.starting import cannot_start
+from benchmarks.starting import cannot_start, trainable
 from benchmarks.store import (
     CellPaths,
     Detections,
@@ -206,12 +206,14 @@ def _train_and_evaluate(
 ) -> None:
     """The cell's phases; what is known so far is left in `known` and `timings`, whatever happens."""
     split = load_split(cell.dataset, cell.split, cell.fold)
-    known["train_images"] = len(split.train)
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
         known["model"] = _facts(model)
-    if (line := cannot_start(model, cell, data, split.train, device)) is not None:
-        progress.line(line)
+    split, left_out = trainable(model, cell, data, split)
+    known["train_images"] = len(split.train)
+    for line in (left_out, cannot_start(model, cell, data, split.train, device)):
+        if line is not None:
+            progress.line(line)
     if isinstance(cell.recipe, NativeRecipe):
         with _timed(timings, "train"):
             known["curve"] = train_natively(model, data, split, cell, paths.native, progress)

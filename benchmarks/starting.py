@@ -1,21 +1,47 @@
-"""Whether a model can start to learn the boxes it will be given: what its assigner gives them before any training."""
+"""Before a training starts: images that a model cannot be trained on, and boxes that it cannot start to learn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from benchmarks import models
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, NativeRecipe
 from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.datasets.splits import Split
+from benchmarks.errors import DataError
 
 IMAGES = 64
 """At most so many training images are looked at, evenly spaced: a few seconds."""
 
 _BATCH = 8  # the statistics of batch norms need several images
+
+
+def trainable(model: nn.Module, cell: Cell, data: PreparedDataset, split: Split) -> tuple[Split, str | None]:
+    """The split without training images that `model` cannot be trained on, and a line that names them, if any.
+
+    These are the images with ignored boxes (crowds, difficult objects), for a model that cannot leave such boxes out
+    of its loss and for a library's own trainer: they would be taught as background.
+    """
+    if getattr(model, "ignores", False) and not isinstance(cell.recipe, NativeRecipe):
+        return split, None
+    left = [name for name in split.train if data.ignored(name)]
+    if not left:
+        return split, None
+    kept = tuple(name for name in split.train if not data.ignored(name))
+    who = "the library's own trainer" if isinstance(cell.recipe, NativeRecipe) else cell.model
+    names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    line = (
+        f"{len(left)} of {len(split.train)} training images hold ignored boxes (crowds, difficult objects), which "
+        f"{who} cannot leave out of its loss, and are left out: {names}"
+    )
+    if not kept:
+        raise DataError(f"{line}; no image remains to train on")
+    return replace(split, train=kept), line
 
 
 def cannot_start(

@@ -28,6 +28,7 @@ from torchvision.ops import boxes as box_ops
 
 from canet.backbone import ResNet, load_imagenet
 from canet.config import CANetConfig
+from canet.ignore import IgnoringRPN, any_ignored, without_ignored
 from canet.initialisation import initialised_by_name
 from canet.pyramid import LaplacianFPN, build_neck
 from canet.roi_align import multilevel_roi_align
@@ -67,12 +68,16 @@ class ResizeNormalizePad(GeneralizedRCNNTransform):
             return image, target
         image = F.interpolate(image[None], size=new, mode="bilinear", align_corners=False)[0]
         if target is not None:
-            target["boxes"] = resize_boxes(target["boxes"], list(old), list(new))
+            for name in {"boxes", "ignore"} & target.keys():
+                target[name] = resize_boxes(target[name], list(old), list(new))
         return image, target
 
 
 class Detector(nn.Module):
     """The contract's outer half: `preprocess`, `forward` and checks. Subclasses give `network`, `postprocess`."""
+
+    ignores = False
+    """Whether boxes under a target's "ignore" are left out of the loss. Where not, such a target is refused."""
 
     def __init__(self, transform: GeneralizedRCNNTransform) -> None:
         super().__init__()
@@ -85,6 +90,11 @@ class Detector(nn.Module):
             raise ValueError("a batch needs at least one image")
         if targets is not None:
             check_targets(images, targets)
+            if not self.ignores and any_ignored(targets):
+                raise ValueError(
+                    f"{type(self).__name__} cannot leave ignored boxes (crowds, difficult objects) out of its loss; "
+                    "leave these images out of the training"
+                )
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         image_list, resized = self.transform(list(images), None if targets is None else list(targets))
         return Batch(image_list, sizes, resized)
@@ -131,10 +141,14 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
             )
         if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
             raise ValueError(f"target {index}: a box has no positive width and height")
+        if (ignore := target.get("ignore")) is not None and (ignore.ndim != 2 or ignore.shape[1] != 4):
+            raise ValueError(f"target {index}: ignored boxes {tuple(ignore.shape)}, expected (M, 4)")
 
 
 class TwoStageDetector(Detector):
     """Backbone, neck, RPN and RoI heads of torchvision's interfaces."""
+
+    ignores = True
 
     def __init__(
         self,
@@ -159,6 +173,13 @@ class TwoStageDetector(Detector):
         features = self.features(images)
         proposals, rpn_losses = self.rpn(images, features, batch.targets)
         if self.training:
+            if any_ignored(batch.targets):
+                assert batch.targets is not None
+                matched = self.roi_heads.proposal_matcher.low_threshold
+                proposals = without_ignored(proposals, batch.targets, matched)
+                if not any(map(len, proposals)) and not any(len(t["boxes"]) for t in batch.targets):
+                    nothing = proposals[0].sum()  # of no proposal at all the losses would be NaN
+                    return {**rpn_losses, "loss_classifier": nothing, "loss_box_reg": nothing}
             _, losses = self.roi_heads(features, proposals, sizes, batch.targets)
             return {**rpn_losses, **losses}
         pooled = self.roi_heads.box_roi_pool(features, proposals, sizes)
@@ -214,7 +235,7 @@ class Anchors(AnchorGenerator):
         return [self._cache[1]] * len(image_list.image_sizes)
 
 
-class ProposalNetwork(RegionProposalNetwork):
+class ProposalNetwork(IgnoringRPN):
     """torchvision's RPN with the width of smooth-L1 as a choice, and its losses on the sampled anchors only.
 
     torchvision encodes a regression target for every anchor and then uses a few; the numbers are the same.
@@ -285,6 +306,8 @@ class ProposalNetwork(RegionProposalNetwork):
         goal = self.box_coder.encode_single(torch.cat(matched)[positive], torch.cat(anchors)[positive])
         box = F.smooth_l1_loss(deltas[positive], goal, beta=self.loss_beta, reduction="sum")
         objectness = F.binary_cross_entropy_with_logits(logits[sampled], torch.cat(labels)[sampled])
+        if not len(sampled):  # all of the batch is ignored: the mean of nothing is NaN
+            objectness = logits.sum() * 0
         return {"loss_objectness": objectness, "loss_rpn_box_reg": box / max(1, sampled.numel())}
 
 
