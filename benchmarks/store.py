@@ -54,12 +54,16 @@ class Provenance(Hashed):
 
 
 class EpochPoint(Hashed):
-    """One epoch of the training curve: mean losses, last learning rate, images per second."""
+    """One epoch of the training curve: mean losses, last learning rate, images per second.
+
+    scalars: what the model says of itself at the epoch's end (`curve_scalars` of the detector contract).
+    """
 
     epoch: int
     lr: float
     losses: dict[str, float]
     images_per_second: float
+    scalars: dict[str, float] = added({})
 
 
 class ModelFacts(Hashed):

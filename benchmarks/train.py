@@ -172,7 +172,10 @@ def train(
         rate = seen / (time.monotonic() - began)
         mean = {k: v / per_epoch for k, v in sums.items()}
         last_lr = recipe.lr * factor
-        curve.append(EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2)))
+        scalars = model.curve_scalars() if hasattr(model, "curve_scalars") else {}
+        curve.append(
+            EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2), scalars=scalars)
+        )
         if progress is not None:
             progress.epoch(epoch, recipe.epochs, mean, rate)
         if checkpoint is not None and epoch + 1 < recipe.epochs:

@@ -26,11 +26,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import boxes as box_ops
 
+from canet.attention import SpatialAttentionEncoder
 from canet.backbone import ResNet, load_imagenet
 from canet.config import CANetConfig
 from canet.ignore import IgnoringRPN, any_ignored, without_ignored
 from canet.initialisation import initialised_by_name
-from canet.pyramid import LaplacianFPN, build_neck
+from canet.pyramid import LaplacianFPN, LaplacianFusion, build_neck
 from canet.roi_align import multilevel_roi_align
 
 Target = dict[str, Tensor]
@@ -113,6 +114,10 @@ class Detector(nn.Module):
         batch = self.preprocess(images, targets if self.training else None)
         raw = self.network(batch)
         return raw if self.training else self.postprocess(raw, batch)
+
+    def curve_scalars(self) -> dict[str, float]:
+        """Named numbers that tell, after each epoch, what parts of the model have become; none by default."""
+        return {}
 
     def to_original(self, detections: list[Target], batch: Batch) -> list[Target]:
         """Boxes from pixels of the resized image to pixels of the image as given, clipped to it.
@@ -436,6 +441,17 @@ class CANet(TwoStageDetector):
             "frozen": [f"backbone.{name}" for name in self.backbone.frozen_modules()],
             "norm": "batch" if config.norm == "batch" else "frozen_batch",
         }
+
+    def curve_scalars(self) -> dict[str, float]:
+        """gamma of each spatial attention encoder, alpha and beta of each Laplacian fusion, by the module's name."""
+        out = {}
+        for name, module in self.named_modules():
+            if isinstance(module, SpatialAttentionEncoder):
+                out[f"{name}.gamma"] = float(module.gamma.detach())
+            elif isinstance(module, LaplacianFusion):
+                out[f"{name}.alpha"] = float(module.alpha.detach())
+                out[f"{name}.beta"] = float(module.beta.detach())
+        return out
 
 
 @initialised_by_name

@@ -192,6 +192,16 @@ def test_a_model_with_a_schedule_of_its_own_is_told_epoch_and_epochs(dataset) ->
     assert told == [(0, 2), (1, 2)]
 
 
+def test_what_a_part_has_become_stands_in_the_curve(dataset) -> None:
+    state, curve = fit(make_cell(), dataset)
+    learned = {k: float(v) for k, v in state.items() if k.rpartition(".")[2] in ("gamma", "alpha", "beta")}
+    assert len(learned) > 6
+    assert curve[-1].scalars == learned
+    assert curve[0].scalars != curve[1].scalars, "after each epoch"
+    plain = curve[-1].model_copy(update={"scalars": {}})
+    assert "scalars" not in plain.model_dump(), "a model that has none leaves records as they were"
+
+
 @pytest.mark.yolo
 @pytest.mark.skipif(missing_extra("yolo26n") is not None, reason="ultralytics is not installed")
 def test_the_two_heads_of_yolo26_end_where_the_librarys_schedule_ends(dataset) -> None:
