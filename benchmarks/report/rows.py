@@ -102,6 +102,8 @@ class Row:
     ratio: float | None
     ratio_interval: tuple[float, float] | None
     reference: str | None
+    device_class: str | None
+    """None: a CPU. Rows of one class are not compared with those of another."""
     machine: str
     statuses: tuple[str, ...]
 
@@ -131,7 +133,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     groups: dict[tuple[str, ...], list[Stored]] = {}
     for stored in records:
         cell = stored.run.cell
-        recipe = digest_of([cell.split, cell.image_size, cell.recipe.model_dump(mode="json")])
+        recipe = digest_of([cell.split, cell.image_size, cell.device_class, cell.recipe.model_dump(mode="json")])
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, recipe), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
     out = _with_one_reference([_row(group, spreads) for _, group in sorted(groups.items())])
@@ -153,10 +155,10 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
 def _with_one_reference(found: list[Row]) -> list[Row]:
     """Ratios of one table are to one model, the commonest: those to another are left out."""
 
-    def table(row: Row) -> tuple[str, str, int]:
-        return row.dataset, row.split, row.image_size
+    def table(row: Row) -> tuple[str, str, int, str | None]:
+        return row.dataset, row.split, row.image_size, row.device_class
 
-    counts: dict[tuple[str, str, int], Counter[str]] = {}
+    counts: dict[tuple[str, str, int, str | None], Counter[str]] = {}
     for row in found:
         if row.reference is not None:
             counts.setdefault(table(row), Counter())[row.reference] += 1
@@ -203,6 +205,7 @@ def _row(group: list[Stored], spreads: _Spreads) -> Row:
         ratio=latency.ratio if latency else None,
         ratio_interval=latency.ratio_interval if latency else None,
         reference=latency.reference if latency else None,
+        device_class=cell.device_class,
         machine=first.provenance.device_name or f"{first.provenance.threads} CPU threads",
         statuses=tuple(sorted({s.run.status for s in group})),
     )

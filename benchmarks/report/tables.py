@@ -60,13 +60,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by title: data set and input size, and the split list where there are several."""
+    """Rows by title: data set and input size, the split list where there are several, and the accelerator."""
     splits: dict[str, set[str]] = {}
     for row in all_rows:
         splits.setdefault(row.dataset, set()).add(row.split)
     sections: dict[str, list[Row]] = {}
     for row in all_rows:
         title = f"{row.dataset}, {row.image_size} px" + (f", {row.split}" if len(splits[row.dataset]) > 1 else "")
+        title += f", on {row.device_class}" if row.device_class else ""
         sections.setdefault(title, []).append(row)
     return sections
 

@@ -12,7 +12,7 @@ from scipy.stats import t
 from benchmarks.cells import NativeRecipe
 from benchmarks.report import draw
 from benchmarks.report.rows import _with_one_reference, rows
-from benchmarks.report.tables import _counterpart, _differences, markdown, models_table
+from benchmarks.report.tables import _counterpart, _differences, markdown, models_table, sections
 from benchmarks.store import scan
 from tests.benchmarks.conftest import make_cell, make_metrics
 
@@ -207,6 +207,20 @@ def test_runs_of_another_split_are_another_row(stored, tmp_path: Path) -> None:
     assert [r.runs for r in rows(scan(tmp_path / "results"))] == [1, 1]
     text = markdown(scan(tmp_path / "results"))
     assert "## synthetic_small, 160 px, synthetic_small-few10-v1" in text
+
+
+def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stored, tmp_path: Path) -> None:
+    for seed in range(3):
+        for changes in ({}, {"variant": "no_sae"}, {"variant": "no_sae", "device_class": "nvidia-h200"}):
+            stored("results", make_cell(seed=seed, **changes), metrics=make_metrics(0.5 + seed / 50))
+    found = rows(list(scan(tmp_path / "results")))
+    assert [(row.name, row.device_class, row.runs) for row in found if ":" in row.name] == [
+        ("canet:no_sae", None, 3),
+        ("canet:no_sae", "nvidia-h200", 3),
+    ]
+    titles = {title: [row.name for row in section] for title, section in sections(found).items()}
+    assert titles["synthetic_small, 160 px, on nvidia-h200"] == ["canet:no_sae"]
+    assert titles["synthetic_small, 160 px"] == ["canet", "canet:no_sae"]
 
 
 def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
