@@ -3,14 +3,14 @@
 Faster R-CNN with FPN (Ren et al. 2015, Lin et al. 2017), RetinaNet (Lin et al. 2017), both also in torchvision's
 second version (Li et al. 2021), FCOS (Tian et al. 2019), SSD300 (Liu et al. 2016) and SSDLite (Sandler et al. 2018).
 
-At scale r50 the pyramid models are torchvision's as they ship, anchors apart. At nano and small they stand on CANet's
-plain backbone with torchvision's FPN and CANet's settings of RPN and RoI head, so that a difference to CANet is its
-blocks and its neck, and a difference between them is their heads. SSD300, SSDLite and the Faster R-CNN on MobileNetV3
-have one scale, the backbone that they are named after.
+At scale r50 the pyramid models are torchvision's as they ship, anchors apart. At nano, small and lite0 they stand on
+CANet's plain backbone with torchvision's FPN and CANet's settings of RPN and RoI head, so that a difference to CANet is
+its blocks and its neck, and a difference between them is their heads. SSD300, SSDLite and the Faster R-CNN on
+MobileNetV3 have one scale, the backbone that they are named after.
 
 `anchors="small"`, the default, is for small defects, "library" is torchvision's own for COCO:
 
-    Faster R-CNN         CANet's of the same scale (nano, small: 16 to 256 px; r50: 8 to 512 px); own: 32 to 512 px
+    Faster R-CNN         CANet's of the same scale (r50: 8 to 512 px; others: 16 to 256 px); own: 32 to 512 px
     ... on MobileNetV3   five sizes on each of its three levels, 16 to 256 px; own: 32 to 512 px
     RetinaNet            from 16 px on P3, three sizes per octave; own: from 32 px
     SSD300, SSDLite      0.04, 0.08, 0.16, 0.32, 0.5, 0.7 and 0.9 of the image; own: 0.07 to 1.05 and 0.2 to 1
@@ -46,7 +46,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from canet.backbone import ResNet, imagenet_state
+from canet.backbone import Backbone, imagenet_state
 from canet.config import CANetConfig
 from canet.detector import (
     Anchors,
@@ -56,8 +56,11 @@ from canet.detector import (
     Target,
     TwoStageDetector,
     build_anchors,
+    build_backbone,
     build_roi_heads,
     build_rpn,
+    build_transform,
+    load_backbone,
     require_imagenet,
 )
 from canet.ignore import IgnoringRPN, any_ignored, covered, ignored_boxes, inside
@@ -83,13 +86,13 @@ def build_fasterrcnn_fpn(
 ) -> TwoStageDetector:
     """Faster R-CNN with FPN for `num_classes` foreground classes, under the detector contract.
 
-    weights: None trains from scratch with live batch norm; "imagenet" (scale r50) loads and freezes the stem and
-    the first stage, as torchvision does. Raises RuntimeError when the weights cannot be had.
+    weights: None trains from scratch with live batch norm; "imagenet" (scales r50 and lite0) loads and freezes the
+    stem and the first stage, as torchvision does. Raises RuntimeError when the weights cannot be had.
     anchors: "small" or "library", see the module.
     version: torchvision's; 2 has batch norms in the FPN, two convolutions in the RPN and four in the RoI head.
     """
-    transform = ResizeNormalizePad(image_size)
     config = _plain(scale, weights, anchors)
+    transform = build_transform(config, image_size)
     width = config.neck_channels
     if scale != "r50":
         norm = nn.BatchNorm2d if version == 2 else None
@@ -98,7 +101,10 @@ def build_fasterrcnn_fpn(
         rpn, heads = build_rpn(config), build_roi_heads(config, num_classes)
         if version == 2:
             rpn.head, heads.box_head = _second_version(config)
-        return TwoStageDetector(transform, ResNet(config), neck, rpn, heads)
+        body = build_backbone(config)
+        model = TwoStageDetector(transform, body, neck, rpn, heads)
+        model.provenance = _with_prefix(_facts_of(body, config, weights), "backbone.")
+        return model
     backbone, provenance = _r50_fpn(
         weights, live_norm=version == 2, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool()
     )
@@ -166,8 +172,9 @@ def build_retinanet(
         sizes = [[int(size * 2 ** (octave / 3)) for octave in range(3)] for size in _LIBRARY]
     generator = Anchors(sizes, _RATIOS, exact=False)
     backbone, provenance = _dense_backbone(config, scale, weights, live_norm=version == 2, p6_from_c5=version == 2)
+    transform = build_transform(config, image_size)
     group_norm = version == 2 or scale != "r50"
-    model = RetinaNetDetector(backbone, num_classes, image_size, generator, group_norm=group_norm, giou=version == 2)
+    model = RetinaNetDetector(backbone, num_classes, transform, generator, group_norm=group_norm, giou=version == 2)
     model.provenance = provenance
     return model
 
@@ -177,7 +184,7 @@ def build_fcos(*, num_classes: int, image_size: int, scale: str, weights: str | 
     """FCOS for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`."""
     config = _plain(scale, weights, "small")
     backbone, provenance = _dense_backbone(config, scale, weights)
-    model = FCOSDetector(backbone, num_classes, image_size)
+    model = FCOSDetector(backbone, num_classes, build_transform(config, image_size))
     model.provenance = provenance
     return model
 
@@ -216,7 +223,7 @@ class DenseBackbone(nn.Module):
     def __init__(self, config: CANetConfig, *, p6_from_c5: bool = False) -> None:
         super().__init__()
         self.out_channels = config.neck_channels
-        self.body = ResNet(config)
+        self.body = build_backbone(config)
         sixth_from = config.stage_channels[-1] if p6_from_c5 else config.neck_channels
         self.fpn = FeaturePyramidNetwork(
             list(config.stage_channels[1:]),
@@ -311,7 +318,7 @@ class RetinaNetDetector(PyramidDetector, RetinaNet):
         self,
         backbone: nn.Module,
         num_classes: int,
-        image_size: int,
+        transform: ResizeNormalizePad,
         anchors: AnchorGenerator,
         *,
         group_norm: bool,
@@ -334,7 +341,7 @@ class RetinaNetDetector(PyramidDetector, RetinaNet):
             score_thresh=SCORE_THRESHOLD,
             detections_per_img=DETECTIONS,
         )
-        self.transform = ResizeNormalizePad(image_size)
+        self.transform = transform
 
     def losses(
         self,
@@ -349,7 +356,7 @@ class RetinaNetDetector(PyramidDetector, RetinaNet):
 class FCOSDetector(PyramidDetector, FCOS):
     """torchvision's FCOS under the contract."""
 
-    def __init__(self, backbone: nn.Module, num_classes: int, image_size: int) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, transform: ResizeNormalizePad) -> None:
         FCOS.__init__(
             self,
             backbone,
@@ -358,7 +365,7 @@ class FCOSDetector(PyramidDetector, FCOS):
             score_thresh=SCORE_THRESHOLD,
             detections_per_img=DETECTIONS,
         )
-        self.transform = ResizeNormalizePad(image_size)
+        self.transform = transform
 
     def losses(
         self,
@@ -423,7 +430,9 @@ def _plain(scale: str, weights: str | None, anchors: str) -> CANetConfig:
     _check_anchors(anchors)
     if weights is not None:
         require_imagenet(weights, scale)
-    config = CANetConfig.preset("pytorch", scale=scale).plain().from_scratch()
+    config = CANetConfig.preset("pytorch", scale=scale).plain()
+    if weights is None:
+        config = config.from_scratch()
     return config if anchors == "small" else replace(config, anchor_sizes=tuple((size,) for size in _LIBRARY))
 
 
@@ -450,10 +459,20 @@ def _dense_backbone(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """C3-C5 of ResNet with FPN, P6 and P7, and its provenance."""
     if scale != "r50":
-        return DenseBackbone(config, p6_from_c5=p6_from_c5), {"weights": None, "frozen": [], "norm": "batch"}
+        dense = DenseBackbone(config, p6_from_c5=p6_from_c5)
+        return dense, _with_prefix(_facts_of(dense.body, config, weights), "backbone.body.")
     extra = LastLevelP6P7(2048 if p6_from_c5 else 256, 256)
     backbone, provenance = _r50_fpn(weights, live_norm=live_norm, returned_layers=[2, 3, 4], extra_blocks=extra)
     return backbone, _with_prefix(provenance, "backbone.body.")
+
+
+def _facts_of(body: Backbone, config: CANetConfig, weights: str | None) -> dict[str, Any]:
+    """Load `weights` into one of CANet's backbones; its provenance, frozen names within it."""
+    return {
+        "weights": None if weights is None else load_backbone(body, config),
+        "frozen": list(body.frozen_modules()),
+        "norm": "batch" if config.norm == "batch" else "frozen_batch",
+    }
 
 
 def _r50_fpn(weights: str | None, *, live_norm: bool = False, **pyramid: Any) -> tuple[BackboneWithFPN, dict[str, Any]]:

@@ -54,14 +54,14 @@ class ModelSpec:
         return self.scales[requested]
 
 
-_ALL = {"nano": "nano", "small": "small", "r50": "r50"}
+_ALL = {"nano": "nano", "small": "small", "lite0": "lite0", "r50": "r50"}
 _TORCHVISION = "baselines.torchvision_models:"
 _LIBRARY_ANCHORS = {"library_anchors": {"anchors": "library"}}
 
 
 def _only(scale: str) -> Mapping[str, str]:
     """Scales of a model that has one of its own."""
-    return {"nano": scale, "small": scale, "r50": scale}
+    return dict.fromkeys(_ALL, scale)
 
 
 def _yolo(
@@ -89,7 +89,7 @@ MMDET = "mmdet:"
 
 
 def _mmdet(name: str, config: str, label: str, stage: Stage, family: str) -> ModelSpec:
-    scales = {"nano": "nano", "small": "nano", "r50": "published"}
+    scales = {"nano": "nano", "small": "nano", "lite0": "nano", "r50": "published"}
     options = {"config": config}
     return ModelSpec(name, "baselines.mmdet_models:build_mmdet", label, family, stage, 1, scales, "mmdet", options)
 
@@ -204,7 +204,7 @@ MODELS: dict[str, ModelSpec] = {
             "dfine",
             "one-stage",
             1,
-            {"nano": "n", "small": "s", "r50": "s"},
+            {"nano": "n", "small": "s", "lite0": "n", "r50": "s"},
             extra="transformers",
         ),
         # The published figure's, in its order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from canet.attention import SpatialAttentionEncoder
 from canet.config import CANetConfig
 from canet.context import ContextBlockDecoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Norm = Callable[[int], nn.Module]
 
@@ -76,16 +79,64 @@ class CABlock(nn.Module):
         return self.relu(x + shortcut)
 
 
-class ResNet(nn.Module):
+class Backbone(nn.Module):
+    """What backbones share: a stem and the stages layer1 to layer4, the first of which may be frozen."""
+
+    STEM: tuple[str, ...]
+    """Names of the stem's modules that have parameters."""
+
+    def __init__(self, frozen_stages: int) -> None:
+        super().__init__()
+        self.frozen_stages = frozen_stages
+
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """The frozen parts by name."""
+        if self.frozen_stages < 0:
+            return {}
+        names = [*self.STEM, *(f"layer{i}" for i in range(1, self.frozen_stages + 1))]
+        return {name: getattr(self, name) for name in names}
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the frozen parts."""
+        return [p for module in self.frozen_modules().values() for p in module.parameters()]
+
+    def freeze(self) -> None:
+        """Take the frozen parts' parameters out of training."""
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but the norms of frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen_modules().values():
+            module.eval()
+        return self
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Image to the input of layer1."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        # NHWC inside: a fifth of a CPU training step at nano. Weights keep their layout, for checkpoints.
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        out: dict[str, Tensor] = {}
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+            out[f"c{stage + 1}"] = x
+        return out
+
+
+class ResNet(Backbone):
     """Image (B, 3, H, W) -> {"c2", "c3", "c4", "c5"} at strides 4, 8, 16 and 32.
 
     Sizes need not divide by 32: each level has ceil(half) of the one before.
     """
 
+    STEM = ("conv1", "bn1")
+
     def __init__(self, config: CANetConfig) -> None:
-        super().__init__()
+        super().__init__(config.frozen_stages)
         norm = NORMS[config.norm]
-        self.frozen_stages = config.frozen_stages
         self.conv1 = nn.Conv2d(3, config.stem_channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(config.stem_channels)
         self.relu = nn.ReLU(inplace=True)
@@ -103,15 +154,14 @@ class ResNet(nn.Module):
                         out_channels,
                         stride=2 if stage > 1 and index == 0 else 1,
                         norm=norm,
-                        sae=_sae(config, width) if with_context and config.sae else None,
-                        cbd=_cbd(config, out_channels) if with_context and config.cbd else None,
+                        sae=build_sae(config, width) if with_context and config.sae else None,
+                        cbd=build_cbd(config, out_channels) if with_context and config.cbd else None,
                     )
                 )
                 channels = out_channels
             self.add_module(f"layer{stage}", layer)
         self.reset_parameters(config)
-        for parameter in self.frozen_parameters():
-            parameter.requires_grad_(False)
+        self.freeze()
 
     def reset_parameters(self, config: CANetConfig) -> None:
         """Initialise every weight anew as `config` says. Norm layers keep their identity."""
@@ -123,39 +173,13 @@ class ResNet(nn.Module):
             elif isinstance(module, ContextBlockDecoder):
                 module.reset_parameters(config.context_init, config.cbd_zero_init)
 
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        """The frozen parts by name."""
-        if self.frozen_stages < 0:
-            return {}
-        stages = {f"layer{i}": getattr(self, f"layer{i}") for i in range(1, self.frozen_stages + 1)}
-        return {"conv1": self.conv1, "bn1": self.bn1, **stages}
-
-    def frozen_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the frozen parts."""
-        return [p for module in self.frozen_modules().values() for p in module.parameters()]
-
-    def train(self, mode: bool = True) -> ResNet:
-        """As usual, but the norms of frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen_modules().values():
-            module.eval()
-        return self
-
     def stem(self, x: Tensor) -> Tensor:
         """Image to stride 4."""
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        # NHWC inside: a fifth of a CPU training step at nano. Weights keep their layout, for checkpoints.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        out: dict[str, Tensor] = {}
-        for stage in range(1, 5):
-            x = getattr(self, f"layer{stage}")(x)
-            out[f"c{stage + 1}"] = x
-        return out
 
-
-def _sae(config: CANetConfig, width: int) -> SpatialAttentionEncoder:
+def build_sae(config: CANetConfig, width: int) -> SpatialAttentionEncoder:
+    """The SAE of `config` for maps of `width` channels."""
     return SpatialAttentionEncoder(
         width,
         heads=config.sae_heads,
@@ -166,7 +190,8 @@ def _sae(config: CANetConfig, width: int) -> SpatialAttentionEncoder:
     )
 
 
-def _cbd(config: CANetConfig, channels: int) -> ContextBlockDecoder:
+def build_cbd(config: CANetConfig, channels: int) -> ContextBlockDecoder:
+    """The CBD of `config` for maps of `channels` channels."""
     return ContextBlockDecoder(channels, ratio=config.cbd_ratio, pooling=config.cbd_pooling, fusion=config.cbd_fusion)
 
 

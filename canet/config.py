@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 ORIGINS = ("pytorch", "mmdet")
-SCALES = ("nano", "small", "r50")
+SCALES = ("nano", "small", "lite0", "r50")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class CANetConfig:
     """The published implementation whose choices these are; decides the names in official checkpoints."""
     scale: str = "r50"
 
-    # Backbone: ResNet v1.5 bottlenecks, output channels of a stage = expansion * width.
+    backbone: Literal["resnet", "efficientnet_lite0"] = "resnet"
+    """"resnet": v1.5 bottlenecks, by the numbers below; "efficientnet_lite0": inverted residuals, by its own."""
+
+    # ResNet: output channels of a stage = expansion * width.
     stem_channels: int = 64
     stage_blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     stage_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -100,6 +103,7 @@ class CANetConfig:
         """Raises ValueError for values that no network can be built from."""
         one_of = {
             "origin": ORIGINS,
+            "backbone": ("resnet", "efficientnet_lite0"),
             "norm": ("batch", "frozen_batch", "batch_eval"),
             "sae_query": ("shared", "mean", "input"),
             "cbd_pooling": ("attention", "average"),
@@ -131,6 +135,8 @@ class CANetConfig:
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Output channels of the four stages."""
+        if self.backbone == "efficientnet_lite0":
+            return (24, 40, 112, 192)
         return tuple(self.expansion * width for width in self.stage_widths)
 
     @classmethod
@@ -179,7 +185,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# nano and small are ours, for small images and CPUs; they share one protocol of anchors and samples.
+# nano, small and lite0 are ours, for small images and CPUs; they share one protocol of anchors and samples.
 _SMALL_IMAGES: dict[str, Any] = {
     "anchor_sizes": ((16,), (32,), (64,), (128,), (256,)),
     "rpn_pre_nms": (256, 256),
@@ -201,6 +207,18 @@ _SCALES: dict[str, dict[str, Any]] = {
         "stage_widths": (40, 80, 160, 320),
         "neck_channels": 96,
         "head_channels": 256,
+        **_SMALL_IMAGES,
+    },
+    # SAE's hidden width and CBD's are a bottleneck's in proportion: as wide as the narrow map, and a quarter of it.
+    "lite0": {
+        "backbone": "efficientnet_lite0",
+        "norm": "batch_eval",
+        "sae_reduction": 6,
+        "cbd_ratio": 1 / 4,
+        "cbd_zero_init": True,
+        "context_init": "plugin",
+        "neck_channels": 64,
+        "head_channels": 128,
         **_SMALL_IMAGES,
     },
     "r50": {},

@@ -457,6 +457,7 @@ class DeployedDetector(TwoStageDetector):
     """What `deploy` returns: the detector contract in evaluation, and nothing else."""
 
     def __init__(self, model: CANet, dtype: torch.dtype) -> None:
+        assert isinstance(model.backbone, ResNet)
         heads = copy.deepcopy(model.roi_heads)
         rpn = copy.deepcopy(model.rpn)
         rpn.head = DeployedRPNHead(model.rpn.head).to(dtype)
@@ -497,8 +498,10 @@ def deploy(model: CANet, precision: str = "float32") -> DeployedDetector:
 
     precision: "float32" (or the model's own type) differs from `model` by rounding only; "bfloat16" runs backbone,
     neck and RPN head in bfloat16, whose error docs/exact-forms.md states.
-    Raises RuntimeError for a model in training mode, ValueError for another precision.
+    Raises RuntimeError for a model in training mode, ValueError for another precision or another backbone than ResNet.
     """
+    if not isinstance(model.backbone, ResNet):
+        raise ValueError(f"deploy has no inference form of {type(model.backbone).__name__} (scale 'lite0')")
     if model.training:
         raise RuntimeError("deploy needs a model in evaluation mode: call model.eval() first")
     if precision not in ("float32", "bfloat16"):

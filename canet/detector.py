@@ -27,8 +27,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import boxes as box_ops
 
 from canet.attention import SpatialAttentionEncoder
-from canet.backbone import ResNet, load_imagenet
+from canet.backbone import Backbone, ResNet, load_imagenet
 from canet.config import CANetConfig
+from canet.efficientnet import MEAN, STD, EfficientNetLite0, load_imagenet_lite0, weights_file
 from canet.ignore import IgnoringRPN, any_ignored, without_ignored
 from canet.initialisation import initialised_by_name
 from canet.pyramid import LaplacianFPN, LaplacianFusion, build_neck
@@ -47,17 +48,24 @@ class Batch:
 
 
 class ResizeNormalizePad(GeneralizedRCNNTransform):
-    """Longer side to `image_size` (bilinear, no antialias), ImageNet normalisation, padding to `divisor`.
+    """Longer side to `image_size` (bilinear, no antialias), normalisation (ImageNet's), padding to `divisor`.
 
     torchvision's own transform computes the size through a float32 factor, which can lose a pixel.
     """
 
-    def __init__(self, image_size: int, divisor: int = 32) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        divisor: int = 32,
+        *,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
         super().__init__(
             min_size=image_size,
             max_size=image_size,
-            image_mean=[0.485, 0.456, 0.406],
-            image_std=[0.229, 0.224, 0.225],
+            image_mean=list(mean),
+            image_std=list(std),
             size_divisible=divisor,
         )
 
@@ -420,22 +428,42 @@ def build_roi_heads(config: CANetConfig, num_classes: int) -> BoxHeads:
     )
 
 
+def build_transform(config: CANetConfig, image_size: int) -> ResizeNormalizePad:
+    """Resizing, the normalisation that the backbone of `config` is made for, and padding."""
+    # Space to depth needs a coarsest map that divides by its stride.
+    divisor = 32 * config.sae_kv_stride if config.sae_pixel_shuffle else 32
+    if config.backbone == "efficientnet_lite0":
+        return ResizeNormalizePad(image_size, divisor, mean=MEAN, std=STD)
+    return ResizeNormalizePad(image_size, divisor)
+
+
+def build_backbone(config: CANetConfig) -> Backbone:
+    """The backbone of `config`, without weights from elsewhere."""
+    return EfficientNetLite0(config) if config.backbone == "efficientnet_lite0" else ResNet(config)
+
+
+def load_backbone(backbone: nn.Module, config: CANetConfig) -> str:
+    """Load the ImageNet weights that belong to `config`; returns what was loaded. Raises RuntimeError without them."""
+    if isinstance(backbone, EfficientNetLite0):
+        return load_imagenet_lite0(backbone)
+    assert isinstance(backbone, ResNet)
+    return load_imagenet(backbone, config.origin)
+
+
 class CANet(TwoStageDetector):
     """CANet exactly as `config` says, for `num_classes` foreground classes."""
 
     def __init__(self, config: CANetConfig, *, num_classes: int, image_size: int) -> None:
-        # Space to depth needs a coarsest map that divides by its stride.
-        divisor = 32 * config.sae_kv_stride if config.sae_pixel_shuffle else 32
         super().__init__(
-            ResizeNormalizePad(image_size, divisor),
-            ResNet(config),
+            build_transform(config, image_size),
+            build_backbone(config),
             build_neck(config),
             build_rpn(config),
             build_roi_heads(config, num_classes),
         )
         self.config = config
         self.num_classes = num_classes
-        self.backbone: ResNet
+        self.backbone: Backbone
         self.provenance = {
             "weights": None,
             "frozen": [f"backbone.{name}" for name in self.backbone.frozen_modules()],
@@ -466,7 +494,8 @@ def build_canet(
     """CANet for `num_classes` foreground classes on images whose longer side becomes `image_size`.
 
     weights=None trains from scratch: batch norm live, nothing frozen. weights="imagenet" loads torchvision's
-    ResNet-50 (scale "r50" only) and keeps the norm and the frozen stages of `config`, as the paper does.
+    ResNet-50 (scale "r50") or EfficientNet-Lite0 (scale "lite0") and keeps the norm and the frozen stages of `config`:
+    the paper's at r50; at lite0 the stem and the first stage frozen, norms at fixed statistics.
     config: default the "pytorch" preset of `scale`; a config of another scale is a ValueError.
     Raises RuntimeError when the weights cannot be had.
     """
@@ -477,16 +506,20 @@ def build_canet(
         return CANet(config.from_scratch(), num_classes=num_classes, image_size=image_size)
     require_imagenet(weights, scale)
     model = CANet(config, num_classes=num_classes, image_size=image_size)
-    model.provenance["weights"] = load_imagenet(model.backbone, config.origin)
+    model.provenance["weights"] = load_backbone(model.backbone, config)
     return model
 
 
 def require_imagenet(weights: str, scale: str) -> None:
-    """Raises for weights that exist for no backbone of `scale`."""
+    """Raises for weights that exist for no backbone of `scale`, or are not installed."""
     if weights != "imagenet":
         raise ValueError(f"weights={weights!r}: expected None or 'imagenet'")
-    if scale != "r50":
-        raise RuntimeError(f"there are no ImageNet weights for scale {scale!r}: use scale 'r50' or weights=None")
+    if scale == "lite0":
+        weights_file()
+    elif scale != "r50":
+        raise RuntimeError(
+            f"there are no ImageNet weights for scale {scale!r}: use scale 'lite0', scale 'r50' or weights=None"
+        )
 
 
 def count_parameters(model: CANet, *, as_published: bool = False) -> dict[str, int]:
