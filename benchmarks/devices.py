@@ -6,6 +6,8 @@ Starts without torch: what the source was is read before anything heavy is impor
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import platform
 import re
@@ -87,7 +89,7 @@ class Source:
     """The state of this project's source files: their commit, and whether they differ from it.
 
     dirty: a file that is imported or installed was changed, or is not under version control. Both are None where the
-    files are not those of a clone of this project.
+    files are neither those of a clone of this project nor of a copy with a `SNAPSHOT`.
     """
 
     commit: str | None
@@ -99,9 +101,40 @@ def source() -> Source:
     here = Path(__file__)
     # Installed within somebody else's repository, the commit would be theirs.
     if _git("ls-files", "--error-unmatch", here.name) is None or _git("rev-parse", "--show-prefix") != "benchmarks/":
-        return Source(None, None)
+        return _of_copy(here.parents[1])
     status = _git("-C", str(here.parents[1]), "status", "--porcelain", "--untracked-files=all", "--", *_SOURCES)
     return Source(_git("rev-parse", "HEAD"), None if status is None else bool(status))
+
+
+SNAPSHOT = ".source.json"
+"""Beside the packages of a copy without version control: the commit, and the digest of each source file at it."""
+
+
+def snapshot() -> str:
+    """The content of `SNAPSHOT` for a copy of this clone, as it is now.
+
+    Raises:
+        RequestError: this is no clone, or differs from its commit: a copy would claim what it is not.
+    """
+    made_of = source()
+    if made_of.commit is None or made_of.dirty is not False:
+        raise RequestError("the source differs from its commit, or is no clone of this project: commit, then copy")
+    return json.dumps({"commit": made_of.commit, "files": _digests(Path(__file__).parents[1])}, indent=1) + "\n"
+
+
+def _of_copy(root: Path) -> Source:
+    try:
+        known = json.loads((root / SNAPSHOT).read_bytes())
+        return Source(str(known["commit"]), known["files"] != _digests(root))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Source(None, None)
+
+
+def _digests(root: Path) -> dict[str, str]:
+    """SHA-256 of what is imported or installed, by path."""
+    there = (p for name in _SOURCES for p in [root / name, *(root / name).rglob("*")])
+    files = sorted(p for p in there if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def _git(*arguments: str) -> str | None:

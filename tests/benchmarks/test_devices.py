@@ -90,3 +90,25 @@ def test_another_projects_commit_is_not_ours(tmp_path: Path, tracked: bool) -> N
     git(theirs, "add", "." if tracked else "their.py")
     git(theirs, "commit", "-qm", "theirs")
     assert source_of(site) == [None, None]
+
+
+def test_a_copy_without_version_control_names_the_commit_that_it_was_made_of(tmp_path: Path) -> None:
+    clone = installed(tmp_path / "clone")
+    git(clone, "init", "-q")
+    git(clone, "add", ".")
+    git(clone, "commit", "-qm", "one")
+    code = "import benchmarks.devices as d; print(d.snapshot(), end='')"
+    made = subprocess.run([sys.executable, "-Bc", code], cwd=clone, capture_output=True, text=True, check=True).stdout
+    copy = tmp_path / "copy"
+    shutil.copytree(clone, copy, ignore=shutil.ignore_patterns(".git"))
+    assert source_of(copy) == [None, None]
+    (copy / devices.SNAPSHOT).write_text(made)
+    assert source_of(copy) == [git(clone, "rev-parse", "HEAD"), False]
+    (copy / "benchmarks" / "mine.py").write_text("")
+    assert source_of(copy)[1] is True
+    (copy / "benchmarks" / "mine.py").unlink()
+    (copy / "benchmarks" / "errors.py").write_text("changed")
+    assert devices._digests(copy) != json.loads(made)["files"]
+    (clone / "benchmarks" / "mine.py").write_text("")
+    refused = subprocess.run([sys.executable, "-Bc", code], cwd=clone, capture_output=True, text=True, check=False)
+    assert "the source differs from its commit" in refused.stderr
