@@ -52,9 +52,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 def installed(folder: Path) -> Path:
     """As much of this project as `devices` imports, in `folder`."""
-    (folder / "benchmarks").mkdir(parents=True)
-    for name in ("__init__", "devices", "store", "cells", "errors"):
-        shutil.copy(HERE / f"{name}.py", folder / "benchmarks")
+    (folder / "benchmarks" / "metrics").mkdir(parents=True)
+    for name in ("__init__", "devices", "store", "cells", "errors", "metrics/__init__", "metrics/results"):
+        shutil.copy(HERE / f"{name}.py", folder / "benchmarks" / f"{name}.py")
     return folder
 
 
