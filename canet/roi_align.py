@@ -2,7 +2,8 @@
 
 RoIAlign averages bilinear samples on a regular grid, so it is separable: out = Y F X^T for one map F, with Y and X
 the (resolution x H) and (resolution x W) weights of a box's rows and columns. torchvision's CPU backward adds
-sample by sample on one thread; on small maps two matrix products give the same gradient many times faster.
+sample by sample on one thread; on small maps two matrix products give the same gradient many times faster. Its CUDA
+backward adds in no fixed order; where deterministic algorithms are asked for, the products take its place too.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ def multilevel_roi_align(
     """
     if maps[0].dtype in (torch.bfloat16, torch.float16):  # boxes need more digits, and CPU kernels are lacking
         maps = [x.float() for x in maps]
-    products = (
-        torch.is_grad_enabled()
-        and sampling > 0
-        and all(x.device.type == "cpu" and x.shape[2] * x.shape[3] <= LARGEST_MAP for x in maps)
-    )
+    on_cpu = maps[0].device.type == "cpu"
+    pays = on_cpu and all(x.shape[2] * x.shape[3] <= LARGEST_MAP for x in maps)
+    ordered = not on_cpu and torch.are_deterministic_algorithms_enabled()
+    products = torch.is_grad_enabled() and sampling > 0 and (pays or ordered)
     if products:
         return _ProductBackward.apply(rois, level, resolution, sampling, aligned, *maps)
     return _align(maps, rois, level, resolution, sampling, aligned)
@@ -50,7 +50,10 @@ def _align(maps: list[Tensor], rois: Tensor, level: Tensor, resolution: int, sam
         chosen = torch.where(level == index)[0]
         if len(chosen):
             boxes, scale = rois[chosen].to(x.dtype), 0.25 / 2**index
-            out[chosen] = roi_align(x, boxes, resolution, scale, sampling, aligned).to(out.dtype)
+            # Not torchvision's function: it compiles a slow form of its own where deterministic algorithms are asked
+            # for, and the forward pass is deterministic as it is.
+            pooled = torch.ops.torchvision.roi_align(x, boxes, scale, resolution, resolution, sampling, aligned)
+            out[chosen] = pooled.to(out.dtype)
     return out
 
 
