@@ -146,6 +146,22 @@ def test_a_tier_may_have_models_of_its_own_and_be_like_another(tmp_path: Path) -
         suites.parse(own.replace("0.5", "0.25"), "x.yaml")
 
 
+def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
+    """So that their records join, and what was trained is not trained again."""
+    study = {c.id for c in suites.load("small_defects").cells("study", datasets=["neu_det"])}
+    assert {c.id for c in suites.load("gpu_study").cells("study", datasets=["neu_det"])} == study
+    budget = suites.load("budget")
+    of = {tier: budget.cells(tier, datasets=["neu_det"]) for tier in budget.tiers}
+    assert {c.id for c in of["once"]} < study
+    assert {tier: {c.recipe.epochs for c in cells} for tier, cells in of.items()} == {
+        "half": {6},
+        "once": {12},
+        "twice": {24},
+        "fourfold": {48},
+    }
+    assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
+
+
 def test_a_suite_of_the_users_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(MINIMAL)
     assert suites.load(str(tmp_path / "mine.yaml")) == suites.parse(MINIMAL, "x")
@@ -194,4 +210,4 @@ def test_every_model_names_its_builder_and_scales(name: str) -> None:
     spec = models.get(name)
     assert spec.name == name
     assert ":" in spec.builder
-    assert {"nano", "r50"} <= set(spec.scales)
+    assert {"nano", "lite0", "r50"} <= set(spec.scales)
