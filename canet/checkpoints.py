@@ -7,6 +7,7 @@ of its official names, so that a part's state dict loads as well as a whole one'
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,10 @@ def official_entries(module: nn.Module, origin: str, keys: Iterable[str] = ()) -
 def from_official(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[Entry]]:
     """Our state dict of `module` from an official one, and the list of what was mapped.
 
-    Strict: raises CheckpointError naming tensors that are missing, left over or of another shape. Left over and
-    accepted are counters of batch norms and the fusion block of the mmdet variant that is never used.
+    Strict: raises CheckpointError naming tensors that are missing, left over, of another shape or no finite floats.
+    Left over and accepted are counters of batch norms and the fusion block of the mmdet variant that is never used.
     """
+    _check_values(state, "official checkpoint")
     entries = official_entries(module, origin, state)
     own = module.state_dict()
     missing = [e.official for e in entries if e.official not in state]
@@ -98,10 +100,12 @@ def from_official(module: nn.Module, state: Mapping[str, Tensor], origin: str) -
     return converted, entries
 
 
-def load_official(module: nn.Module, state: Mapping[str, Tensor] | str | Path, origin: str) -> list[Entry]:
-    """Load an official state dict or file into `module`; returns the list of what was mapped."""
+def load_official(
+    module: nn.Module, state: Mapping[str, Tensor] | str | Path, origin: str, *, entry: str | None = None
+) -> list[Entry]:
+    """Load an official state dict or file into `module`; returns the list of what was mapped. `entry`: of the file."""
     if isinstance(state, str | Path):
-        state = read_checkpoint(state)
+        state = read_checkpoint(state, entry)
     converted, entries = from_official(module, state, origin)
     module.load_state_dict(converted, strict=False)
     return entries
@@ -120,30 +124,72 @@ def to_official(module: nn.Module, origin: str) -> dict[str, Tensor]:
     return out
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Tensor]:
     """State dict of a safetensors file or a PyTorch file, the latter without executing anything in it.
 
     Unwraps the "state_dict" and "model" entries of training checkpoints and the "module." prefix of data-parallel
-    ones. Raises CheckpointError for files that are neither.
+    ones. A training checkpoint may hold averaged weights (EMA) beside those that were trained, or the other way
+    round, under names that each library chooses: a UserWarning names them, and `entry` takes one.
+
+    Raises:
+        CheckpointError: the file is neither, has no such entry, or holds weights that are NaN, infinite or integers.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = dict(load_file(path))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} is not a readable checkpoint of tensors: {reason}") from error
-    for name in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+    found = dict(_state_dicts(content))
+    taken = entry if entry is not None else next((n for n in ("state_dict", "model", "") if n in found), None)
+    if taken not in found:
+        has = ", ".join(name or "the file itself" for name in found) or "nothing"
+        wanted = "state dict" if entry is None else f"state dict {entry!r}"
+        raise CheckpointError(f"{path} holds no {wanted} of named tensors; weights lie in: {has}")
+    others = [name for name in found if name != taken]
+    if others and entry is None:
+        names = ", ".join(map(repr, others))
+        warnings.warn(
+            f"{path}: the weights in {taken!r} are taken; there are others, perhaps averaged ones, in {names}: "
+            f"entry={others[0]!r} takes those",
+            stacklevel=2,
+        )
+    state = {n.removeprefix("module."): v for n, v in found[taken].items()}
+    _check_values(state, str(path))
+    return state
+
+
+def _state_dicts(content: Any, name: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state dicts in a checkpoint, by the keys that lead to them; of an optimiser's there is none."""
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict")
-    if not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
-        raise CheckpointError(f"{path} holds more than named tensors")
-    return {n.removeprefix("module."): v for n, v in content.items()}
+        return
+    if all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
+        yield name, dict(content)
+        return
+    for key, value in content.items():
+        if isinstance(key, str) and key not in ("optimizer", "optimizer_state_dict", "meta"):
+            yield from _state_dicts(value, name if key in ("state_dict", "module") and name else _joined(name, key))
+
+
+def _joined(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _check_values(state: Mapping[str, Tensor], where: str) -> None:
+    """CheckpointError where a weight is no finite floating-point number; counters are whole numbers and may be."""
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: {name} is of {kind}; weights are floats (quantised ones are not read)")
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{where}: {name} holds NaN or infinite values; the training that wrote it diverged")
 
 
 def save_checkpoint(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from canet.checkpoints import (
@@ -155,3 +156,55 @@ def test_files_that_would_execute_or_are_no_checkpoint_are_refused(
     assert not (tmp_path / "executed").exists()
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "absent.pth")
+
+
+def _state(value: float) -> dict[str, torch.Tensor]:
+    return {"module.weight": torch.full((3, 2), value), "module.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("beside", "entry"),
+    [
+        ({"model_ema": _state(2.0)}, "model_ema"),  # torchvision's references, with their counter of averages
+        ({"ema_state_dict": _state(2.0)}, "ema_state_dict"),
+        ({"ema": {"module": _state(2.0), "updates": 7}}, "ema"),
+    ],
+)
+def test_weights_beside_those_that_are_taken_are_said_and_can_be_had(tmp_path: Path, beside: dict, entry: str) -> None:
+    path = tmp_path / "x.pth"
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"state_dict": _state(1.0), "optimizer": optimizer, "epoch": 3, **beside}, path)
+    with pytest.warns(UserWarning, match=rf"'state_dict' are taken.*entry='{entry}'"):
+        assert read_checkpoint(path)["weight"].unique().tolist() == [1.0]
+    assert read_checkpoint(path, entry)["weight"].unique().tolist() == [2.0]
+    with pytest.raises(CheckpointError, match=rf"no state dict 'averaged' .*: state_dict, {entry}"):
+        read_checkpoint(path, "averaged")
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.tensor([1.0, float("nan")]), "weight holds NaN"),
+        (torch.tensor([1.0, float("inf")]), "weight holds NaN or infinite"),
+        (torch.tensor([1, 2]), "weight is of int64"),
+        (torch.tensor([1, 2], dtype=torch.int8), "weight is of int8"),
+        (torch.tensor([True, False]), "weight is of bool"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_no_finite_floats_are_refused(
+    tmp_path: Path, weight: torch.Tensor, message: str, suffix: str
+) -> None:
+    state = {"weight": weight, "bn.num_batches_tracked": torch.tensor(3)}
+    path = tmp_path / f"x{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
+
+def test_an_official_state_dict_with_nan_is_refused() -> None:
+    model = _model("pytorch")
+    official = to_official(model, "pytorch")
+    official["backbone.conv1.weight"] = torch.full_like(official["backbone.conv1.weight"], float("nan"))
+    with pytest.raises(CheckpointError, match=r"backbone\.conv1\.weight holds NaN"):
+        load_official(model, official, "pytorch")
