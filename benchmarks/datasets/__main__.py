@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,6 +15,9 @@ from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError, nearest
 
+if TYPE_CHECKING:
+    from benchmarks.datasets.prepared import PreparedDataset
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 _OURS = "the very images and boxes that our split lists and records are made of"
@@ -21,6 +25,17 @@ Name = Annotated[str, typer.Argument(help="a name from `list`")]
 Root = Annotated[
     Path | None, typer.Option("--data-root", help="where prepared sets lie (default: $CANET_BENCH_DATA or the cache)")
 ]
+
+
+def _fold_table(data: PreparedDataset, folds: Sequence[Sequence[str]], group: Mapping[str, int]) -> None:
+    from benchmarks.datasets.splits import shares
+
+    table = Table("fold", "images", *data.classes, "defect-free")
+    for i, (part, row) in enumerate(zip(folds, shares(data, folds, group), strict=True)):
+        cells = [f"{s.boxes} / {s.images} / {s.groups}" for s in row.values()]
+        table.add_row(str(i), str(len(part)), *cells, str(sum(not data.boxes(name) for name in part)))
+    console.print(table)
+    _say("of each class: boxes / images / groups of images that belong together, of which a fold has all")
 
 
 def _say(line: str) -> None:
@@ -56,6 +71,7 @@ def list_sets(data_root: Root = None) -> None:
 def show(name: Name, data_root: Root = None) -> None:
     """What a set is, what its licence forbids, how to get it."""
     from benchmarks.datasets.prepared import is_prepared, open_prepared
+    from benchmarks.datasets.splits import groups_of, load_split
     from benchmarks.datasets.splits import titles as splits_of
 
     guide = catalogue.ELSEWHERE.get(name)
@@ -98,6 +114,9 @@ def show(name: Name, data_root: Root = None) -> None:
                 break_long_words=False,
             )
             _say(filled)
+    if spec is not None and is_prepared(name, data_root):
+        folds = [load_split(name, spec.split, fold, data_root).test for fold in range(spec.folds)]
+        _fold_table(data, folds, groups_of(name, spec.split, data_root))
 
 
 @app.command()
@@ -279,13 +298,7 @@ def splits(
         near = f", {len(groups)} near-duplicate groups of {sum(map(len, groups))} images" if groups is not None else ""
         _say(f"{title}: {state}{near}")
         if "folds" in content:
-            table = Table("fold", "images", *data.classes, "defect-free")
-            for i, part in enumerate(content["folds"]):
-                count = Counter(a["category_id"] for file_name in part for a in data.boxes(file_name))
-                clean = sum(not data.boxes(file_name) for file_name in part)
-                boxes = [str(count[k]) for k in range(1, len(data.classes) + 1)]
-                table.add_row(str(i), str(len(part)), *boxes, str(clean))
-            console.print(table)
+            _fold_table(data, content["folds"], lists.numbered(content["folds"], lists.stated(content)))
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{title}.json").write_text(text, encoding="utf-8", newline="\n")

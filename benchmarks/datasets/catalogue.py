@@ -81,7 +81,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             images=1800,
             boxes=4189,
             native_size=200,
-            split="neu_det-5fold-v1",
+            split="neu_det-5fold-v2",
             # patches_101 and patches_105; 81 boxes marked as difficult count, as in all that is published on the set.
             known={"duplicate_image": "keep", "difficult": "keep"},
             overlaps=True,

@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,12 @@ from benchmarks.errors import DataError, RequestError, nearest
 
 SHIPPED = Path(__file__).parent / "splits"
 SEED = 20261123
+SUPERSEDED = {
+    f"neu_det-{which}-v1": "superseded: a tenth of its images show a place that another fold shows too (docs/folds.md)"
+    for which in ("5fold", "few10", "few30", "few100")
+}
+"""Lists that nothing new should be run on, and why; they can still be read."""
+
 _CLEAN = ""  # counts as a class, so that defect-free images are spread as well
 
 
@@ -77,20 +83,24 @@ def groups_of(dataset_name: str, split_name: str, root: Path | str | None = None
     RequestError for a list that does not exist, DataError for a damaged one.
     """
     parts, _ = _load(dataset_name, split_name, root)
-    stated = _groups(_paths(dataset_name, root)[split_name])
-    names = dict.fromkeys(name for train, val, test in parts for part in (train, val, test) for name in part)
-    first = {name: group[0] for group in stated for name in group}
+    path = _paths(dataset_name, root)[split_name]
+    content = json.loads(path.read_bytes())
+    if "base" in content:
+        content = json.loads(path.with_name(f"{content['base']}.json").read_bytes())
+    return numbered([names for part in parts for names in part], stated(content))
+
+
+def stated(content: Mapping[str, Any]) -> list[list[str]]:
+    """The groups of more than one image that the content of a list file states."""
+    groups = content.get("groups", content.get("near_duplicate_groups", []))
+    return [list(group) for group in (groups.values() if isinstance(groups, dict) else groups)]
+
+
+def numbered(parts: Iterable[Iterable[str]], groups: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Image -> number of its group; who is in none is a group of one."""
+    first = {name: group[0] for group in groups for name in group}
     numbers: dict[str, int] = {}
-    return {name: numbers.setdefault(first.get(name, name), len(numbers)) for name in names}
-
-
-def _groups(path: Path) -> list[list[str]]:
-    """The groups that a list file states; those of its base where it builds on one."""
-    listed = json.loads(path.read_bytes())
-    if "base" in listed:
-        return _groups(path.with_name(f"{listed['base']}.json"))
-    groups = listed.get("groups", listed.get("near_duplicate_groups", []))
-    return [list(group) for group in (groups.values() if isinstance(groups, dict) else groups) if group]
+    return {name: numbers.setdefault(first.get(name, name), len(numbers)) for part in parts for name in part}
 
 
 def _load(dataset_name: str, split_name: str, root: Path | str | None) -> tuple[tuple[_Parts, ...], str]:
@@ -232,8 +242,11 @@ def _count(unit: Sequence[str], labels: Mapping[str, Sequence[str]], spread: boo
         for label in set(labels[name]) or {_CLEAN}:
             count["images " + label] += 1
     if spread:
-        for label in {label for name in unit for label in labels[name] or [_CLEAN]}:
+        shown = [label for name in unit for label in labels[name] or [_CLEAN]]
+        for label in set(shown):
             count[_GROUPS + label] = 1
+        # The class that a group is about too: others are in it by the way.
+        count[f"{_GROUPS}of {max(sorted(set(shown)), key=shown.count)}"] = 1
     return count
 
 
@@ -320,11 +333,11 @@ def make_list(
 
 
 def _labels(data: PreparedDataset) -> dict[str, list[str]]:
-    """Class of each box of the images that fold lists are about."""
+    """Class of each box, difficult ones too, of the images that fold lists are about."""
     aside = catalogue.CATALOGUE[data.name].aside if data.name in catalogue.CATALOGUE else ""
     names = [image["file_name"] for image in data.images]
     return {
-        name: [data.classes[a["category_id"] - 1] for a in data.boxes(name)]
+        name: [data.classes[a["category_id"] - 1] for a in (*data.boxes(name), *data.ignored(name))]
         for name in names
         if not (aside and name.startswith(aside))
     }
@@ -378,10 +391,14 @@ FEW = (10, 30, 100)
 
 
 def make_fews(data: PreparedDataset, base: str, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The few-shot lists of the fold list `base`, by name, as far as its folds have so many images."""
+    """The few-shot lists of the fold list `base`, by name, as far as its folds have so many images.
+
+    They have the version of the base.
+    """
+    version = base.rpartition("-")[2]
     smallest = min(len(train) for train, _, _ in _rotate([tuple(part) for part in content["folds"]]))
     counts = [count for count in FEW if count <= smallest]
-    return {f"{data.name}-few{count}-v1": make_few(data, base, content, count) for count in counts}
+    return {f"{data.name}-few{count}-{version}": make_few(data, base, content, count) for count in counts}
 
 
 def make_all(data: PreparedDataset, report: Callable[[str], object] = lambda line: None) -> dict[str, dict[str, Any]]:
@@ -391,6 +408,35 @@ def make_all(data: PreparedDataset, report: Callable[[str], object] = lambda lin
     out = {spec.split: content, **make_fews(data, spec.split, content)}
     more = getattr(importlib.import_module(spec.module), "lists", None)
     return {**out, **more(data)} if more else out
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a fold has of a class: boxes, images with one, groups of such images, images of the largest."""
+
+    boxes: int
+    images: int
+    groups: int
+    largest: int
+
+
+def shares(data: PreparedDataset, folds: Sequence[Sequence[str]], group: Mapping[str, int]) -> list[dict[str, Share]]:
+    """Per fold what it has of each class, in the order of the set's classes.
+
+    Args:
+        group: image -> group, as `groups_of` gives it.
+    """
+    labels = _labels(data)
+    out = []
+    for fold in folds:
+        row = {}
+        for label in data.classes:
+            shown = [name for name in fold if label in labels[name]]
+            sizes = Counter(group[name] for name in shown)
+            boxes = sum(labels[name].count(label) for name in shown)
+            row[label] = Share(boxes, len(shown), len(sizes), max(sizes.values(), default=0))
+        out.append(row)
+    return out
 
 
 def dumps(content: Mapping[str, Any]) -> str:

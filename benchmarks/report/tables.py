@@ -10,6 +10,7 @@ from rich.table import Table
 from ablations.effects import LEAST_RUNS, Effect, holm, paired
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
+from benchmarks.datasets.splits import SUPERSEDED
 from benchmarks.metrics.spread import DIFFERENCE, estimate
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
 from benchmarks.store import Stored
@@ -70,6 +71,11 @@ def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
         title += f", on {row.device_class}" if row.device_class else ""
         sections.setdefault(title, []).append(row)
     return sections
+
+
+def _superseded(section: Sequence[Row]) -> list[str]:
+    """A line per split list of a section that is superseded."""
+    return [f"{split}: {SUPERSEDED[split]}" for split in sorted({r.split for r in section} & set(SUPERSEDED))]
 
 
 def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
@@ -165,7 +171,7 @@ def console_table(records: Iterable[Stored], published: Iterable[Stored] = ()) -
         column.justify = "right"
     for title, section in sections(rows(records, published)).items():
         table.add_section()
-        table.add_row(f"[bold]{title}[/]")
+        table.add_row(f"[bold]{title}[/]" + "".join(f"\n{line}" for line in _superseded(section)))
         for row in section:
             table.add_row(*_cells(row))
     return table
@@ -225,6 +231,7 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        lines += [line for warning in _superseded(section) for line in (f"**{warning}.**", "")]
         lines += _what_intervals_cover(section)
         lines += _differences(section)
         details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import itertools
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.datasets import catalogue, splits
-from benchmarks.datasets.duplicates import linked, near_duplicates, overlapping, perceptual_hash
-from benchmarks.datasets.splits import FEW, SHIPPED, dumps, groups_of, load_split, make_all, make_folds
+from benchmarks.datasets.duplicates import Overlap, linked, near_duplicates, overlapping, perceptual_hash
+from benchmarks.datasets.splits import FEW, SHIPPED, SUPERSEDED, dumps, groups_of, load_split, make_all, make_folds
 from benchmarks.datasets.synthetic import encode_png
 from benchmarks.errors import DataError, RequestError
 
@@ -24,9 +27,13 @@ LISTS = {  # final: records rest on them
     "deep_pcb-official-v1": "9d5f3299fa230990b5cbe793af73bb7e3d6c4607e53d48122f8ea72c0ff26c30",
     "deep_pcb-templates-v1": "f2ffd79513c0f8b1b9218aade43e76569a18e7332f1304d1a0e28a9e3c5e5045",
     "neu_det-5fold-v1": "2fc449d2546e7e656c2edd0c87556d638ffe488d091e1e9b9e43db9507482ef8",
+    "neu_det-5fold-v2": "5d3d37c37795d8a810f4da6d5db43457dbdbb578afe35d7bde8636dce385cb29",
     "neu_det-few10-v1": "4f9deea97a0d0de2d6b57a429d1289e37397043aba8323746d1adfa07c83fac7",
+    "neu_det-few10-v2": "f030271b02d65ca34d2beb6a32bdaf2eb8d7fa7e4ac52b713aa77a0ffe78db79",
     "neu_det-few100-v1": "3ee26cbd3a4723c510b050a9ef37bded5ea0b4891374b2ee31de936a712e204d",
+    "neu_det-few100-v2": "e8084bde2cb1f7eb85c8a9c99b340369a31282fcb0e34fafe0f078c1ad22dfa4",
     "neu_det-few30-v1": "a7f49e09b3f52459171cdf9673fe4d613e01b6637121caa34a688286011753ab",
+    "neu_det-few30-v2": "76370816ac58af7446f554d0f672653ffe8a481cf37227d8db3acfe92ce27a0b",
     "synthetic_small-5fold-v1": "98dd9f6427fb8399318d7420d6ff10e27c85c8ad4d500f493b6a0fc3869b37ed",
     "synthetic_small-few10-v1": "2613ab5b2e1a07151630a0c0e15cceb93349f7253949ca862593cebc60dcd6d2",
     "synthetic_small-few100-v1": "74c8787985e3cc80b2ae6be76d3b3fed132b3b854688b0246fb16045e0bcbed8",
@@ -74,11 +81,13 @@ def test_every_set_that_can_be_had_has_its_default_list():
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_few_shot_lists_are_nested_parts_of_the_training_part(name):
-    for fold in range(5):
-        whole = load_split(name, f"{name}-5fold-v1", fold)
+    for fold, version in itertools.product(range(5), ("v1", "v2")):
+        if f"{name}-5fold-{version}" not in LISTS:
+            continue
+        whole = load_split(name, f"{name}-5fold-{version}", fold)
         shorter: tuple[str, ...] = ()
         for count in FEW:
-            few = load_split(name, f"{name}-few{count}-v1", fold)
+            few = load_split(name, f"{name}-few{count}-{version}", fold)
             assert len(set(few.train)) == count
             assert few.train[: len(shorter)] == shorter
             assert set(few.train) <= set(whole.train)
@@ -153,17 +162,76 @@ def test_neu_folds_are_balanced(neu):
     assert np.sort(np.abs(share - 1).ravel())[-4] < 0.03
 
 
-def test_neu_near_duplicates_are_those_in_the_list(neu):
+def test_neu_folds_have_each_class_from_as_many_groups_as_can_be(neu):
+    group = groups_of("neu_det", "neu_det-5fold-v2")
+    tests = [load_split("neu_det", "neu_det-5fold-v2", fold).test for fold in range(5)]
+    found = splits.shares(neu, tests, group)
+    whole = splits.shares(neu, [list(group)], group)[0]
+    for label in neu.classes:
+        assert min(fold[label].groups for fold in found) >= whole[label].groups // 5
+        assert sum(fold[label].groups for fold in found) == whole[label].groups  # no group in two folds
+        assert sum(fold[label].boxes for fold in found) == whole[label].boxes
+
+
+def test_neu_near_duplicates_are_those_in_the_lists(neu):
     names = [i["file_name"] for i in neu.images]
-    listed = json.loads((SHIPPED / "neu_det-5fold-v1.json").read_bytes())["near_duplicate_groups"]
-    for group in near_duplicates({n: neu.path(n) for n in names}):
-        assert any(set(group) <= set(g) for g in listed)
+    found = near_duplicates({n: neu.path(n) for n in names})
+    for version in ("v1", "v2"):
+        listed = json.loads((SHIPPED / f"neu_det-5fold-{version}.json").read_bytes())["near_duplicate_groups"]
+        assert all(any(set(group) <= set(g) for g in listed) for group in found)
+
+
+def labelled():
+    """Pairs of NEU-DET registered over each other, and whether they show the same place, judged by eye."""
+    with (Path(__file__).parent / "overlap_labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            figures = {k: float(row[k]) for k in ("area", "side", "correlation", "sharpness", "significance")}
+            pair = Overlap(row["a"], row["b"], int(row["dy"]), int(row["dx"]), **figures)
+            yield pair, row["same_place"] == "yes"
+
+
+def test_overlaps_are_decided_as_by_eye():
+    judged = list(labelled())
+    assert len(judged) == 423
+    right = sum(pair.same_place and same for pair, same in judged)
+    assert (right, sum(pair.same_place for pair, _ in judged), sum(same for _, same in judged)) == (159, 176, 169)
+
+
+PLACES = [
+    ("inclusion_196", "inclusion_213"),  # 88% of their area in common
+    ("scratches_131", "scratches_150"),  # 34%
+    ("patches_42", "patches_43"),  # 21%
+]
+
+
+def test_what_shows_one_place_by_eye_lies_in_one_fold():
+    place = {name: fold for fold in range(5) for name in load_split("neu_det", "neu_det-5fold-v2", fold).test}
+    pairs = [(f"{a}.jpg", f"{b}.jpg") for a, b in PLACES]
+    pairs += [(pair.a, pair.b) for pair, same in labelled() if same and pair.area >= 0.1]
+    assert len(pairs) > 100
+    assert [(a, b) for a, b in pairs if place[a] != place[b]] == []
+    group = groups_of("neu_det", "neu_det-5fold-v2")
+    assert all(group[a] == group[b] for a, b in pairs)
+    before = {name: fold for fold in range(5) for name in load_split("neu_det", "neu_det-5fold-v1", fold).test}
+    assert all(before[f"{a}.jpg"] != before[f"{b}.jpg"] for a, b in PLACES)
+
+
+def test_no_class_of_a_fold_rests_on_fewer_groups_than_must_be():
+    group = groups_of("neu_det", "neu_det-5fold-v2")
+    label = {name: name.rsplit("_", 1)[0] for name in group}
+    tests = [load_split("neu_det", "neu_det-5fold-v2", fold).test for fold in range(5)]
+    for kind in set(label.values()):
+        every = len({group[name] for name in group if label[name] == kind})
+        counts = [len({group[name] for name in test if label[name] == kind}) for test in tests]
+        assert min(counts) >= every // 5 - 1, kind  # by the names of files; folds are made by the classes of boxes
+    assert all(abs(len(test) - 360) <= 4 for test in tests)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # minutes: every pair of a class is registered
 def test_neu_lists_are_what_the_command_makes(neu):
-    assert {title: dumps(content) for title, content in make_all(neu).items()} == shipped("neu_det")
+    made = {title: dumps(content) for title, content in make_all(neu).items()}
+    assert made == {title: text for title, text in shipped("neu_det").items() if title not in SUPERSEDED}
 
 
 def test_groups_stay_together_and_folds_even():
@@ -183,8 +251,8 @@ def test_groups_stay_together_and_folds_even():
 
 
 def test_wrong_requests_and_damaged_lists(tmp_path, monkeypatch):
-    with pytest.raises(RequestError, match="did you mean 'neu_det-5fold-v1'"):
-        load_split("neu_det", "neu_det-5fold-v2", 0)
+    with pytest.raises(RequestError, match=r"did you mean 'neu_det-5fold-v[12]'"):
+        load_split("neu_det", "neu_det-5fold-v3", 0)
     with pytest.raises(RequestError, match="folds 0 to 4, not 5"):
         load_split("neu_det", "neu_det-5fold-v1", 5)
     monkeypatch.setattr(splits, "SHIPPED", tmp_path)
