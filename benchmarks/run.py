@@ -130,6 +130,8 @@ def main(
     from benchmarks import runner
 
     console.print(f"suite {suite}, tier {tier}: {len(cells)} cells on {where}, {out}/", highlight=False)
+    for line in [] if list_only else runner.set_damaged_aside(cells, out):
+        console.print(line, soft_wrap=True, highlight=False)
     done = {cell: runner.finished(cell, out, data[cell.dataset]) for cell in cells}
     if list_only:
         _show_states(cells, out, {c for c, r in done.items() if r is not None})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from benchmarks.cost.engines import Form
 from benchmarks.cost.memory import peak_memory, training_memory
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
-from benchmarks.datasets.prepared import PreparedDataset, open_prepared
+from benchmarks.datasets.prepared import PreparedDataset, open_prepared, require_unchanged
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.devices import provenance
@@ -46,8 +47,11 @@ from benchmarks.store import (
     RunRecord,
     Status,
     Stored,
+    not_finite,
     now,
+    read_named,
     read_record,
+    set_aside,
     write_atomic,
     write_record,
 )
@@ -71,12 +75,12 @@ def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
 def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
     """The record that makes running `cell` needless, or None.
 
-    A cell is finished when its record has the same id and fingerprint and it ended well or
-    diverged (it would diverge again); what failed or ran out of memory is tried again. Another
-    version of the evaluator asks for `benchmarks.evaluate.update`, not for training.
+    A cell is finished when its record has the same id and fingerprint, it ended well or diverged (it would diverge
+    again), and its detections are those that the record names; what failed or ran out of memory is tried again, and so
+    is what is damaged. Another version of the evaluator asks for `benchmarks.evaluate.update`, not for training.
     """
     paths = CellPaths.of(runs, cell)
-    if not paths.record.exists():
+    if not paths.record.exists() or _damage(paths):
         return None
     record = read_record(paths.record, RunRecord)
     wanted = fingerprint(cell, data).model_copy(update={"evaluator": record.fingerprint.evaluator})
@@ -85,6 +89,47 @@ def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
     if record.status == "diverged":
         return record
     return record if record.status == "ok" and paths.detections.exists() else None
+
+
+def _damage(paths: CellPaths) -> list[tuple[Path, str]]:
+    """Files of a recorded cell that are not as they were written, the record first, each with what is wrong."""
+    try:
+        record = read_record(paths.record, RunRecord)
+    except DataError as e:
+        return [(paths.record, str(e))]
+    found = []
+    named = (
+        (paths.detections, record.detections_sha256),
+        (paths.val_detections, record.val_detections_sha256),
+        (paths.weights, record.weights_sha256),
+    )
+    for path, digest in named:
+        try:
+            if digest is not None and path.exists():
+                read_named(path, digest)
+        except DataError as e:
+            found.append((path, str(e)))
+    return [(paths.record, f"{paths.record} belongs to a damaged file"), *found] if found else []
+
+
+def set_damaged_aside(cells: Iterable[Cell], runs: Path) -> list[str]:
+    """Give damaged files of cells names that say so, so that these cells, and no others, are run again.
+
+    Returns a line for each cell, for the user to read.
+    """
+    lines = []
+    for cell in cells:
+        paths = CellPaths.of(runs, cell)
+        if paths.record.exists() and (damage := _damage(paths)):
+            names = [set_aside(path) for path, _ in damage]
+            lines.append(f"set aside as {', '.join(names)}, to be run again: {damage[-1][1].partition('; ')[0]}")
+        if paths.profile.exists():
+            try:
+                read_record(paths.profile, ProfileRecord)
+            except DataError as e:
+                name = set_aside(paths.profile)
+                lines.append(f"set aside as {name}, to be profiled again: {str(e).partition('; ')[0]}")
+    return lines
 
 
 def training_iterations(cell: Cell, data: PreparedDataset) -> int:
@@ -187,6 +232,9 @@ def run_cell(
         beside=beside,
         **known,
     )
+    if (field := not_finite(record.model_dump())) is not None:
+        left = {"metrics": None, "curve": ()}
+        record = record.model_copy(update={**left, "status": "failed", "error": f"{field} is not a finite number"})
     write_record(paths.record, record)
     if status in ("ok", "diverged"):
         paths.checkpoint.unlink(missing_ok=True)
@@ -206,6 +254,7 @@ def _train_and_evaluate(
 ) -> None:
     """The cell's phases; what is known so far is left in `known` and `timings`, whatever happens."""
     split = load_split(cell.dataset, cell.split, cell.fold)
+    require_unchanged(data, (*split.train, *split.val, *split.test))
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
         known["model"] = _facts(model)
@@ -271,6 +320,8 @@ def train_natively(
     def ended(epoch: int, losses: dict[str, float], lr: float) -> None:
         rate = len(split.train) / (time.monotonic() - began[0])
         began[0] = time.monotonic()
+        if bad := [name for name, value in losses.items() if not math.isfinite(value)]:
+            raise Diverged(f"loss not finite in epoch {epoch + 1} ({', '.join(bad)})")
         curve.append(EpochPoint(epoch=epoch, lr=lr, losses=losses, images_per_second=round(rate, 2)))
         progress.skip(iterations_per_epoch(len(split.train), recipe))
         progress.epoch(epoch, recipe.epochs, losses, rate)
@@ -290,7 +341,7 @@ def train_natively(
 
 
 @contextmanager
-def _timed(timings: dict[str, float], name: str):
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     began = time.monotonic()
     try:
         yield

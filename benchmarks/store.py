@@ -7,8 +7,10 @@ a compressed, quantised `.npz`, and it is these that are evaluated. Torch-free.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,30 +224,80 @@ def require_writable(folder: Path) -> None:
 
 
 def write_record(path: Path, record: _Record) -> None:
-    """Seal a record and write it atomically."""
+    """Seal a record and write it atomically. DataError when a number in it is not finite."""
+    if (field := not_finite(record.model_dump())) is not None:
+        raise DataError(f"{path}: {field} is not a finite number; a record holds null for what was not measured")
     write_atomic(path, record.sealed_json().encode())
+
+
+def not_finite(value: Any, name: str = "") -> str | None:
+    """The name, like `metrics.per_class.pit.AP`, of the first number in nested content that is NaN or infinite."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[object, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return name if isinstance(value, float) and not math.isfinite(value) else None
+    found = (not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
+    return next((field for field in found if field is not None), None)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
     """Read and check a record.
 
     Raises:
-        DataError: unreadable, another schema, or changed since it was written.
+        DataError: unreadable, none of ours, of another schema, changed since it was written, or with a number that is
+            not finite.
     """
     try:
         content = path.read_bytes()
-        record = kind.model_validate_json(content)
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror or e}") from None
+    try:
+        written = json.loads(content)
+    except ValueError:
+        raise DataError(f"{path} is not a {kind.__name__}: it is no JSON; {_REMEDY}") from None
+    if not is_ours(written):
+        raise DataError(f"{path} is not a record of this project")
+    if (field := not_finite(written)) is not None:
+        raise DataError(f"{path}: {field} is not a finite number; {_REMEDY}")
+    try:
+        record = kind.model_validate_json(content)
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "file"
-        raise DataError(f"{path} is not a {kind.__name__}: {field}: {first['msg']}; delete it and run again") from None
+        raise DataError(f"{path} is not a {kind.__name__}: {field}: {first['msg']}; {_REMEDY}") from None
     # Of the file as it stands, not of the model: fields that came later have defaults in older records.
-    sealed = {k: v for k, v in json.loads(content).items() if k != "digest"}
-    if record.digest != digest_of(sealed):
-        raise DataError(f"{path} was changed after it was written: digest mismatch; delete it and run again")
+    if record.digest != digest_of({k: v for k, v in written.items() if k != "digest"}):
+        raise DataError(f"{path} was changed after it was written: digest mismatch; {_REMEDY}")
     return record
+
+
+_REMEDY = "benchmarks.run sets it aside and runs its cell again"
+
+
+def is_ours(content: Any) -> bool:
+    """Whether JSON content is meant to be a record of this project, sound or not: nobody else's has a cell's id."""
+    return isinstance(content, dict) and {"schema_version", "cell_id", "digest"} <= content.keys()
+
+
+def read_named(path: Path, digest: str | None) -> bytes:
+    """Content of a file that a record names by its SHA-256. DataError when it is missing or another."""
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror or e}") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(f"{path} is not the file that its record was made from: digest mismatch")
+    return content
+
+
+def set_aside(path: Path) -> str:
+    """Give a damaged file a name that says so, beside it. Returns that name."""
+    names = (path.with_name(f"{path.name}.damaged{n}") for n in ("", *(f"-{i}" for i in range(2, 1000))))
+    new = next(name for name in names if not name.exists())
+    path.rename(new)
+    return new.name
 
 
 @dataclass(frozen=True)
@@ -316,8 +368,16 @@ def scan(root: Path) -> Iterator[Stored]:
 
 
 def load(paths: CellPaths) -> Stored:
-    """The record at `paths` with its profile; DataError as in `read_record`."""
+    """The record at `paths` with its profile.
+
+    Raises:
+        DataError: as in `read_record`, or detections beside it are not those that it was made from.
+    """
     run = read_record(paths.record, RunRecord)
+    named = ((paths.detections, run.detections_sha256), (paths.val_detections, run.val_detections_sha256))
+    for path, digest in named:
+        if digest is not None and path.exists():
+            read_named(path, digest)
     profile = read_record(paths.profile, ProfileRecord) if paths.profile.exists() else None
     return Stored(run, profile, paths)
 

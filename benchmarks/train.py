@@ -6,6 +6,7 @@ after any epoch and goes on to the same numbers, to the last bit, on the same ma
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -20,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmarks.cells import Cell, NativeRecipe, Recipe
+from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical
 from benchmarks.datasets.loading import DetectionDataset, batches
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, write_atomic
 
 
 class Diverged(Exception):
-    """The loss was not finite; the message says when, and which term."""
+    """A loss, a gradient or a weight was not finite; the message says when, and which."""
 
 
 def iterations_per_epoch(images: int, recipe: Recipe | NativeRecipe) -> int:
@@ -101,13 +102,14 @@ def train(
     """Train `model` in place for the cell's recipe and return its training curve.
 
     Args:
+        model: as built; where `checkpoint` cannot be gone on from, it is trained from the weights it has.
         dataset: training images, with the recipe's augmentation.
         checkpoint: file to resume from and to write after every epoch; None for neither.
         tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
         loaders: processes that read images; the numbers do not depend on it.
 
     Raises:
-        Diverged: a loss term was NaN or infinite.
+        Diverged: a loss term, a gradient or a weight was NaN or infinite.
         Stopped: `progress` asked for it after an epoch, whose state is in `checkpoint`.
     """
     recipe = cell.recipe
@@ -117,7 +119,7 @@ def train(
     autocast = _autocast(recipe, device)
     first, curve = 0, list[EpochPoint]()
     if checkpoint is not None and checkpoint.exists():
-        first, curve = _restore(checkpoint, tag, model, optimizer, scaler, progress)
+        first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, progress)
         if progress is not None:
             progress.skip(first * per_epoch)
     for epoch in range(first, recipe.epochs):
@@ -153,15 +155,19 @@ def train(
             # All terms in one transfer, and once the backward pass was asked for: a GPU does not wait in between.
             terms = torch.stack([v.detach().reshape(()) for v in losses.values()]).tolist()
             values = dict(zip(losses, terms, strict=True))
+            when = f"in epoch {epoch + 1}, iteration {i + 1} of {per_epoch}"
             if not all(math.isfinite(v) for v in values.values()):
                 bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
-                raise Diverged(
-                    f"loss not finite in epoch {epoch + 1}, iteration {i + 1} of {per_epoch} ({bad}); "
-                    "lower the recipe's lr or clip gradients (clip_norm)"
-                )
+                raise Diverged(f"loss not finite {when} ({bad}); {_REMEDY}")
             if recipe.clip_norm is not None:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            if recipe.clip_norm is not None or not scaler.is_enabled():
+                norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                # A scaler looks itself, leaves out the step and scales less.
+                if not scaler.is_enabled() and not math.isfinite(float(norm)):
+                    raise Diverged(f"gradient not finite {when} ({_not_finite_gradient(model)}); {_REMEDY}")
+                if recipe.clip_norm is not None:
+                    nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             scaler.step(optimizer)
             scaler.update()
             for k, v in values.items():
@@ -170,6 +176,7 @@ def train(
             if progress is not None:
                 progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
         rate = seen / (time.monotonic() - began)
+        require_finite(model, f"after epoch {epoch + 1}")
         mean = {k: v / per_epoch for k, v in sums.items()}
         last_lr = recipe.lr * factor
         scalars = model.curve_scalars() if hasattr(model, "curve_scalars") else {}
@@ -183,6 +190,23 @@ def train(
             if progress is not None and progress.should_stop():
                 raise Stopped
     return tuple(curve)
+
+
+_REMEDY = "lower the recipe's lr or clip gradients (clip_norm)"
+
+
+def _not_finite_gradient(model: nn.Module) -> str:
+    """The first parameter whose gradient is to blame."""
+    bad = (n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all()))
+    return next(bad, "too large to add up")
+
+
+def require_finite(model: nn.Module, when: str) -> None:
+    """Diverged when a parameter is NaN or infinite, or a buffer NaN: infinity there can be meant."""
+    bad = (n for n, p in model.named_parameters() if not bool(p.isfinite().all()))
+    bad_buffers = (n for n, b in model.named_buffers() if bool(b.isnan().any()))
+    if (name := next(bad, None) or next(bad_buffers, None)) is not None:
+        raise Diverged(f"weights not finite {when} ({name}); {_REMEDY}")
 
 
 def seed_everything(seed: int) -> None:
@@ -219,38 +243,78 @@ def _save(
         "curve": json.dumps([p.model_dump() for p in curve]),
         "scaler": json.dumps(scaler.state_dict()),
     }
-    write_atomic(path, save(tensors, metadata=header))
+    write_atomic(path, save(tensors, metadata={**header, "seal": _seal(header, tensors)}))
+
+
+def _seal(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over a header and tensors, with their names, types and shapes."""
+    digest = hashlib.sha256(canonical(header))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _restore(
     path: Path,
     tag: str,
+    epochs: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: CellProgress | None,
 ) -> tuple[int, list[EpochPoint]]:
-    """Load what `_save` wrote; a file of another cell or version, or a damaged one, is left out, said aloud."""
+    """Load what `_save` wrote, after how many of `epochs`; what does not fit is left out whole, said aloud."""
     try:
         with safe_open(str(path), framework="pt") as f:
-            header = f.metadata()
-            if header.get("tag") != tag:
-                raise ValueError("it belongs to another version of this cell")
+            header = f.metadata() or {}
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+        if header.get("tag") != tag:
+            raise ValueError("it belongs to another version of this cell")
+        if header.pop("seal", None) != _seal(header, tensors):
+            raise ValueError("it is not as it was written")
+        curve = [EpochPoint(**p) for p in json.loads(header["curve"])]
+        epoch = int(header["epoch"])
+        if not 0 < epoch < epochs or [p.epoch for p in curve] != list(range(epoch)):
+            raise ValueError(f"it says epoch {epoch} of {epochs} and has {len(curve)} points of the curve")
+        scale = json.loads(header["scaler"])
+        weights = {k[len("model/") :]: v for k, v in tensors.items() if k.startswith("model/")}
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
                 _, index, name = key.split("/", 2)
                 state[int(index)][name] = value
-        model.load_state_dict({k[len("model/") :]: v for k, v in tensors.items() if k.startswith("model/")})
-        optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
-        scaler.load_state_dict(json.loads(header["scaler"]))
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as e:
+        _require_fitting(weights, state, model, optimizer)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         if progress is not None:
-            progress.line(f"not resuming from {path.name}: {e}; training starts anew")
+            progress.line(f"not resuming from {path.name}: {' '.join(str(e).split())}; training starts anew")
         return 0, []
-    curve = [EpochPoint(**p) for p in json.loads(header["curve"])]
-    epoch = int(header["epoch"])
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
+    scaler.load_state_dict(scale)
     if progress is not None:
         progress.line(f"resuming after epoch {epoch}")
     return epoch, curve
+
+
+def _require_fitting(
+    weights: dict[str, Tensor],
+    state: dict[int, dict[str, Tensor]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """ValueError unless saved tensors can be loaded whole: loading itself stops half-way, with half of them taken."""
+
+    def kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[object, ...]]:
+        return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+
+    saved, wanted = kinds(weights), kinds(model.state_dict())
+    if saved != wanted:
+        name = next(n for n in sorted({*saved, *wanted}) if saved.get(n) != wanted.get(n))
+        raise ValueError(f"tensor {name} of the model does not fit")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = {frozenset(one) for one in state.values()}
+    for index, one in state.items():
+        shapes = {tuple(v.shape) for v in one.values() if v.ndim}
+        if index >= len(parameters) or len(names) > 1 or shapes - {tuple(parameters[index].shape)}:
+            raise ValueError(f"state {index} of the optimiser does not fit")

@@ -23,8 +23,8 @@ from benchmarks.cost.engines import arithmetic
 from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError
-from benchmarks.store import CellPaths, Detections, write_atomic
-from benchmarks.train import seed_everything
+from benchmarks.store import CellPaths, Detections, RunRecord, read_named, read_record, write_atomic
+from benchmarks.train import require_finite, seed_everything
 
 DETECTION_VERSION = 1
 """Raise it when `detect`, the cutting and merging of tiles or the limits of all models give other detections from the
@@ -54,7 +54,12 @@ def build_cell_model(cell: Cell, num_classes: int) -> nn.Module:
 
 
 def save_trained(model: nn.Module, cell: Cell, classes: Sequence[str], path: Path) -> str:
-    """Write the weights of a cell's model with what they are. Returns the file's SHA-256."""
+    """Write the weights of a cell's model with what they are. Returns the file's SHA-256.
+
+    Raises:
+        Diverged: a weight is not finite; nothing is written.
+    """
+    require_finite(model, "after training")
     # Cloned: safetensors refuses tensors that share memory, and tied weights do.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     about = {
@@ -86,8 +91,15 @@ def open_trained(path: Path, device: torch.device) -> Trained:
 
 
 def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.device) -> nn.Module:
-    """The trained model of a finished cell, in evaluation mode. DataError if its weights are damaged."""
-    path = CellPaths.of(runs, cell).weights
+    """The trained model of a finished cell, in evaluation mode.
+
+    Raises:
+        DataError: its weights are missing, damaged, or not those that its record was made with.
+    """
+    paths = CellPaths.of(runs, cell)
+    path = paths.weights
+    if paths.record.exists() and (digest := read_record(paths.record, RunRecord).weights_sha256) is not None:
+        read_named(path, digest)
     about, tensors = _read(path)
     if about.get("cell_id") != cell.id:
         raise DataError(f"{path} holds the weights of another cell; move it away and run again")

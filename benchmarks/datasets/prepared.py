@@ -178,6 +178,27 @@ def verify(name: str, root: Path | str | None = None) -> PreparedDataset:
     return data
 
 
+def require_unchanged(data: PreparedDataset, file_names: Iterable[str]) -> None:
+    """DataError names the first of these images that is not as it was prepared.
+
+    Cheap: an image is read only where it, or its entry in the file system, is younger than the manifest, which is
+    written last.
+    """
+    written = os.stat(data.root / "manifest.json").st_mtime_ns
+    for name in file_names:
+        path, facts = data.path(name), data.manifest["files"][f"images/{name}"]
+        try:
+            state = os.stat(path)
+            younger = max(state.st_mtime_ns, state.st_ctime_ns) > written
+            same = state.st_size == facts["size"] and (
+                not younger or hashlib.sha256(path.read_bytes()).hexdigest() == facts["sha256"]
+            )
+        except OSError as e:
+            raise DataError(f"cannot read {path}: {e.strerror or e}") from None
+        if not same:
+            raise DataError(f"{path} was changed; prepare it again: {catalogue.command(data.name)} --force")
+
+
 def ensure(name: str, root: Path | str | None = None) -> PreparedDataset:
     """Open a prepared set; one that needs no input is made on the spot."""
     if catalogue.get(name, root).embedded and not is_prepared(name, root):

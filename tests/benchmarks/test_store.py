@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -45,9 +46,40 @@ def test_a_damaged_record_is_refused_by_name(tmp_path: Path, damage, message: st
 
 
 def test_nan_never_reaches_a_record(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path / "r.json", make_record(timings_s={"train": float("nan")}))
+    path = tmp_path / "r.json"
+    with pytest.raises(DataError, match=r"r\.json: timings_s\.train is not a finite number"):
+        write_record(path, make_record(timings_s={"train": float("nan")}))
     assert list(tmp_path.iterdir()) == []
+    write_record(path, make_record())
+    path.write_bytes(path.read_bytes().replace(b'"AP50": 0.5', b'"AP50": NaN', 1))
+    with pytest.raises(DataError, match=r"r\.json: metrics\.AP50 is not a finite number"):
+        read_record(path, RunRecord)
+
+
+def test_a_file_that_nobody_here_wrote_is_not_ours_to_delete(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('{"images": []}')
+    with pytest.raises(DataError, match=r"is not a record of this project$"):
+        read_record(path, RunRecord)
+
+
+def test_a_record_with_other_detections_than_it_was_made_from_is_not_loaded(tmp_path: Path, rng) -> None:
+    content = detections(rng).dumps()
+    record = make_record(detections_sha256=hashlib.sha256(content).hexdigest())
+    paths = CellPaths.of(tmp_path, record.cell)
+    write_record(paths.record, record)
+    write_atomic(paths.detections, content)
+    assert store.load(paths).run.cell_id == record.cell_id
+    paths.detections.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"detections\.npz is not the file that its record was made from"):
+        store.load(paths)
+
+
+def test_what_is_set_aside_is_still_there(tmp_path: Path) -> None:
+    for text, name in (("one", "r.json.damaged"), ("two", "r.json.damaged-2")):
+        (tmp_path / "r.json").write_text(text)
+        assert store.set_aside(tmp_path / "r.json") == name
+        assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
 
 from benchmarks import models
 from benchmarks import train as training
@@ -13,6 +15,7 @@ from benchmarks.datasets.loading import DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
 from benchmarks.models import missing_extra
+from benchmarks.progress import CellProgress
 from benchmarks.runner import build_cell_model
 from benchmarks.store import EpochPoint
 from benchmarks.train import Diverged, build_optimizer, lr_factor, parameter_groups, train
@@ -156,16 +159,77 @@ def test_interrupted_training_goes_on_to_the_same_bits(
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another version"])
-def test_a_checkpoint_that_does_not_fit_is_left_out(dataset, tmp_path: Path, monkeypatch, damage: str) -> None:
-    cell = make_cell()
+@pytest.fixture(scope="module")
+def saved(dataset, tmp_path_factory):
+    """A whole training's weights, and what a resume file of it holds after its first epoch."""
+    path = tmp_path_factory.mktemp("resume") / "c.safetensors"
+    whole, _ = fit(make_cell(), dataset, checkpoint=path, tag="t")
+    return whole, path.read_bytes()
+
+
+def rewritten(content: bytes, path: Path, *, drop: str = "", sealed: bool = False, **header: str) -> bytes:
+    """A resume file with another header, without a tensor; sealed anew, as a bug of ours would have it, or not."""
+    path.write_bytes(content)
+    with safe_open(str(path), framework="pt") as f:
+        new = {**f.metadata(), **header}
+    tensors = load(content)
+    if drop:
+        del tensors[max(k for k in tensors if k.startswith(drop))]
+    if sealed:
+        del new["seal"]
+        new["seal"] = training._seal(new, tensors)
+    return save(tensors, metadata=new)
+
+
+DAMAGES = {
+    "truncated": (lambda content, path: content[:1000], "not resuming"),
+    "empty": (lambda content, path: b"", "not resuming"),
+    "another version": (lambda content, path: rewritten(content, path, tag="u", sealed=True), "another version"),
+    "without a tensor": (lambda content, path: rewritten(content, path, drop="model/"), "not as it was written"),
+    "a later epoch": (lambda content, path: rewritten(content, path, epoch="5"), "not as it was written"),
+    "a damaged curve": (lambda content, path: rewritten(content, path, curve="[{"), "not as it was written"),
+    "sealed without a weight": (lambda c, path: rewritten(c, path, drop="model/", sealed=True), "does not fit"),
+    "sealed without a state": (lambda c, path: rewritten(c, path, drop="optimizer/", sealed=True), "does not fit"),
+    "sealed with a later epoch": (lambda c, path: rewritten(c, path, epoch="5", sealed=True), "epoch 5 of 2"),
+    "sealed with a damaged curve": (lambda c, path: rewritten(c, path, curve="[{", sealed=True), "not resuming"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_resume_file_that_does_not_fit_is_left_out_whole(dataset, saved, tmp_path: Path, damage: str) -> None:
+    whole, content = saved
+    change, message = DAMAGES[damage]
     path = tmp_path / "c.safetensors"
-    whole, _ = fit(cell, dataset, checkpoint=path, tag="t")
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:1000])
-    resumed, curve = fit(cell, dataset, checkpoint=path, tag="other" if damage != "truncated" else "t")
-    assert len(curve) == cell.recipe.epochs
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    path.write_bytes(change(content, path))
+    cell = make_cell()
+    model = build_cell_model(cell, 6)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_optimizer(model, cell.recipe)
+    lines: list[str] = []
+    progress = CellProgress(lambda event: lines.append(str(event)))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    assert training._restore(path, "t", 2, model, optimizer, scaler, progress) == (0, [])
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "training starts anew" in lines[0]
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items()), "nothing was touched"
+    assert not optimizer.state
+    if damage == "sealed without a weight":  # once to the end: the same bits as from nothing
+        resumed, curve = fit(cell, dataset, checkpoint=path, tag="t")
+        assert len(curve) == 2
+        assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_ends_the_training_before_the_step(dataset, clip: float | None) -> None:
+    cell = make_cell(recipe=RECIPE.model_copy(update={"clip_norm": clip}))
+    model = build_cell_model(cell, 6)
+    calls = iter(range(100))
+    name, weight = next((n, p) for n, p in model.named_parameters() if n.endswith("cls_score.weight"))
+    weight.register_hook(lambda grad: grad * math.nan if next(calls) == 3 else grad)  # in the last iteration
+    with pytest.raises(Diverged, match=rf"gradient not finite in epoch 2, iteration 2 of 2 \({name}\)"):
+        train(model, dataset(cell), cell, device=torch.device("cpu"))
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def test_a_loss_that_is_not_finite_names_the_moment_and_the_remedy(dataset) -> None:

@@ -7,9 +7,10 @@ import torch
 
 from benchmarks.cells import Tile
 from benchmarks.errors import DataError
-from benchmarks.store import CellPaths
+from benchmarks.store import CellPaths, write_record
+from benchmarks.train import Diverged
 from benchmarks.trained import build_cell_model, load_trained, open_trained, save_trained
-from tests.benchmarks.conftest import make_cell
+from tests.benchmarks.conftest import make_cell, make_record
 
 CPU = torch.device("cpu")
 
@@ -44,3 +45,27 @@ def test_weights_of_another_cell_and_damaged_ones_are_refused(tmp_path: Path, sy
             call()
     with pytest.raises(DataError, match="cannot be loaded"):
         open_trained(tmp_path / "absent.safetensors", CPU)
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    cell = make_cell()
+    model = build_cell_model(cell, 6)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if n.endswith("cls_score.bias")).fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"weights not finite after training \(.*cls_score\.bias\)"):
+        save_trained(model, cell, ["a"] * 6, tmp_path / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_were_altered_are_refused(tmp_path: Path, synthetic) -> None:
+    cell = make_cell(model="retinanet")
+    paths = CellPaths.of(tmp_path, cell)
+    model = build_cell_model(cell, len(synthetic.classes))
+    digest = save_trained(model, cell, synthetic.classes, paths.weights)
+    write_record(paths.record, make_record(cell, weights_sha256=digest))
+    load_trained(cell, synthetic, tmp_path, CPU)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    save_trained(model, cell, synthetic.classes, paths.weights)
+    with pytest.raises(DataError, match="not the file that its record was made from"):
+        load_trained(cell, synthetic, tmp_path, CPU)

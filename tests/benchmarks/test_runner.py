@@ -1,0 +1,106 @@
+"""When a cell is finished, and what is done about files that are not as they were written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import runner
+from benchmarks.cells import Cell
+from benchmarks.datasets.prepared import PreparedDataset, require_unchanged
+from benchmarks.errors import DataError
+from benchmarks.progress import CellProgress
+from benchmarks.store import CellPaths, Detections, RunRecord, read_record, write_atomic, write_record
+from tests.benchmarks.conftest import RECIPE, make_cell, make_record
+
+
+def done(runs: Path, data: PreparedDataset, cell: Cell) -> CellPaths:
+    """The files of a cell that has ended well."""
+    paths = CellPaths.of(runs, cell)
+    digests = {}
+    for path, field in (
+        (paths.detections, "detections_sha256"),
+        (paths.val_detections, "val_detections_sha256"),
+        (paths.weights, "weights_sha256"),
+    ):
+        content = Detections.from_images([path.name], [((), (), ())]).dumps()
+        write_atomic(path, content)
+        digests[field] = hashlib.sha256(content).hexdigest()
+    write_record(paths.record, make_record(cell, fingerprint=runner.fingerprint(cell, data), **digests))
+    return paths
+
+
+@pytest.mark.parametrize("damaged", ["record", "detections", "val_detections", "weights"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b.replace(b"0.5", b"NaN", 1) + b" "])
+def test_a_damaged_cell_alone_is_set_aside_and_run_again(tmp_path: Path, synthetic, damaged: str, damage) -> None:
+    cells = [make_cell(), make_cell(seed=1)]
+    paths, other = (done(tmp_path, synthetic, cell) for cell in cells)
+    assert runner.set_damaged_aside(cells, tmp_path) == []
+    assert all(runner.finished(cell, tmp_path, synthetic) for cell in cells)
+    path = getattr(paths, damaged)
+    path.write_bytes(damage(path.read_bytes()))
+    assert runner.finished(cells[0], tmp_path, synthetic) is None
+    (line,) = runner.set_damaged_aside(cells, tmp_path)
+    assert "set aside as" in line
+    assert f"{path.name}.damaged" in line
+    assert not paths.record.exists()
+    assert not path.exists()
+    assert path.with_name(f"{path.name}.damaged").exists()
+    assert runner.finished(cells[1], tmp_path, synthetic) is not None
+    assert other.record.exists()
+
+
+def test_a_damaged_profile_costs_no_training(tmp_path: Path, synthetic) -> None:
+    cell = make_cell()
+    paths = done(tmp_path, synthetic, cell)
+    paths.profile.write_text("{")
+    (line,) = runner.set_damaged_aside([cell], tmp_path)
+    assert "to be profiled again" in line
+    assert not paths.profile.exists()
+    assert runner.finished(cell, tmp_path, synthetic) is not None
+
+
+def test_images_that_changed_on_disk_are_noticed_at_equal_size(tmp_path: Path, synthetic) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(synthetic.root, root)
+    data = dataclasses.replace(synthetic, root=root)
+    names = [image["file_name"] for image in data.images[:3]]
+    require_unchanged(data, names)  # younger than the manifest, all of them, and sound
+    path = data.path(names[1])
+    content, old = bytearray(path.read_bytes()), os.stat(path)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # as tools that keep times do
+    with pytest.raises(DataError, match=f"{path.name} was changed; prepare it again: .* --force"):
+        require_unchanged(data, names)
+    cell = make_cell(recipe=RECIPE.model_copy(update={"epochs": 1}))
+    split = runner.load_split(cell.dataset, cell.split, cell.fold)
+    data.path(split.val[0]).write_bytes(b"")
+    record = runner.run_cell(cell, data, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
+    assert record.status == "failed"
+    assert "was changed; prepare it again" in record.error
+    assert "train" not in record.timings_s
+
+
+def test_a_number_that_is_not_finite_fails_its_cell_and_no_other(tmp_path: Path, synthetic, monkeypatch) -> None:
+    """What metrics or a library report is not ours to foresee."""
+
+    def some(cell, data, mark, paths, device, progress, loaders, timings, known) -> None:
+        known["curve"] = (make_point(math.inf),)
+
+    monkeypatch.setattr(runner, "_train_and_evaluate", some)
+    cell = make_cell()
+    record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
+    assert (record.status, record.error) == ("failed", "curve.0.losses.loss is not a finite number")
+    assert read_record(CellPaths.of(tmp_path, cell).record, RunRecord).status == "failed"
+
+
+def make_point(loss: float) -> runner.EpochPoint:
+    return runner.EpochPoint(epoch=0, lr=1e-3, losses={"loss": loss}, images_per_second=1.0)
