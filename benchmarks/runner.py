@@ -23,7 +23,7 @@ from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Re
 from benchmarks.cost.clock import measure_latency, measure_throughput
 from benchmarks.cost.counts import count_macs, count_parameters, output_shapes
 from benchmarks.cost.energy import measure_energy
-from benchmarks.cost.engines import Form
+from benchmarks.cost.engines import Form, arithmetic
 from benchmarks.cost.memory import peak_memory, training_memory
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
@@ -211,7 +211,8 @@ def run_cell(
     status: Status = "ok"
     error = None
     try:
-        _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, timings, known)
+        with arithmetic("fp32", device.type):  # on CUDA, torch would take TF32 for convolutions
+            _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, timings, known)
     except Stopped:
         raise
     except Diverged as e:
