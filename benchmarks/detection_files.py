@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.datasets.exporting import yolo_names
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError, RequestError
 from benchmarks.store import Detections
@@ -24,29 +25,47 @@ _Row = tuple[str, tuple[float, float, float, float], float, int]
 
 @dataclass(frozen=True)
 class Read:
-    """Detections of the images asked for, and how many the file has of the set's other images."""
+    """Detections of the images asked for, and what the file has too much or too little."""
 
     detections: Detections
     elsewhere: int
+    """Rows of the set's other images."""
+    repeated: int = 0
+    """Rows of these images that stand in the file before, to the last digit."""
 
     def notes(self, per_image: int) -> list[str]:
         """What a reader of the numbers must know, a line each."""
         out = []
         if self.elsewhere:
             out.append(f"left out: {self.elsewhere} detections of images that are not in this part of the split")
-        over = int((np.diff(self.detections.offsets) - per_image).clip(min=0).sum())
+        counts = np.diff(self.detections.offsets)
+        if empty := int((counts == 0).sum()):
+            name = self.detections.file_names[int((counts == 0).argmax())]
+            out.append(
+                f"without any row: {empty} of {len(counts)} images, for example {name}; nothing was found there?"
+            )
+        if self.repeated:
+            out.append(
+                f"repeated to the last digit: {self.repeated} rows, which count as false detections; a padded "
+                "distributed sampler makes such"
+            )
+        over = int((counts - per_image).clip(min=0).sum())
         if over:
             out.append(f"left out: {over} detections beyond the best {per_image} of their image")
         return out
 
 
-def read(path: Path, data: PreparedDataset, file_names: Sequence[str]) -> Read:
+def read(path: Path, data: PreparedDataset, file_names: Sequence[str], ids: Path | None = None) -> Read:
     """Detections of some images of a data set, not rounded; images that the file does not name have none.
 
     A `.json` file is a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` in pixels of the
-    images as given; `image_id` is the id in the set's annotations.json, or a file name, with or without its suffix;
-    categories count from 1. A folder holds `<image>.txt` with lines `class cx cy width height score`, as fractions of
-    the image; classes count from 0.
+    images as given. Ids are those of the COCO file that the set was prepared from, else those of our COCO export
+    (categories from 1); `image_id` may be a file name, with or without its suffix. `file_name` and `category_name` go
+    before ids, which must not say otherwise. A folder holds `<image>.txt` with lines `class cx cy width height score`,
+    as fractions of the image; classes count from 0.
+
+    Args:
+        ids: a COCO file whose ids the results are in, where it is not the set's own.
 
     Raises:
         RequestError: no such file, or neither kind.
@@ -57,7 +76,7 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str]) -> Read:
     if path.is_dir():
         rows = list(_yolo(path, data))
     elif path.suffix.lower() == ".json":
-        rows = list(_coco(path, data))
+        rows = list(_coco(path, data, file_names, ids))
     else:
         raise RequestError(f"{path} is neither a .json file (COCO results) nor a folder (YOLO txt files)")
     found: dict[str, list[_Row]] = {name: [] for name in file_names}
@@ -74,6 +93,7 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str]) -> Read:
             "are --split and --fold the right ones?"
         )
     kept = [row for name in file_names for row in found[name]]
+    repeated = len(kept) - len(set(kept))
     counts = [len(found[name]) for name in file_names]
     detections = Detections(
         tuple(file_names),
@@ -82,7 +102,7 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str]) -> Read:
         np.array([row[2] for row in kept], dtype=np.float64),
         np.array([row[3] for row in kept], dtype=np.int64),
     )
-    return Read(detections, elsewhere)
+    return Read(detections, elsewhere, repeated)
 
 
 def _stems(data: PreparedDataset) -> dict[str, str]:
@@ -90,52 +110,218 @@ def _stems(data: PreparedDataset) -> dict[str, str]:
     out: dict[str, str] = {}
     twice = set()
     for image in data.images:
-        stem = str(Path(image["file_name"]).with_suffix(""))
+        stem = Path(image["file_name"]).with_suffix("").as_posix()
         if stem in out:
             twice.add(stem)
         out[stem] = image["file_name"]
     return {stem: name for stem, name in out.items() if stem not in twice}
 
 
-def _coco(path: Path, data: PreparedDataset) -> Iterator[_Row]:
+_Id = int | str
+
+
+def _plain(value: Any) -> _Id | None:
+    """An id: a whole number or a text; 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+class _Images:
+    """Which image a row is of."""
+
+    def __init__(self, data: PreparedDataset, part: Sequence[str], ids: dict[_Id, str] | None) -> None:
+        self._data = data
+        self._stems = _stems(data)
+        self._names = {image["file_name"] for image in data.images}
+        self._bases: dict[str, list[str]] = {}
+        for name in self._names:
+            self._bases.setdefault(name.rpartition("/")[2], []).append(name)
+        self._by_id: dict[_Id, list[str]] = {}
+        self._sourced = True
+        if ids is not None:
+            for number, called in ids.items():
+                found = self._called(called)
+                self._by_id[number] = [] if found is None else [found]
+            return
+        # Ids of several source files may be the same: those of the file that this part is all of, if it is.
+        wanted = set(part)
+        files = {i.get("source_file", "") for i in data.images if i["file_name"] in wanted}
+        of_one = [i for i in data.images if {i.get("source_file", "")} == files]
+        candidates = of_one if {i["file_name"] for i in of_one} == wanted else data.images
+        self._sourced = any(isinstance(image.get("source_id"), int) for image in candidates)
+        for image in candidates:
+            if image.get("source_id") is not None:
+                self._by_id.setdefault(image["source_id"], []).append(image["file_name"])
+            if not self._sourced:
+                self._by_id.setdefault(image["id"], []).append(image["file_name"])
+
+    def _called(self, text: str) -> str | None:
+        """The image of a path or name; a folder that it states must be the image's."""
+        text = text.replace("\\", "/")
+        if text in self._names:
+            return text
+        same = [
+            n
+            for n in self._bases.get(text.rpartition("/")[2], [])
+            if text.endswith("/" + n) or ("/" + n).endswith("/" + text)
+        ]
+        return same[0] if len(same) == 1 else self._stems.get(text)
+
+    def choose(self, numbers: Collection[int], path: Path) -> None:
+        """Decide what the numbers of a file are: ids, or file names that are numbers and were read as such.
+
+        DataError where they could be both.
+        """
+        stems: dict[_Id, list[str]] = {}
+        for stem, name in self._stems.items():
+            if stem.rpartition("/")[2].isdigit():
+                stems.setdefault(int(stem.rpartition("/")[2]), []).append(name)
+        if not numbers or not all(n in stems for n in numbers):
+            return
+        if not all(n in self._by_id for n in numbers):
+            self._by_id = stems
+        elif not self._sourced and any(self._by_id[n] != stems[n] for n in numbers):
+            raise DataError(
+                f"{path}: image_id may be an id or the number that a file of {self._data.name} is called by; "
+                "write file_name beside it, or say with --ids FILE which COCO file has these ids"
+            )
+
+    def of(self, entry: dict[str, Any], where: str) -> str:
+        """File name of the image of a row. DataError where nothing or no one thing says it."""
+        name = entry.get("file_name")
+        number = _plain(entry.get("image_id"))
+        by_id = [] if number is None else self._by_id.get(number, [])
+        if not by_id and isinstance(number, str) and (called := self._called(number)) is not None:
+            by_id = [called]
+        if isinstance(name, str):
+            called = self._called(name)
+            if called is None:
+                raise DataError(f"{where}: {self._data.name} has no image called {name!r}, or more than one")
+            stem = called.rpartition("/")[2].rpartition(".")[0]
+            if by_id and called not in by_id and not (stem.isdigit() and int(stem) == number):
+                raise DataError(
+                    f"{where}: image_id {number!r} is {by_id[0]}, file_name says {called}; leave out the wrong one"
+                )
+            return called
+        if len(by_id) == 1:
+            return by_id[0]
+        if by_id:
+            raise DataError(
+                f"{where}: image_id {number!r} is {by_id[0]} and {by_id[1]} of several COCO files; "
+                "write file_name beside it, or say with --ids FILE which COCO file has these ids"
+            )
+        raise DataError(
+            f"{where}: {self._data.name} has no image {entry.get('image_id')!r}; image_id is an id of the COCO file "
+            f"that it was made from (else of {self._data.root / 'annotations.json'}), or a file name; see --ids"
+        )
+
+
+class _Classes:
+    """Which class a row is of, counted from 1."""
+
+    def __init__(self, data: PreparedDataset, ids: dict[_Id, str] | None) -> None:
+        self._labels = {label: k for k, label in enumerate(data.classes, start=1)}
+        stated = [c.get("source_id") for c in data.categories]
+        if ids is not None:
+            self._by_id: dict[_Id, int] = {i: self._labels[name] for i, name in ids.items() if name in self._labels}
+        elif any("source_id" in c for c in data.categories):
+            self._by_id = {i: k for k, i in enumerate(stated, start=1) if i is not None}
+            if all(isinstance(i, str) for i in stated):  # our export then has numbers
+                self._by_id |= {k: k for k in self._labels.values()}
+        else:
+            self._by_id = {k: k for k in self._labels.values()}
+        self._unclear = ids is None and None in stated and any("source_id" in c for c in data.categories)
+        named = {k: label for label, k in self._labels.items()}
+        listed = list(self._by_id.items())
+        self._shown = ", ".join(f"{i} {named[k]}" for i, k in listed)
+        if listed == [(k, k) for k in named]:
+            self._shown = f"1 to {len(named)} ({', '.join(named.values())})"
+
+    def of(self, entry: dict[str, Any], where: str) -> int:
+        name = entry.get("category_name")
+        number = _plain(entry.get("category_id"))
+        by_id = None if number is None else self._by_id.get(number)
+        if isinstance(name, str):
+            label = self._labels.get(name)
+            if label is None:
+                raise DataError(f"{where}: category_name {name!r} is not of {', '.join(self._labels)}")
+            if by_id is not None and by_id != label:
+                raise DataError(
+                    f"{where}: category_id {number!r} is {list(self._labels)[by_id - 1]!r}, "
+                    f"category_name says {name!r}; leave out the wrong one"
+                )
+            return label
+        if by_id is None:
+            more = "; its files do not agree on ids: write category_name, or --ids FILE" if self._unclear else ""
+            raise DataError(f"{where}: category_id {entry.get('category_id')!r} is not of {self._shown}{more}")
+        return by_id
+
+
+def _load(path: Path) -> Any:
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} is not readable as JSON: {' '.join(str(e).split())}") from None
+
+
+def _ids_of(path: Path) -> tuple[dict[_Id, str], dict[_Id, str]]:
+    """File names and classes by their ids in a COCO file."""
+    content = _load(path)
+    try:
+        images = {_plain(i["id"]): str(i["file_name"]) for i in content["images"]}
+        categories = {_plain(c["id"]): str(c["name"]) for c in content["categories"]}
+    except (TypeError, KeyError, AttributeError):
+        raise DataError(f"--ids {path}: no COCO file with images (id, file_name) and categories (id, name)") from None
+    return {k: v for k, v in images.items() if k is not None}, {k: v for k, v in categories.items() if k is not None}
+
+
+def _coco(path: Path, data: PreparedDataset, part: Sequence[str], ids: Path | None) -> Iterator[_Row]:
+    content = _load(path)
     if not isinstance(content, list):
         raise DataError(
             f"{path} is not a list of detections; COCO results are [{{image_id, category_id, bbox, score}}]"
         )
-    by_id: dict[Any, str] = {image["id"]: image["file_name"] for image in data.images}
-    by_id |= _stems(data) | {image["file_name"]: image["file_name"] for image in data.images}
-    k = len(data.classes)
-    for i, entry in enumerate(content):
-        where = f"{path}, entry {i}"
-        if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox", "score"} <= set(entry):
+    image_ids, category_ids = _ids_of(ids) if ids is not None else (None, None)
+    images, classes = _Images(data, part, image_ids), _Classes(data, category_ids)
+    rows = [(f"{path}, entry {i}", entry) for i, entry in enumerate(content)]
+    for where, entry in rows:
+        if not (
+            isinstance(entry, dict)
+            and {"bbox", "score"} <= set(entry)
+            and {"image_id", "file_name"} & set(entry)
+            and {"category_id", "category_name"} & set(entry)
+        ):
             raise DataError(f"{where}: not an object with image_id, category_id, bbox and score")
-        image_id, category = entry["image_id"], entry["category_id"]
-        if isinstance(image_id, bool) or not isinstance(image_id, (int, str)) or image_id not in by_id:
-            raise DataError(
-                f"{where}: {data.name} has no image {image_id!r}; "
-                f"image_id is an id of {data.root / 'annotations.json'}, or a file name"
-            )
-        if isinstance(category, bool) or not isinstance(category, int) or not 1 <= category <= k:
-            raise DataError(f"{where}: category_id {category!r} is not of 1 to {k} ({', '.join(data.classes)})")
+    if ids is None:
+        bare = [_plain(entry.get("image_id")) for _, entry in rows if not isinstance(entry.get("file_name"), str)]
+        images.choose({n for n in bare if isinstance(n, int)}, path)
+    known: dict[_Id, str] = {}
+    for where, entry in rows:
+        name = images.of(entry, where)
+        number = _plain(entry.get("image_id"))
+        if number is not None and known.setdefault(number, name) != name:
+            raise DataError(f"{where}: image_id {number!r} is {name} here and {known[number]} before; correct the file")
         box = entry["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
             raise DataError(f"{where}: bbox is not four finite numbers, x y width height")
         x, y, w, h = (float(v) for v in box)
-        yield _checked(data, where, by_id[image_id], (x, y, x + w, y + h), entry["score"], category)
+        yield _checked(data, where, name, (x, y, x + w, y + h), entry["score"], classes.of(entry, where))
 
 
 def _yolo(folder: Path, data: PreparedDataset) -> Iterator[_Row]:
     files = sorted(folder.rglob("*.txt"))
     if not files:
         raise DataError(f"{folder} holds no .txt file; YOLO's predictions lie in the folder labels/ of a run")
-    stems = _stems(data)
+    stems = _stems(data) | {str(Path(called).with_suffix("")): name for name, called in yolo_names(data).items()}
+    bases: dict[str, list[str]] = {}
+    for stem in stems:
+        bases.setdefault(stem.rpartition("/")[2], []).append(stem)
     k = len(data.classes)
     for file in files:
-        stem = str(file.relative_to(folder).with_suffix(""))
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if stem not in stems and len(bases.get(stem, [])) == 1:
+            (stem,) = bases[stem]  # tools write all labels into one folder
         if stem not in stems:
             raise DataError(f"{file}: {data.name} has no image {stem!r}")
         image = data.image(stems[stem])

@@ -96,6 +96,10 @@ def main(
     validation: Annotated[
         Path | None, typer.Option(help="detections of the fold's validation images, to choose the operating point on")
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="with --detections: the COCO file whose ids they are in (default: the set's source)"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="with --detections: write all metrics to this JSON file")] = None,
     rewrite: Annotated[
         bool, typer.Option("--rewrite", help="write records anew, with the metrics of today's evaluator")
@@ -108,9 +112,9 @@ def main(
     if detections is not None:
         if rewrite:
             raise RequestError("--rewrite is for records; with --detections use --out")
-        _of_file(detections, validation, dataset, split, fold, out, data_root)
+        _of_file(detections, validation, dataset, split, fold, ids, out, data_root)
         return
-    for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("out", out)):
+    for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("ids", ids), ("out", out)):
         if value is not None:
             raise RequestError(f"--{name} goes with --detections; a record says itself what it is of")
     _of_records([p for p in records or () if not p.name.endswith(".profile.json")], rewrite, data_root)
@@ -165,6 +169,7 @@ def _of_file(
     dataset: str | None,
     split_name: str | None,
     fold: int,
+    ids: Path | None,
     out: Path | None,
     data_root: Path | None,
 ) -> None:
@@ -176,8 +181,8 @@ def _of_file(
     spec = catalogue.get(dataset, data_root)
     split = load_split(dataset, split_name or spec.split, fold, data_root)
     data = ensure(dataset, data_root)
-    test = read(path, data, split.test)
-    val = None if validation is None else read(validation, data, split.val)
+    test = read(path, data, split.test, ids)
+    val = None if validation is None else read(validation, data, split.val, ids)
     metrics = measure(data, split, test.detections, None if val is None else val.detections)
     console.print(summary(f"{path.name} on {dataset}, {split.name}, fold {fold}", metrics))
     for line in test.notes(MAX_DETECTIONS):

@@ -143,6 +143,14 @@ def prepare(
     ] = False,
     data_root: Root = None,
     force: Annotated[bool, typer.Option("--force", help="make it again even if it is up to date")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="make a set of your own anew, from something else than the one of its name"),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="refuse what would be changed or left out with a word, unless --policy says so"),
+    ] = False,
 ) -> None:
     """Put a set under the data root: COCO annotations, images, manifest. Safe to interrupt and to repeat.
 
@@ -157,7 +165,15 @@ def prepare(
         raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --from PATH --format auto")
     if name in catalogue.CATALOGUE and form is None and not overlaps:
         prepared.prepare(
-            name, data_root, source, digest=digest, report=_say, force=force, policy=chosen, findings=findings
+            name,
+            data_root,
+            source,
+            digest=digest,
+            report=_say,
+            force=force,
+            policy=chosen,
+            findings=findings,
+            strict=strict,
         )
         return
     from benchmarks.datasets import own
@@ -173,18 +189,25 @@ def prepare(
         overlaps=overlaps,
         report=_say,
         force=force,
+        replace=replace,
+        strict=strict,
     )
 
 
 @app.command()
 def policies() -> None:
     """The findings that a set can be refused for, and what --policy can do about each."""
-    from benchmarks.datasets.findings import KINDS
+    from benchmarks.datasets.findings import DEFAULTS, KINDS
 
-    table = Table("finding", "meaning", "policy")
+    table = Table("finding", "meaning of the file", "policy")
     for kind, (meaning, actions) in KINDS.items():
-        table.add_row(kind, meaning, "\n".join(f"{kind}={action}: {what}" for action, what in actions.items()))
+        lines = [
+            f"{kind}={action}: {what}" + (" (without a policy)" if DEFAULTS.get(kind) == action else "")
+            for action, what in actions.items()
+        ]
+        table.add_row(kind, meaning, "\n".join(lines))
     console.print(table)
+    _say("what has no action of its own without a policy refuses the set; with --strict everything does")
 
 
 @app.command()

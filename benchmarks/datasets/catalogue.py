@@ -146,9 +146,9 @@ class Guide:
     how_to_get: str
     layouts: str
     form: str = "auto"
-    """A format of `formats`, unless `module` reads it."""
+    """A format of `readers`, unless `module` reads it."""
     module: str = ""
-    """Like a catalogued set's; its `read(source)` gives a `formats.Content`."""
+    """Like a catalogued set's; its `read(source)` gives a `readers.Content`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What its files call a class, where that is not the class's name here."""
     rule: str = ""
@@ -342,13 +342,26 @@ ELSEWHERE: dict[str, Guide] = {
 
 
 OWN_VERSION = 2
-"""Raise it when `formats`, or the module of a guide, reads other images or boxes from the same files."""
+"""Raise it when `readers`, or the module of a guide, reads other images or boxes from the same files."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
 
-def own_spec(name: str, title: str, classes: tuple[str, ...], images: int, boxes: int, native_size: int) -> DatasetSpec:
-    """The entry of a set of the user's own. RequestError for a name that would not do."""
+def own_spec(
+    name: str,
+    title: str,
+    classes: tuple[str, ...],
+    images: int,
+    boxes: int,
+    native_size: int,
+    split: str = "",
+    folds: int = 5,
+) -> DatasetSpec:
+    """The entry of a set of the user's own. RequestError for a name that would not do.
+
+    Args:
+        split: the default split list; "" for the folds made for it.
+    """
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} cannot name a data set: use small letters, digits and _, a letter or digit first")
     guide = ELSEWHERE.get(name)
@@ -361,7 +374,8 @@ def own_spec(name: str, title: str, classes: tuple[str, ...], images: int, boxes
         images=images,
         boxes=boxes,
         native_size=native_size,
-        split=f"{name}-5fold-v1",
+        split=split or f"{name}-5fold-v1",
+        folds=folds,
         licence=guide.licence if guide else "yours to know",
         redistributable=False,
         homepage=guide.homepage if guide else "",
@@ -416,6 +430,8 @@ def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:
                 manifest["images"],
                 manifest["boxes"],
                 own["native_size"],
+                own.get("split", ""),
+                own.get("folds", 5),
             )
         except (OSError, ValueError, KeyError, TypeError, RequestError):
             continue

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from benchmarks.datasets import masks
-from benchmarks.datasets.formats import IMAGE_SUFFIXES, Content, Problem
 from benchmarks.datasets.images import values
+from benchmarks.datasets.readers.base import IMAGE_SUFFIXES, Content, Problem
 from benchmarks.datasets.sources import Box, Sample, Source
 from benchmarks.errors import DataError
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -51,10 +51,37 @@ def _in_source_ids(data: PreparedDataset, content: dict[str, Any]) -> dict[str, 
     }
 
 
+def yolo_names(data: PreparedDataset) -> dict[str, str]:
+    """Name -> what an image is called in an export to YOLO: as it is, unless its label file would be another's too.
+
+    YOLO finds labels by the stem, so beside `a.png` an `a.jpg` becomes `a_jpg.jpg`. Ultralytics reads no .jfif.
+    """
+    out: dict[str, str] = {}
+    taken: set[str] = set()
+    for image in data.images:
+        name = PurePosixPath(image["file_name"])
+        suffix = ".jpg" if name.suffix.lower() == ".jfif" else name.suffix
+        stem = name.stem
+        while str(name.with_name(stem)).casefold() in taken:
+            stem += "_" + (name.suffix.lstrip(".").lower() or "x")
+        taken.add(str(name.with_name(stem)).casefold())
+        out[image["file_name"]] = str(name.with_name(stem + suffix))
+    return out
+
+
+def _label_path(image: str) -> str:
+    """Where YOLO looks for the labels of an image: the last folder `images` of its path is `labels` (ultralytics')."""
+    head, _, tail = f"/{image}".rpartition("/images/")
+    return str(PurePosixPath(f"{head}/labels/{tail}".lstrip("/")).with_suffix(".txt"))
+
+
 def _write_yolo(data: PreparedDataset, parts: Parts, folder: Path) -> None:
+    called = yolo_names(data)
     for part, names in parts.items():
         for name in names:
-            _copy(data, name, folder / "images" / part)
+            path = f"images/{part}/{called[name]}"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data.path(name), folder / path)
             image = data.image(name)
             lines = []
             for a in data.boxes(name):
@@ -62,7 +89,7 @@ def _write_yolo(data: PreparedDataset, parts: Parts, folder: Path) -> None:
                 width, height = image["width"], image["height"]
                 values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
                 lines.append(" ".join([str(a["category_id"] - 1), *(f"{v:.10g}" for v in values)]))
-            label = (folder / "labels" / part / name).with_suffix(".txt")
+            label = folder / _label_path(path)
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     # `path` is left out: tools then take the folder of the file itself. `train` and `val` must be there in any case.

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.datasets import images
 from benchmarks.datasets.sources import Box, Sample, is_unsafe
 from benchmarks.errors import DataError, RequestError, nearest
@@ -17,18 +19,49 @@ from benchmarks.errors import DataError, RequestError, nearest
 ROUNDING = 0.01
 """Pixels by which a box may leave its image without being a finding: what decimal text loses."""
 
+TINY = 0.99
+"""Pixels below which a side of a box is a finding: 1, and what decimal text loses."""
+
+_OUT = "leave the image out"
 KINDS: dict[str, tuple[str, dict[str, str]]] = {
-    "corrupt_image": ("cannot be decoded", {"drop": "leave the image out"}),
-    "rotated_image": ("has an EXIF orientation", {"fix": "turn the pixels", "drop": "leave the image out"}),
-    "deep_image": ("has more than 8 bits a channel", {"fix": "keep the upper 8 bits", "drop": "leave the image out"}),
+    "corrupt_image": ("cannot be decoded", {"drop": _OUT}),
+    "rotated_image": ("has an EXIF orientation", {"fix": "turn the pixels", "drop": _OUT}),
+    "deep_image": (
+        "has more than 8 bits a channel",
+        {"fix": "scale to 8 bits by the range of values that the whole set uses", "drop": _OUT},
+    ),
+    "many_frames": ("has more than one frame", {"fix": "take the first", "drop": _OUT}),
     "duplicate_image": ("has the pixels of another", {"keep": "keep both", "drop": "leave the later one out"}),
     "duplicate_name": ("has the name of another", {"drop": "leave the later one out"}),
-    "missing_image": ("is not there, or ambiguous", {"drop": "leave its annotation out"}),
-    "missing_annotation": ("has no annotation", {"fix": "count it as defect-free", "drop": "leave the image out"}),
-    "bad_annotation": ("cannot be read", {"drop": "leave the image out"}),
+    "missing_image": ("is not there, or ambiguous", {"drop": _OUT}),
+    "missing_annotation": ("has no annotation", {"fix": "count it as defect-free", "drop": _OUT}),
+    "missing_label": ("has no YOLO txt file", {"fix": "count it as defect-free, YOLO's rule", "drop": _OUT}),
+    "unclaimed_label": ("is a label file of no image", {"drop": "do without it"}),
+    "flat_label": ("is a label file paired by its bare name", {"fix": "pair it so", "drop": _OUT}),
+    "unlisted_image": ("is in no part that data.yaml lists", {"drop": _OUT, "keep": "keep it"}),
+    "unknown_part": ("names a part that is not there", {"keep": "take all images, without the parts"}),
+    "unread_image": ("is an image in a format that is not read", {"drop": _OUT}),
+    "broken_link": ("is a link to nothing", {"drop": "do without it"}),
+    "bad_annotation": ("cannot be read", {"drop": _OUT}),
     "bad_object": ("has an object that cannot be read", {"drop": "leave the object out"}),
-    "size_differs": ("states another size than the pixels have", {"fix": "believe the pixels", "drop": "leave it out"}),
+    "size_differs": (
+        "states another size than the pixels have",
+        {
+            "fix": "believe the pixels; boxes of a mask are stretched to them",
+            "scale": "stretch the boxes from the stated size to the pixels",
+            "drop": _OUT,
+        },
+    ),
     "unknown_class": ("names a class that the set has not", {"drop": "leave the box out"}),
+    "root_category": (
+        "has a category that only groups the others",
+        {"drop": "it is no class", "keep": "it is a class"},
+    ),
+    "class_without_box": ("is a class that no box has", {"keep": "it stays a class"}),
+    "mask_folders": (
+        "lies in one of several folders of masks that images have too",
+        {"keep": "one class, defect", "fix": "a class for each folder"},
+    ),
     "duplicate_id": ("repeats an id", {"drop": "leave the later one out"}),
     "crowd": (
         "is a crowd region, COCO's iscrowd",
@@ -42,12 +75,39 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
             "drop": "leave the box out",
         },
     ),
+    "polygon": ("has polygons", {"fix": "take the box around each"}),
+    "keypoints": ("has keypoints beside the boxes", {"fix": "take the boxes alone"}),
+    "fractions": ("states boxes as fractions", {"fix": "multiply by the image's size"}),
+    "box_fraction": (
+        "has a box in fractions among others in pixels",
+        {"fix": "multiply it by the image's size", "keep": "it is in pixels", "drop": "leave the box out"},
+    ),
+    "duplicate_box": ("states a box twice", {"drop": "leave the later one out", "keep": "keep both"}),
+    "box_below_pixel": ("has a box below a pixel", {"keep": "keep it", "drop": "leave the box out"}),
     "box_not_finite": ("has a corner that is no finite number", {"drop": "leave the box out"}),
-    "box_empty": ("has no area", {"drop": "leave the box out"}),
-    "box_inverted": ("has its corners exchanged", {"fix": "exchange them", "drop": "leave the box out"}),
-    "box_outside": ("leaves the image", {"fix": "clip it to the image", "drop": "leave the box out"}),
+    "box_empty": ("has a box without area", {"drop": "leave the box out"}),
+    "box_inverted": ("has a box with its corners exchanged", {"fix": "exchange them", "drop": "leave the box out"}),
+    "box_outside": ("has a box that leaves the image", {"fix": "clip it to the image", "drop": "leave the box out"}),
 }
-"""Kind of finding -> what it means, and what a policy may do instead of refusing the set."""
+"""Kind of finding -> what it means of a file, and what a policy may do instead of refusing the set."""
+
+DEFAULTS: dict[str, str] = {
+    "crowd": "ignore",
+    "difficult": "ignore",
+    "polygon": "fix",
+    "keypoints": "fix",
+    "fractions": "fix",
+    "missing_label": "fix",
+    "flat_label": "fix",
+    "many_frames": "fix",
+    "unlisted_image": "drop",
+    "unknown_part": "keep",
+    "root_category": "drop",
+    "class_without_box": "keep",
+    "box_below_pixel": "keep",
+    "mask_folders": "keep",
+}
+"""What is done, and said, about a finding that no policy names; for the others, and with --strict, it is an error."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +121,6 @@ class Finding:
 
 
 Policy = Mapping[str, str]
-
-DEFAULTS: dict[str, str] = {"crowd": "ignore", "difficult": "ignore"}
-"""What is done about a finding that no policy names; the set is refused for the others."""
 
 
 def parse_policy(entries: Iterable[str]) -> dict[str, str]:
@@ -97,20 +154,27 @@ class Inspector:
 
     Args:
         classes: what boxes may be labelled with.
-        policy: kind -> action; "error" for kinds that are not in it.
+        policy: kind -> action; DEFAULTS for kinds that are not in it.
+        strict: "error" instead of DEFAULTS.
     """
 
-    def __init__(self, classes: Iterable[str], policy: Policy) -> None:
-        self.classes = frozenset(classes)
-        self._listed = ", ".join(sorted(self.classes))
-        self.policy = dict(policy)
+    def __init__(self, classes: Iterable[str], policy: Policy, strict: bool = False) -> None:
+        self.expect(classes)
+        self.policy = ({} if strict else DEFAULTS) | dict(policy)
+        self.deep = images.FULL
+        """What becomes 0 and 255 of images with more than 8 bits."""
         self.found: list[Finding] = []
         self._names: dict[str, str] = {}
         self._pixels: dict[str, str] = {}
 
+    def expect(self, classes: Iterable[str]) -> None:
+        """What boxes may be labelled with."""
+        self.classes = tuple(dict.fromkeys(classes))
+        self._without = dict.fromkeys(self.classes)
+
     def report(self, kind: str, file: str, detail: str) -> str:
         """Note a finding; its action."""
-        action = self.policy.get(kind, DEFAULTS.get(kind, "error"))
+        action = self.policy.get(kind, "error")
         self.found.append(Finding(kind, file, detail, action))
         return action
 
@@ -123,6 +187,9 @@ class Inspector:
 
     def finish(self) -> None:
         """DataError when a finding has no policy: the first, and how many more there are."""
+        if len(self._without) < len(self.classes):  # a set without any box says so by its numbers
+            for label in self._without:
+                self.report("class_without_box", label, "no box is of this class")
         errors = [f for f in self.found if f.action == "error"]
         if not errors:
             return
@@ -136,27 +203,51 @@ class Inspector:
 
     def changes(self) -> dict[str, int]:
         """How often each policy changed something, as `kind=action`: part of the manifest."""
-        done = Counter(f"{f.kind}={f.action}" for f in self.found if f.action in ("fix", "drop", "ignore"))
+        done = Counter(f"{f.kind}={f.action}" for f in self.found if f.action not in ("error", "keep"))
         return dict(sorted(done.items()))
+
+    def examples(self) -> dict[str, str]:
+        """The first finding of each `kind=action` that no policy asked for and that was not an error, or changed much.
+
+        Part of the manifest, but for what a policy kept as it was.
+        """
+        out: dict[str, str] = {}
+        for f in self.found:
+            if f.action != "error" and (f.action != "keep" or f.kind in DEFAULTS):
+                out.setdefault(f"{f.kind}={f.action}", f"{f.file}: {f.detail}")
+        return dict(sorted(out.items()))
+
+    def lines(self) -> list[str]:
+        """A line for each kind of thing that was changed, left out or could not be told: count and an example."""
+        first: dict[str, Finding] = {}
+        count = Counter(f"{f.kind}={f.action}" for f in self.found)
+        for f in self.found:
+            first.setdefault(f"{f.kind}={f.action}", f)
+        return [
+            f"{count[name]} x {name} ({KINDS[f.kind][1][f.action]}), for example {f.file}: {f.detail}"
+            for name, f in first.items()
+            if f.action != "error"
+        ]
 
     def _inspect(self, sample: Sample) -> Clean | None:
         dropped = False
         for kind, file, detail in sample.problems:
             action = self.report(kind, file, detail)
             # For the other kinds the reader has left out an object already.
-            dropped |= kind in ("missing_annotation", "bad_annotation", "missing_image") and action != "fix"
+            dropped |= KINDS[kind][1].get("drop") == _OUT and action != "fix"
         name, data = sample.file_name, sample.data
         if is_unsafe(name):
             raise DataError(f"{sample.origin}: image name {name!r} points outside the data set")
         if dropped or data is None:
             return None
         try:
-            decoded = images.examine(data, name)
+            decoded = images.examine(data, name, self.deep)
         except DataError as e:
             self.report("corrupt_image", name, str(e).removeprefix(f"{name}: "))
             return None
         for kind in decoded.peculiar:
-            if self.report(kind, name, f"the image {KINDS[kind][0]}") != "fix":
+            scaled = f"; values {self.deep} of the set become 0 to 255" if kind == "deep_image" else ""
+            if self.report(kind, name, f"the image {KINDS[kind][0]}{scaled}") != "fix":
                 return None
         if decoded.peculiar:
             data, name = images.encode(decoded.pixels), str(Path(name).with_suffix(".png").as_posix())
@@ -172,19 +263,46 @@ class Inspector:
                 return None
         if sample.size is not None and sample.size != (width, height):
             stated = f"size is stated as {sample.size[0]}x{sample.size[1]}, the pixels are {width}x{height}"
-            if self.report("size_differs", sample.origin, stated) != "fix":
+            action = self.report("size_differs", sample.origin, stated)
+            if action not in ("fix", "scale"):
                 return None
+            if not sample.relative and (action == "scale" or sample.measured):
+                sample = replace(
+                    sample, boxes=_stretched(sample.boxes, width / sample.size[0], height / sample.size[1])
+                )
         self._pixels.setdefault(digest, name)
         self._names[key] = sample.origin
-        boxes = tuple(b for box in sample.boxes if (b := self._box(box, sample, width, height)) is not None)
+        boxes = self._once(sample, [b for box in sample.boxes if (b := self._box(box, sample, width, height))])
         return Clean(name, data, width, height, boxes, sample.source_id, sample.source_file)
+
+    def _once(self, sample: Sample, boxes: list[Box]) -> tuple[Box, ...]:
+        """The boxes, without those that were stated before if the policy says so."""
+        seen: set[tuple[str, ...]] = set()
+        out = []
+        for box in boxes:
+            place = (box.label, *(f"{v:.2f}" for v in (box.x1, box.y1, box.x2, box.y2)))
+            if place in seen:
+                detail = f"box [{', '.join(place[1:])}] ({box.label}) is stated twice"
+                if self.report("duplicate_box", sample.origin, detail) != "keep":
+                    continue
+            seen.add(place)
+            out.append(box)
+        return tuple(out)
 
     def _box(self, box: Box, sample: Sample, width: int, height: int) -> Box | None:
         if sample.relative:
             box = replace(box, x1=box.x1 * width, x2=box.x2 * width, y1=box.y1 * height, y2=box.y2 * height)
         shown = f"box [{box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g}] ({box.label})"
+        if not sample.relative and are_fractions([box]):
+            action = self.report("box_fraction", sample.origin, f"{shown} is within one pixel: fractions of the image")
+            if action == "fix":
+                (box,) = _stretched((box,), width, height)
+            elif action != "keep":
+                return None
         if box.label not in self.classes:
-            self.report("unknown_class", sample.origin, f"class {box.label!r} is not one of {self._listed}")
+            self.report(
+                "unknown_class", sample.origin, f"class {box.label!r} is not one of {', '.join(sorted(self.classes))}"
+            )
             return None
         if box.ignore:
             action = self.report(box.ignore, sample.origin, f"{shown} {KINDS[box.ignore][0]}")
@@ -211,11 +329,31 @@ class Inspector:
             detail = f"{shown} leaves the image of {width}x{height} pixels"
             if self.report("box_outside", sample.origin, detail) != "fix":
                 return None
-        if inside.x2 <= inside.x1 or inside.y2 <= inside.y1:
+        # As models and metrics have them, in single precision.
+        if not (np.float32(inside.x2) > np.float32(inside.x1) and np.float32(inside.y2) > np.float32(inside.y1)):
             if beyond <= ROUNDING:
                 self.report("box_empty", sample.origin, f"{shown} has no area")
             return None  # clipped away
-        return inside
+        if min(inside.x2 - inside.x1, inside.y2 - inside.y1) < TINY:
+            detail = f"{shown} is less than a pixel wide or high"
+            if self.report("box_below_pixel", sample.origin, detail) != "keep":
+                return None
+        self._without.pop(box.label, None)
+        area = (inside.x2 - inside.x1) * (inside.y2 - inside.y1)
+        return inside if box.area is None else replace(inside, area=min(box.area, area))
+
+
+def are_fractions(boxes: Iterable[Box]) -> bool:
+    """Whether boxes that should be in pixels are fractions of their images: all within 0 to 1, and not whole."""
+    corners = [v for box in boxes for v in (box.x1, box.y1, box.x2, box.y2)]
+    return bool(corners) and all(-0.001 <= v <= 1.001 for v in corners) and any(v != round(v) for v in corners)
+
+
+def _stretched(boxes: tuple[Box, ...], x: float, y: float) -> tuple[Box, ...]:
+    return tuple(
+        replace(b, x1=b.x1 * x, x2=b.x2 * x, y1=b.y1 * y, y2=b.y2 * y, area=None if b.area is None else b.area * x * y)
+        for b in boxes
+    )
 
 
 def write_report(findings: Iterable[Finding], path: Path) -> None:

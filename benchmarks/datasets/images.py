@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from benchmarks.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "BMP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 
 
@@ -26,7 +26,7 @@ class Decoded:
 
     pixels: NDArray[np.uint8]
     peculiar: tuple[str, ...]
-    """Kinds of finding: "rotated_image", "deep_image"."""
+    """Kinds of finding: "rotated_image", "deep_image", "many_frames"."""
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def _opened(data: bytes, where: str, load: bool = True) -> Iterator[Image.Image]
                     image.load()
                 yield image
     except UnidentifiedImageError:
-        raise DataError(f"{where}: not a JPEG, PNG or BMP image; replace the file") from None
+        raise DataError(f"{where}: not a JPEG, PNG, BMP, TIFF or WebP image; replace the file") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise DataError(f"{where}: too many pixels ({e})") from None
     # Pillow's decoders raise whatever the damage makes them trip over.
@@ -58,7 +58,7 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
         where: how an error names the file.
 
     Raises:
-        DataError: not a JPEG, PNG or BMP, damaged, truncated, or too large.
+        DataError: not of FORMATS, damaged, truncated, or too large.
     """
     with _opened(data, where) as image:
         return np.asarray(image.convert("RGB"))
@@ -84,18 +84,96 @@ def values(data: bytes, where: str) -> NDArray[np.int64]:
         return np.asarray(image).astype(np.int64)
 
 
-def examine(data: bytes, where: str) -> Decoded:
-    """Like `decode`, for data that nobody has looked at: EXIF orientation and depth are noticed and undone."""
+def shades(data: bytes, where: str) -> NDArray[np.int64]:
+    """The (height, width) brightness of a mask: above 0 where it is not black, whatever number a palette gives that.
+
+    DataError as for `decode`.
+    """
+    with _opened(data, where) as image:
+        if image.mode in ("1", "L", "I", "I;16"):
+            return np.asarray(image).astype(np.int64)
+        shown = np.asarray(image.convert("RGB")).max(axis=2).astype(np.int64)
+        if image.mode == "P" and not shown.any():  # a palette that was never set
+            return np.asarray(image).astype(np.int64)
+        return shown
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of deep images that become 0 and 255."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+FULL = Range(0, 65535)
+
+
+def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
+    """Like `decode`, for data that nobody has looked at: EXIF orientation and depth are noticed and undone.
+
+    Args:
+        deep: what becomes 0 and 255 of an image with more than 8 bits a channel.
+    """
     with _opened(data, where) as image:
         peculiar = []
-        if image.getexif().get(ExifTags.Base.Orientation, 1) not in (1, None):
-            peculiar.append("rotated_image")
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":
+        pixels = _deep(image, data)
+        if pixels is not None:
             peculiar.append("deep_image")
-            upper = np.asarray(image).astype(np.int64) >> 8
-            image = Image.fromarray(np.clip(upper, 0, 255).astype(np.uint8))
+            span = max(deep.high - deep.low, 1e-9)
+            scaled = np.clip(np.round((pixels - deep.low) * (255 / span)), 0, 255).astype(np.uint8)
+            exif = image.getexif()
+            image = Image.fromarray(scaled[..., 0] if scaled.shape[2] == 1 else scaled)
+        else:
+            exif = image.getexif()
+        turned = exif.get(ExifTags.Base.Orientation, 1)
+        if turned in range(2, 9):
+            peculiar.insert(0, "rotated_image")
+            image = image.transpose(_TURNS[turned])
+        if getattr(image, "n_frames", 1) > 1:
+            peculiar.append("many_frames")
         return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar))
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What EXIF's orientations are undone by, as in Pillow's `ImageOps.exif_transpose`."""
+
+
+def _deep(image: Image.Image, data: bytes) -> NDArray[np.float64] | None:
+    """The (H, W, 1 or 3) values of an image with more than 8 bits a channel, without its alpha; None for others."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image).astype(np.float64)[..., None]
+    if image.format == "PNG" and data[24] == 16:  # the bit depth of its header; Pillow keeps the upper byte only
+        import torch
+        from torchvision.io import ImageReadMode, decode_png
+
+        whole = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+        channels = whole.to(torch.int32).permute(1, 2, 0).numpy().astype(np.float64)
+        return channels[..., : 1 if channels.shape[2] < 3 else 3]
+    if image.format == "TIFF" and max(image.tag_v2.get(258, (8,)), default=8) > 8:  # type: ignore[attr-defined]
+        return np.asarray(image.convert("RGB")).astype(np.float64) * 257  # Pillow keeps the upper byte only
+    return None
+
+
+def deep_values(data: bytes, where: str) -> Range | None:
+    """Smallest and largest value of an image with more than 8 bits a channel; None for others, and for damaged ones."""
+    try:
+        with _opened(data, where) as image:
+            pixels = _deep(image, data)
+    except DataError:
+        return None
+    return None if pixels is None else Range(float(pixels.min()), float(pixels.max()))
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from benchmarks.datasets import voc
+from benchmarks.datasets.readers import voc_xml
 from benchmarks.datasets.sources import Sample, Source
 from benchmarks.errors import DataError
 
@@ -43,5 +43,5 @@ def read(source: Source) -> Iterator[Sample]:
         if stem not in images:
             yield Sample(name, None, (), origin, (("missing_image", origin, f"no image {name} for it in the source"),))
             continue
-        read = voc.parse(source.read(annotations[stem]), origin)
+        read = voc_xml.parse(source.read(annotations[stem]), origin)
         yield Sample(name, source.read(images[stem]), read.boxes, origin, read.problems, read.size)

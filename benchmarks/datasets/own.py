@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
+import json
 import time
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks.datasets import catalogue, downloads, formats, prepared, splits
+from benchmarks.datasets import catalogue, downloads, images, prepared, readers, splits
 from benchmarks.datasets.catalogue import Guide
 from benchmarks.datasets.findings import Inspector, Policy, write_report
-from benchmarks.datasets.formats import Content
 from benchmarks.datasets.prepared import PreparedDataset, Report
+from benchmarks.datasets.readers import Content, Tell
+from benchmarks.datasets.sources import Source
 from benchmarks.errors import DataError, RequestError
 
 FOLDS = 5
@@ -30,17 +34,21 @@ def prepare(
     overlaps: bool = False,
     report: Report | None = None,
     force: bool = False,
+    replace: bool = False,
+    strict: bool = False,
 ) -> PreparedDataset:
     """Put a set under the data root, with a fold list `<name>-5fold-v1` and few-shot lists made for it.
 
     Args:
         source: may be None for a set of `catalogue.ELSEWHERE` that can be downloaded.
         form: "coco", "voc", "yolo", "masks", or "auto" to find out; None for what the catalogue says, else "auto".
+        replace: whether a set of this name, made of something else, may be replaced.
+        strict: each finding that no policy names is an error.
         overlaps: look for crops that show the same place, and keep them in one fold.
 
     Others, and errors: as for `prepared.prepare`.
     """
-    say = report or (lambda line: None)
+    say: Report = report or (lambda line: None)
     if name in catalogue.CATALOGUE:
         raise RequestError(f"{name} is in the catalogue; give your set another name, or leave --format out")
     catalogue.own_spec(name, name, (), 0, 0, 0)  # the name, before any work
@@ -65,13 +73,13 @@ def prepare(
         if not force and (data := prepared.up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
+        _announce_replacing(name, folder, str(source), replace or force, say)
         began = time.monotonic()
-        content = importlib.import_module(reader).read(opened) if reader else formats.read(opened, form)
-        if guide is not None:
-            content = _translated(content, guide)
-        if not content.classes:
-            raise DataError(f"{opened.path}: no class in it")
-        inspector = Inspector(content.classes, policy or {})
+        inspector = Inspector((), policy or {}, strict)
+        if inspector.policy.get("deep_image") == "fix":
+            inspector.deep = _deep_range(_read(opened, reader, form, guide, lambda *_: "keep"))
+        content = _read(opened, reader, form, guide, inspector.report)
+        inspector.expect(content.classes)
         spec = catalogue.own_spec(name, guide.title if guide is not None else name, content.classes, 0, 0, 0)
         with prepared.placed(folder) as work:
             try:
@@ -79,7 +87,7 @@ def prepare(
             finally:
                 if findings is not None:
                     write_report(inspector.found, findings)
-            _finish(data, spec, work, overlaps, say)
+            _finish(data, spec, work, content.parts, overlaps, say)
             prepared.write_source(work, source, origin)
         opened.discard()
     finally:
@@ -88,7 +96,7 @@ def prepare(
     seconds = time.monotonic() - began
     say(
         f"{name}: {len(data.images)} images, {len(data.annotations)} boxes, {len(data.classes)} classes "
-        f"in {folder}, split {spec.split} ({seconds:.1f} s)"
+        f"in {folder}, split {catalogue.get(name, root).split} ({seconds:.1f} s)"
     )
     if guide is not None:
         counts = (len(data.images), len(data.annotations) if guide.boxes is not None else None)
@@ -98,26 +106,84 @@ def prepare(
     return data
 
 
+def _read(source: Source, reader: str, form: str, guide: Guide | None, tell: Tell) -> Content:
+    """The content of a source, by the module of the catalogue or a format."""
+    content = importlib.import_module(reader).read(source) if reader else readers.read(source, form, tell)
+    if guide is not None:
+        content = _translated(content, guide)
+    if not content.classes:
+        raise DataError(f"{source.path}: no class in it")
+    return content
+
+
+def _deep_range(content: Content) -> images.Range:
+    """The smallest and largest value of all images with more than 8 bits: 12 bits in 16 are scaled as 12."""
+    found = [
+        used
+        for sample in content.samples
+        if sample.data is not None and (used := images.deep_values(sample.data, sample.file_name)) is not None
+    ]
+    return images.Range(min(r.low for r in found), max(r.high for r in found)) if found else images.FULL
+
+
+def _announce_replacing(name: str, folder: Path, source: str, agreed: bool, say: Report) -> None:
+    """Say what becomes of a sound set in `folder`; RequestError where it was made of another source, if not agreed."""
+    try:
+        old = prepared.open_prepared(name, folder.parent)
+        was = json.loads((folder / "source.json").read_bytes())["source"]
+    except (DataError, RequestError, OSError, ValueError, KeyError, TypeError):
+        return  # none, or not usable as it is
+    cells = sum(
+        old.manifest_digest.encode() in path.read_bytes()
+        for runs in ("runs", "results")
+        for path in (Path(runs) / name).glob("*.json")
+        if not path.name.endswith(".profile.json")
+    )
+    trained = f"{cells} cells in runs/ and results/ here were" if cells else "whatever was"
+    if was != source and not agreed:
+        raise RequestError(
+            f"{name} is prepared already, from {was} ({len(old.images)} images); {trained} trained on it and would be "
+            "again: --replace to make it anew, or choose another name"
+        )
+    say(f"{name}: made anew from {source}, was from {was}; {trained} trained on it and will be again, if it changed")
+
+
 def _translated(content: Content, guide: Guide) -> Content:
     """With the catalogue's names of classes, and their order."""
     labels = guide.labels
     classes = guide.classes or tuple(dict.fromkeys(labels.get(label, label) for label in content.classes))
     samples = (
-        replace(sample, boxes=tuple(replace(box, label=labels.get(box.label, box.label)) for box in sample.boxes))
+        dataclasses.replace(
+            sample,
+            boxes=tuple(dataclasses.replace(box, label=labels.get(box.label, box.label)) for box in sample.boxes),
+        )
         for sample in content.samples
     )
     ids = {labels.get(label, label): number for label, number in content.source_ids.items()}
-    return Content(classes, samples, ids)
+    return Content(classes, samples, ids, content.parts)
 
 
-def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, overlaps: bool, say: Report) -> None:
+def _finish(
+    data: PreparedDataset,
+    spec: catalogue.DatasetSpec,
+    work: Path,
+    parts: Mapping[str, str],
+    overlaps: bool,
+    say: Report,
+) -> None:
     """Add the split lists, and what the catalogue must know, to the manifest."""
-    if len(data.images) < FOLDS:
+    theirs = _their_split(data, parts, say)
+    if len(data.images) < FOLDS and not theirs:
         raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {FOLDS} folds; add images")
-    folds = splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)
-    lists = {spec.split: folds, **splits.make_fews(data, spec.split, folds)}
+    lists = {f"{data.name}-own-v1": theirs} if theirs else {}
+    if len(data.images) >= FOLDS:
+        folds = splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)
+        lists |= {spec.split: folds, **splits.make_fews(data, spec.split, folds)}
     longest = max(max(image["width"], image["height"]) for image in data.images)
-    manifest = {**data.manifest, "own": {"title": spec.title, "native_size": longest}}
+    own = {"title": spec.title, "native_size": longest}
+    if theirs:
+        own |= {"split": f"{data.name}-own-v1", "folds": 1}
+    manifest = {**data.manifest, "own": own}
     manifest["files"] = dict(manifest["files"])
     (work / "splits").mkdir()
     for title, content in lists.items():
@@ -126,3 +192,22 @@ def _finish(data: PreparedDataset, spec: catalogue.DatasetSpec, work: Path, over
         prepared.write(work / relative, text)
         manifest["files"][relative] = {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}
     prepared.write(work / "manifest.json", prepared.to_json(manifest))
+
+
+def _their_split(data: PreparedDataset, parts: Mapping[str, str], say: Report) -> dict[str, Any]:
+    """A split list as the source itself parts the set; empty where it does not, or has nothing to test on."""
+    named: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for image in data.images:
+        if (part := parts.get(image["file_name"])) is not None:
+            named[part].append(image["file_name"])
+    if not named["train"] or not (named["val"] or named["test"]):
+        return {}
+    shown = ", ".join(f"{len(names)} {part}" for part, names in named.items() if names)
+    rest = len(data.images) - sum(map(len, named.values()))
+    if not named["test"]:
+        named["val"], named["test"] = [], named["val"]
+    tested = "" if "test" in shown else "; its val part is what is tested, so nothing may be chosen by it"
+    outside = f"; {rest} images are in no part" if rest else ""
+    title = f"{data.name}-own-v1"
+    say(f"{data.name}: the source's own parts ({shown}) are kept as split {title}, the default{tested}{outside}")
+    return {"schema": 1, "dataset": data.name, "parts": named}

@@ -216,6 +216,7 @@ def prepare(
     force: bool = False,
     policy: Policy | None = None,
     findings: Path | None = None,
+    strict: bool = False,
 ) -> PreparedDataset:
     """Make the set under the data root `root`, or find it up to date.
 
@@ -229,6 +230,7 @@ def prepare(
         force: build it even when it is up to date.
         policy: what to do about findings, by kind; without one, each is an error. Stated in the manifest.
         findings: file for the list of all findings, written in any case.
+        strict: each finding that no policy names is an error.
 
     Raises:
         RequestError: unknown name, or a source is wanted and not given or not there.
@@ -253,7 +255,7 @@ def prepare(
             say(f"{name}: up to date in {folder}")
             return data
         began = time.monotonic()
-        inspector = Inspector(spec.classes, {**spec.known, **(policy or {})})
+        inspector = Inspector(spec.classes, {**spec.known, **(policy or {})}, strict)
         samples = importlib.import_module(spec.module).read(opened)
         with placed(folder) as work:
             try:
@@ -315,7 +317,7 @@ def build(
     inspector: Inspector,
     counts: tuple[int, int] | None,
     say: Report,
-    source_ids: Mapping[str, int | str] | None = None,
+    source_ids: Mapping[str, int | str | None] | None = None,
 ) -> PreparedDataset:
     """Fill the folder `work` with images, annotations and manifest.
 
@@ -383,7 +385,10 @@ def build(
         manifest["ignored"] = ignored
     if changes := inspector.changes():
         manifest["changes"] = changes
-        say(f"{spec.name}: " + ", ".join(f"{count} x {change}" for change, count in changes.items()))
+    if examples := inspector.examples():
+        manifest["examples"] = examples
+    for line in inspector.lines():
+        say(f"{spec.name}: {line}")
     content = to_json(manifest)
     write(work / "manifest.json", content)
     digest = hashlib.sha256(content).hexdigest()

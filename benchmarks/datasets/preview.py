@@ -32,7 +32,7 @@ def mosaic(data: PreparedDataset, count: int = 24, tile: int = 240) -> Image.Ima
         left, top = k % columns * step + GAP // 2, k // columns * step + GAP // 2
         picture = Image.fromarray(decode(data.path(entry["file_name"]).read_bytes(), entry["file_name"]))
         scale = tile / max(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         out.paste(picture.resize(size, Image.Resampling.BICUBIC), (left, top))
         for a in data.boxes(entry["file_name"]):
             x, y, w, h = (v * scale for v in a["bbox"])

@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from benchmarks.datasets import masks
-from benchmarks.datasets.formats import Content, Problem
 from benchmarks.datasets.images import size
+from benchmarks.datasets.readers.base import Content, Problem
 from benchmarks.datasets.sources import Box, Sample, Source
 from benchmarks.errors import DataError
 

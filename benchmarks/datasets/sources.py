@@ -54,6 +54,8 @@ class Sample:
     """Width and height as the annotation states them."""
     relative: bool = False
     """Whether corners are fractions of width and height."""
+    measured: bool = False
+    """Whether the boxes were measured in something of `size`, a mask, rather than in the image."""
     source_id: int | str | None = None
     """What the source calls the image, where that is not its name: COCO's id."""
     source_file: str = ""
@@ -69,6 +71,10 @@ class Source:
     def names(self) -> list[str]:
         """All files, sorted; hidden ones and macOS leftovers left out."""
         raise NotImplementedError
+
+    def broken(self) -> list[str]:
+        """Links to what is not there."""
+        return []
 
     def read(self, name: str) -> bytes:
         raise NotImplementedError
@@ -92,13 +98,28 @@ class FolderSource(Source):
     def __init__(self, path: Path, without: Collection[str] = ()) -> None:
         super().__init__(path)
         self._files: dict[str, Path] = {}
-        root = path.resolve()
-        for folder, _, files in os.walk(root):  # links to folders are not followed
-            for file in files:
-                found = Path(folder) / file
-                name = found.relative_to(root).as_posix()
-                if not _is_noise(name, without) and found.is_file() and found.resolve().is_relative_to(root):
-                    self._files[name] = found
+        self._broken: list[str] = []
+        self._walk(path.resolve(), "", without, ())
+
+    def _walk(self, folder: Path, start: str, without: Collection[str], above: tuple[Path, ...]) -> None:
+        """Note the files of a folder; links are followed, but not back to a folder that they are in."""
+        real = folder.resolve()
+        if real in above:
+            return
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            name = start + entry.name
+            if _is_noise(name, without):
+                continue
+            if entry.is_dir():
+                if not (entry.name in without or _is_noise(f"{name}/x", without)):
+                    self._walk(folder / entry.name, f"{name}/", without, (*above, real))
+            elif entry.is_file():
+                self._files[name] = folder / entry.name
+            elif entry.is_symlink():
+                self._broken.append(name)
+
+    def broken(self) -> list[str]:
+        return sorted(self._broken)
 
     def names(self) -> list[str]:
         return sorted(self._files)
@@ -139,8 +160,10 @@ class ZipSource(Source):
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{self.path} holds {len(infos)} members, more than the {MAX_MEMBERS} allowed")
         total = 0
+        windows = not any("/" in info.filename for info in infos)
         for info in infos:
-            name = info.filename
+            # Some tools on Windows write its own separator, which no archive should have.
+            name = info.filename.replace("\\", "/") if windows else info.filename
             if is_unsafe(name):
                 raise DataError(
                     f"{self.path}: member {name!r} points outside the archive or is no name; nothing was read"
@@ -154,7 +177,7 @@ class ZipSource(Source):
             too_dense = info.file_size > max(MAX_RATIO * max(info.compress_size, 1), _RATIO_FREE)
             if info.file_size > MAX_MEMBER_BYTES or total > MAX_TOTAL_BYTES or too_dense:
                 raise DataError(f"{self.path}: member {name!r} unpacks to {info.file_size} bytes, beyond the limits")
-            if info.is_dir() or _is_noise(name, self._without):
+            if name.endswith("/") or _is_noise(name, self._without):
                 continue
             if name in members:
                 raise DataError(f"{self.path}: member {name!r} occurs twice")
@@ -226,4 +249,8 @@ def open_source(path: Path | str, without: Collection[str] = ()) -> Source:
         return FolderSource(path, without)
     if not path.exists():
         raise RequestError(f"--from {path}: no such file or folder")
+    if path.suffix.lower() in (".json", ".yaml", ".yml", ".xml", ".txt", ".csv", *(".jpg", ".jpeg", ".png", ".bmp")):
+        raise RequestError(f"--from {path}: it is a single file; name the folder that holds it and its images")
+    if path.suffix.lower() in (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+        raise RequestError(f"--from {path}: archives are read as .zip; unpack it and name the folder")
     return ZipSource(path, without)

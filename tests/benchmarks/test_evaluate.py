@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.datasets import own
+from benchmarks.datasets.exporting import export
 from benchmarks.datasets.splits import load_split
 from benchmarks.detection_files import read
 from benchmarks.errors import DataError, RequestError
 from tests.benchmarks.test_metrics import oracle
 from tests.benchmarks.test_run import call
+from tests.datasets.conftest import write_folder
+from tests.datasets.test_own import png
 
 SPLIT = "synthetic_small-5fold-v1"
 
@@ -85,6 +89,7 @@ def test_what_is_left_out_is_said(synthetic, test_images, tmp_path: Path) -> Non
     assert got.elsewhere == elsewhere
     assert got.notes(100) == [
         f"left out: {elsewhere} detections of images that are not in this part of the split",
+        f"without any row: 59 of 60 images, for example {test_images[1]}; nothing was found there?",
         "left out: 3 detections beyond the best 100 of their image",
     ]
     file.write_text(json.dumps(results(synthetic, split.train[:3])))
@@ -181,3 +186,150 @@ def test_a_wrong_request_is_exit_2(data_root: Path, synthetic, arguments: tuple[
     assert done.returncode == 2, done.stderr
     assert hint in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def own_set(tmp_path: Path, content: dict, name: str = "mine"):
+    """A set of ten images made from one COCO file, and its images."""
+    files = {f"s/{i['file_name']}": png(k) for k, i in enumerate(content["images"])}
+    source = write_folder(tmp_path / name, files | {"s/all.json": json.dumps(content).encode()})
+    data = own.prepare(name, tmp_path / "data", source)
+    return data, [i["file_name"] for i in data.images]
+
+
+def coco_of(names: list[str], ids: list, categories: list[dict]) -> dict:
+    return {
+        "images": [{"id": i, "file_name": n} for i, n in zip(ids, names, strict=True)],
+        "categories": categories,
+        "annotations": [
+            {"id": k, "image_id": i, "category_id": categories[-1]["id"], "bbox": [2 + k, 3, 10, 8]}
+            for k, i in enumerate(ids)
+        ],
+    }
+
+
+NAMES = [f"p{k}.png" for k in range(6)]
+CATEGORIES = [{"id": 4, "name": "dent"}, {"id": 2, "name": "burr"}]
+
+
+def perfect(content: dict, **more) -> list[dict]:
+    rows = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"]} for a in content["annotations"]
+    ]
+    return [{**row, "score": 0.9, **more} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "ids", [[9, 8, 7, 6, 5, 4], [2, 3, 4, 5, 6, 1], [0, 1, 2, 3, 4, 5], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], list("abcdef")]
+)
+def test_results_are_read_in_the_ids_of_the_source(tmp_path: Path, ids: list) -> None:
+    content = coco_of(NAMES, ids, CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(perfect(content)))
+    got = read(file, data, names).detections
+    assert got.labels.tolist() == [2] * 6
+    assert got.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]  # each on its own image
+
+
+def test_results_in_the_ids_of_our_export(tmp_path: Path) -> None:
+    for k, ids in enumerate(([9, 8, 7, 6, 5, 4], list("abcdef"))):
+        data, names = own_set(tmp_path, coco_of(NAMES, ids, CATEGORIES), f"mine{k}")
+        export(data, "coco", tmp_path / f"out{k}")
+        content = json.loads((tmp_path / f"out{k}/annotations/instances_all.json").read_text())
+        file = tmp_path / "found.json"
+        file.write_text(json.dumps(perfect(content)))
+        got = read(file, data, names).detections
+        assert got.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_names_go_before_ids(tmp_path: Path) -> None:
+    content = coco_of([f"{k}.png" for k in range(6)], [3, 4, 5, 0, 1, 2], CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    file = tmp_path / "found.json"
+
+    def labels_of(rows: list[dict]) -> list[tuple[str, float]]:
+        file.write_text(json.dumps(rows))
+        got = read(file, data, names).detections
+        return [(got.file_names[i], float(x)) for i, x in zip(got.image_index(), got.boxes[:, 0], strict=True)]
+
+    right = [(f"{k}.png", 2.0 + k) for k in range(6)]
+    rows = perfect(content)
+    assert labels_of(rows) == right
+    # As ultralytics writes: the number that the file is called by, and its name.
+    theirs = [{**row, "image_id": k, "file_name": f"{k}.png"} for k, row in enumerate(rows)]
+    assert labels_of(theirs) == right
+    named = [{**row, "file_name": f"/data/mine/{k}.png", "image_id": 100 + k} for k, row in enumerate(rows)]
+    assert labels_of(named) == right
+    bare = [
+        {"file_name": f"{k}.png", "category_name": "burr", "bbox": r["bbox"], "score": 1} for k, r in enumerate(rows)
+    ]
+    assert labels_of(bare) == right
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_name": "p3.png"}, r"image_id 9 is p0\.png, file_name says p3\.png; leave out"),
+        ({"file_name": "q.png"}, r"has no image called 'q\.png'"),
+        ({"category_name": "dent"}, "category_id 2 is 'burr', category_name says 'dent'; leave out"),
+        ({"category_name": "rust"}, "category_name 'rust' is not of dent, burr"),
+        ({"category_id": 1}, "category_id 1 is not of 4 dent, 2 burr"),
+        ({"image_id": 1}, "has no image 1; image_id is an id of the COCO file"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    content = coco_of(NAMES, [9, 8, 7, 6, 5, 4], CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    rows = perfect(content)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{**rows[0], **change}, *rows[1:]]))
+    with pytest.raises(DataError, match=message) as caught:
+        read(file, data, names)
+    assert "entry 0" in str(caught.value)
+    file.write_text(json.dumps([rows[0], {**rows[1], "image_id": 9, "file_name": "p1.png"}]))
+    with pytest.raises(DataError, match=r"image_id 9 is p0\.png, file_name says p1\.png"):
+        read(file, data, names)
+
+
+def test_ids_of_several_files_need_a_word(tmp_path: Path) -> None:
+    """train.json and val.json both count from 0: the ids say nothing, unless the part is all of one file."""
+    parts = {"train": NAMES[:4], "val": NAMES[4:]}
+    files = {f"s/{part}/{n}": png(hash(n) % 1000) for part, names in parts.items() for n in names}
+    contents = {part: coco_of(names, list(range(len(names))), CATEGORIES) for part, names in parts.items()}
+    files |= {f"s/{part}/_annotations.coco.json": json.dumps(c).encode() for part, c in contents.items()}
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "src", files))
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(perfect(contents["val"])))
+    val = load_split("mine", "mine-own-v1", 0, tmp_path / "data").test
+    assert sorted(val) == ["val/p4.png", "val/p5.png"]
+    assert read(file, data, val).detections.boxes[:, 0].tolist() == [2, 3]
+    some = ["train/p0.png", "val/p4.png"]
+    with pytest.raises(DataError, match=r"image_id 0 is .* of several COCO files; write file_name"):
+        read(file, data, some)
+    got = read(file, data, ["train/p0.png", "val/p4.png"], ids=tmp_path / "src/s/val/_annotations.coco.json")
+    assert got.detections.offsets.tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match="no COCO file with images"):
+        read(file, data, some, ids=file)
+
+
+def test_rows_that_are_repeated_are_said(tmp_path: Path) -> None:
+    content = coco_of(NAMES, [9, 8, 7, 6, 5, 4], CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    rows = perfect(content)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(rows + rows[:2]))
+    notes = read(file, data, names).notes(100)
+    assert [n for n in notes if "repeated to the last digit: 2 rows" in n]
+
+
+def test_yolo_labels_of_an_export_whose_images_were_renamed(tmp_path: Path) -> None:
+    """a.png and a.jpg cannot share a.txt: what the export calls them is understood when its results come back."""
+    names = ["sub/a.png", "sub/a.bmp", "b.png", "c.png", "d.png", "e.png"]
+    data, order = own_set(tmp_path, coco_of(names, list(range(6)), CATEGORIES))
+    export(data, "yolo", tmp_path / "out")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for file in (tmp_path / "out/labels/all").rglob("*.txt"):
+        (labels / file.name).write_text("".join(f"{line} 0.9\n" for line in file.read_text().splitlines()))
+    got = read(labels, data, order).detections
+    np.testing.assert_allclose(got.boxes[:, 0], [2, 3, 4, 5, 6, 7], atol=1e-6)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import catalogue, formats, own
+from benchmarks.datasets import catalogue, own, readers
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.findings import DEFAULTS, KINDS, parse_policy
 from benchmarks.datasets.images import decode
@@ -78,7 +78,7 @@ def root(tmp_path, monkeypatch):
 def test_prepare_and_use_by_name(tmp_path, root, form, packed):
     write = write_zip if packed else write_folder
     source = write(tmp_path / "source", FILES[form]())
-    assert formats.detect(open_source(source)) == form
+    assert readers.detect(open_source(source)) == form
     lines: list[str] = []
     data = own.prepare("my_parts", root, source, report=lines.append)
     assert len(data.images) == 6
@@ -130,6 +130,37 @@ def box(k, bbox):
     return lambda c: c["annotations"][k].update(bbox=bbox)
 
 
+def yolo_all() -> dict[str, bytes]:
+    """With a label file for every image."""
+    return yolo_files() | {"d/labels/train/5.txt": b""}
+
+
+def moved(files: dict[str, bytes], old: str, new: str) -> dict[str, bytes]:
+    return {new if name == old else name: data for name, data in files.items()}
+
+
+def renamed(files: dict[str, bytes], old: str, new: str, data: bytes) -> dict[str, bytes]:
+    """An image under another name, with other bytes."""
+    return {k.replace(old, new): data if k.endswith("/" + old) else v for k, v in files.items()}
+
+
+def frames(seed: int) -> bytes:
+    """A TIFF of two pages."""
+    out = io.BytesIO()
+    first, second = (Image.open(io.BytesIO(png(s))) for s in (seed, seed + 100))
+    first.save(out, "TIFF", save_all=True, append_images=[second])
+    return out.getvalue()
+
+
+def mask(side: int, size: tuple[int, int] = (40, 30), value: int = 255) -> bytes:
+    """A mask with a square at 3, 2."""
+    pixels = np.zeros(size[::-1], dtype=np.uint8)
+    pixels[2 : 2 + side, 3 : 3 + side] = value
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
 # kind -> (files, images and boxes left under each policy)
 CASES = {
     "corrupt_image": (lambda: coco_files() | {"set/images/1.png": b"\x89PNG no"}, {"drop": (5, 4)}),
@@ -150,7 +181,10 @@ CASES = {
     "missing_annotation": (lambda: coco_files() | {"set/images/x.png": png(99)}, {"fix": (7, 5), "drop": (6, 5)}),
     "bad_annotation": (lambda: voc_files() | {"d/xml/1.xml": b"<annotation>"}, {"drop": (5, 5)}),
     "bad_object": (lambda: edit_coco(box(1, [1, 2, "a", 4])), {"drop": (6, 4)}),
-    "size_differs": (lambda: edit_coco(lambda c: c["images"][1].update(width=41)), {"fix": (6, 5), "drop": (5, 4)}),
+    "size_differs": (
+        lambda: edit_coco(lambda c: c["images"][1].update(width=41)),
+        {"fix": (6, 5), "scale": (6, 5), "drop": (5, 4)},
+    ),
     "unknown_class": (lambda: edit_coco(lambda c: c["annotations"][1].update(category_id=99)), {"drop": (6, 4)}),
     "duplicate_id": (lambda: edit_coco(lambda c: c["annotations"][1].update(id=0)), {"drop": (6, 4)}),
     "crowd": (lambda: edit_coco(lambda c: c["annotations"][1].update(iscrowd=1)), {"ignore": (6, 4), "drop": (6, 4)}),
@@ -158,6 +192,64 @@ CASES = {
         lambda: edit_coco(lambda c: c["annotations"][1].update(ignore=1)),
         {"ignore": (6, 4), "keep": (6, 5), "drop": (6, 4)},
     ),
+    "many_frames": (lambda: renamed(yolo_all(), "1.png", "1.tif", frames(1)), {"fix": (6, 5), "drop": (5, 4)}),
+    "missing_label": (yolo_files, {"fix": (6, 5), "drop": (5, 5)}),
+    "unclaimed_label": (lambda: yolo_all() | {"d/labels/train/x.txt": b"0 0.5 0.5 0.1 0.1"}, {"drop": (6, 5)}),
+    "flat_label": (
+        lambda: moved(yolo_all(), "d/labels/train/1.txt", "d/labels/1.txt"),
+        {"fix": (6, 5), "drop": (5, 4)},
+    ),
+    "unlisted_image": (
+        lambda: yolo_all() | {"d/images/extra/x.png": png(77), "d/labels/extra/x.txt": b"0 0.5 0.5 0.2 0.2"},
+        {"drop": (6, 5), "keep": (7, 6)},
+    ),
+    "unknown_part": (
+        lambda: yolo_all() | {"d/data.yaml": b"train: images/train\nval: images/val\nnames: [dent, burr]\n"},
+        {"keep": (6, 5)},
+    ),
+    "unread_image": (lambda: yolo_all() | {"d/images/train/7.gif": b"GIF89a"}, {"drop": (6, 5)}),
+    "root_category": (
+        lambda: edit_coco(
+            lambda c: (
+                c["categories"].insert(0, {"id": 0, "name": "parts", "supercategory": "none"}),
+                [k.update(supercategory="parts") for k in c["categories"][1:]],
+            )
+        ),
+        {"drop": (6, 5), "keep": (6, 5)},
+    ),
+    "class_without_box": (
+        lambda: edit_coco(lambda c: c["categories"].append({"id": 9, "name": "x"})),
+        {"keep": (6, 5)},
+    ),
+    "polygon": (lambda: yolo_all() | {"d/labels/train/1.txt": b"1 .1 .1 .5 .1 .5 .6"}, {"fix": (6, 5)}),
+    "keypoints": (
+        lambda: (
+            yolo_all()
+            | {"d/data.yaml": b"train: images/train\nnames: [dent, burr]\nkpt_shape: [1, 3]\n"}
+            | {"d/labels/train/1.txt": b"1 .5 .5 .1 .2 .4 .6 2"}
+        ),
+        {"fix": (6, 5)},
+    ),
+    "mask_folders": (
+        lambda: (
+            {f"d/images/{'ab'[i % 2]}/{i}.png": png(i) for i in range(6)}
+            | {f"d/masks/{'ab'[i % 2]}/{i}.png": mask(4 + i) for i in range(6)}
+        ),
+        {"keep": (6, 6), "fix": (6, 6)},
+    ),
+    "fractions": (
+        lambda: edit_coco(lambda c: [a.update(bbox=[0.25, 0.5, 0.5, 0.1 + a["id"] / 20]) for a in c["annotations"]]),
+        {"fix": (6, 5)},
+    ),
+    "box_fraction": (
+        lambda: edit_coco(box(1, [0.25, 0.5, 0.5, 0.25])),
+        {"fix": (6, 5), "keep": (6, 5), "drop": (6, 4)},
+    ),
+    "duplicate_box": (
+        lambda: edit_coco(lambda c: c["annotations"].append({**c["annotations"][1], "id": 77})),
+        {"drop": (6, 5), "keep": (6, 6)},
+    ),
+    "box_below_pixel": (lambda: edit_coco(box(1, [9, 2, 0.5, 4])), {"keep": (6, 5), "drop": (6, 4)}),
     "box_not_finite": (lambda: edit_coco(box(1, [1, 2, float("nan"), 4])), {"drop": (6, 4)}),
     "box_empty": (lambda: edit_coco(box(1, [1, 2, 0, 4])), {"drop": (6, 4)}),
     "box_inverted": (lambda: edit_coco(box(1, [9, 9, -4, 3])), {"fix": (6, 5), "drop": (6, 4)}),
@@ -169,20 +261,26 @@ CASES = {
 def test_each_finding_and_its_policies(tmp_path, root, kind):
     files, outcomes = CASES[kind]
     source = write_folder(tmp_path / "s", files())
+    form = "masks" if kind == "mask_folders" else "auto"
+    with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
+        own.prepare("mine", root, source, findings=tmp_path / "f.json", form=form, strict=True)
+    assert "\n" not in str(caught.value)
+    assert not (root / "mine").exists()
+    assert {f["kind"] for f in json.loads((tmp_path / "f.json").read_text())} == {kind}
     if kind in DEFAULTS:
-        own.prepare("mine", root, source, findings=tmp_path / "f.json")
+        lines: list[str] = []
+        data = own.prepare("mine", root, source, form=form, report=lines.append)
+        assert (len(data.images), len(data.annotations)) == outcomes[DEFAULTS[kind]]
+        assert [line for line in lines if f" x {kind}={DEFAULTS[kind]} (" in line and "for example" in line]
+        assert f"{kind}={DEFAULTS[kind]}" in data.manifest["examples"]
     else:
-        with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
-            own.prepare("mine", root, source, findings=tmp_path / "f.json")
-        assert "\n" not in str(caught.value)
-        assert not (root / "mine").exists()
-    assert [f["kind"] for f in json.loads((tmp_path / "f.json").read_text())] == [kind]
+        with pytest.raises(DataError, match=f"--policy {kind}="):
+            own.prepare("mine", root, source, form=form)
     assert set(outcomes) == set(KINDS[kind][1])
     for action, (images, boxes) in outcomes.items():
-        data = own.prepare("mine", root, source, policy={kind: action})
+        data = own.prepare("mine", root, source, policy={kind: action}, form=form)
         assert (len(data.images), len(data.annotations)) == (images, boxes)
-        expected = {} if action == "keep" else {f"{kind}={action}": 1}
-        assert data.manifest.get("changes", {}) == expected
+        assert set(data.manifest.get("changes", {})) == (set() if action == "keep" else {f"{kind}={action}"})
         verify("mine")
         for image in data.images:
             pixels = decode(data.path(image["file_name"]).read_bytes(), image["file_name"])
@@ -190,7 +288,7 @@ def test_each_finding_and_its_policies(tmp_path, root, kind):
 
 
 def test_every_finding_has_a_case():
-    assert set(CASES) | {"duplicate_name"} == set(KINDS)
+    assert set(CASES) | {"duplicate_name", "broken_link"} == set(KINDS)
 
 
 def test_fixes_do_what_they_say(tmp_path, root):
@@ -207,7 +305,8 @@ def test_fixes_do_what_they_say(tmp_path, root):
     assert (data.image("1.png")["width"], data.image("1.png")["height"]) == (30, 40)
     data = own.prepare("d", root, write_folder(tmp_path / "d", CASES["deep_image"][0]()), policy={"deep_image": "fix"})
     deep = np.random.default_rng(1).integers(0, 65536, (30, 40), dtype=np.uint16)
-    assert (np.asarray(Image.open(data.path("1.png"))) == deep >> 8).all()
+    scaled = (deep - float(deep.min())) * 255 / (float(deep.max()) - float(deep.min()))
+    assert np.abs(np.asarray(Image.open(data.path("1.png"))) - scaled).max() <= 0.5
 
 
 @pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "1", "RGB"])

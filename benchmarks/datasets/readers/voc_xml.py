@@ -36,22 +36,21 @@ def parse(data: bytes, where: str) -> Annotation:
     boxes, problems = [], []
     for i, item in enumerate(root.iter("object"), start=1):
         label = (item.findtext("name") or "").strip()
-        texts = {field: item.findtext(f"bndbox/{field}") for field in _FIELDS}
-        missing = [field for field, text in texts.items() if text is None]
-        try:
-            corners = [float(text or "") for text in texts.values()]
-        except ValueError:
-            corners = []
         if not label:
             problems.append(("bad_object", where, f"object {i} has no <name>"))
-        elif missing:
-            problems.append(("bad_object", where, f"object {i} ({label}) has no <bndbox>/<{missing[0]}>"))
-        elif not corners:
-            wrong = next(f"<{field}> is {text!r}" for field, text in texts.items() if not _is_number(text))
-            problems.append(("bad_object", where, f"object {i} ({label}): {wrong}, not a number"))
-        else:
-            difficult = (item.findtext("difficult") or "").strip() in ("1", "true", "True")
-            boxes.append(Box(label, *corners, ignore="difficult" if difficult else ""))
+            continue
+        ignore = "difficult" if (item.findtext("difficult") or "").strip() in ("1", "true", "True") else ""
+        for bounds in item.findall("bndbox") or [ET.Element("bndbox")]:  # some tools write an object's boxes together
+            texts = {field: bounds.findtext(field) for field in _FIELDS}
+            missing = [field for field, text in texts.items() if text is None]
+            wrong = [f"<{field}> is {text!r}" for field, text in texts.items() if not _is_number(text)]
+            if missing:
+                problems.append(("bad_object", where, f"object {i} ({label}) has no <bndbox>/<{missing[0]}>"))
+            elif wrong:
+                problems.append(("bad_object", where, f"object {i} ({label}): {wrong[0]}, not a number"))
+            else:
+                x1, y1, x2, y2 = (float(text or "") for text in texts.values())
+                boxes.append(Box(label, x1, y1, x2, y2, ignore))
     name = (root.findtext("filename") or "").strip()
     return Annotation(tuple(boxes), _size(root), name or None, tuple(problems))
 
