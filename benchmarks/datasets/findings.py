@@ -201,19 +201,22 @@ class Inspector:
         more = ", ".join(f"{n} {kind}" for kind, n in sorted(rest.items()))
         raise DataError(f"{first.file}: {first.detail}; {remedy}" + (f" (also found: {more})" if more else ""))
 
+    def refusals(self, most: int = 20) -> list[str]:
+        """A line for each finding that refuses the set, the first `most` of them."""
+        errors = [f for f in self.found if f.action == "error"]
+        more = [f"... and {len(errors) - most} more; --findings FILE lists all"] if len(errors) > most else []
+        return [f"{f.file}: {f.detail} ({f.kind})" for f in errors[:most]] + more
+
     def changes(self) -> dict[str, int]:
         """How often each policy changed something, as `kind=action`: part of the manifest."""
         done = Counter(f"{f.kind}={f.action}" for f in self.found if f.action not in ("error", "keep"))
         return dict(sorted(done.items()))
 
     def examples(self) -> dict[str, str]:
-        """The first finding of each `kind=action` that no policy asked for and that was not an error, or changed much.
-
-        Part of the manifest, but for what a policy kept as it was.
-        """
+        """The first finding of each `kind=action`: part of the manifest, but for what a policy kept as it was."""
         out: dict[str, str] = {}
         for f in self.found:
-            if f.action != "error" and (f.action != "keep" or f.kind in DEFAULTS):
+            if f.action != "error" and (f.action != "keep" or DEFAULTS.get(f.kind) == "keep"):
                 out.setdefault(f"{f.kind}={f.action}", f"{f.file}: {f.detail}")
         return dict(sorted(out.items()))
 

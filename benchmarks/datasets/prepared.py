@@ -351,7 +351,17 @@ def build(
         files[relative] = {"sha256": hashlib.sha256(image.data).hexdigest(), "size": len(image.data)}
         if len(entries) % 500 == 0:
             say(f"{spec.name}: {len(entries)} images")
-    inspector.finish()
+    if counts is not None and not entries:
+        raise DataError(
+            f"this is another archive than that of {spec.name}: no image in it has what belongs to one of that set; "
+            f"to get it: {spec.how_to_get}"
+        )
+    try:
+        inspector.finish()
+    except DataError:
+        for line in inspector.refusals():
+            say(line)
+        raise
     if counts is not None and (len(entries), len(annotations)) != counts:
         raise DataError(
             f"{spec.name}: the source holds {len(entries)} images and {len(annotations)} boxes, "

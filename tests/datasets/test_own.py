@@ -287,6 +287,15 @@ def test_each_finding_and_its_policies(tmp_path, root, kind):
             assert pixels.shape == (image["height"], image["width"], 3)
 
 
+def test_what_refuses_a_set_is_listed_by_file(tmp_path, root):
+    files = coco_files() | {f"set/images/{i}.png": b"no" for i in range(3)}
+    lines: list[str] = []
+    with pytest.raises(DataError, match="also found: 2 corrupt_image"):
+        own.prepare("mine", root, write_folder(tmp_path / "s", files), report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["0.png", "1.png", "2.png"]
+    assert all("corrupt_image" in line for line in lines)
+
+
 def test_every_finding_has_a_case():
     assert set(CASES) | {"duplicate_name", "broken_link"} == set(KINDS)
 
@@ -426,7 +435,7 @@ def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
     """1,200 damaged sets and archives: no traceback, nothing outside the target, nothing half-written."""
     rng = random.Random(0)
     good = {form: make() for form, make in FILES.items()}
-    policies = ({}, dict.fromkeys(KINDS, "drop"))
+    policies = ({}, {kind: "drop" for kind, (_, actions) in KINDS.items() if "drop" in actions})
     source = tmp_path / "s.zip"
     messages = []
     for k in range(1200):

@@ -118,6 +118,12 @@ def test_an_incomplete_source(tmp_path, neu_files):
         prepare("neu_det", tmp_path / "data", write_folder(tmp_path / "n", neu_files))
 
 
+def test_another_archive_is_called_so(tmp_path, neu_files):
+    files = {name: data for name, data in neu_files.items() if name.endswith(".jpg")}
+    with pytest.raises(DataError, match="another archive than that of neu_det"):
+        prepare("neu_det", tmp_path / "data", write_folder(tmp_path / "n", files))
+
+
 def test_a_failed_run_leaves_the_old_state(tmp_path, neu_files):
     old = prepare("neu_det", tmp_path / "data", write_zip(tmp_path / "n.zip", neu_files))
     bad = write_zip(tmp_path / "bad.zip", neu_files | {JPG: b"no image"})
