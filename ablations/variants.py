@@ -26,10 +26,23 @@ VARIANTS: dict[str, Variant] = {
         Variant("default", "nothing: the network as published", "CANet"),
         Variant("no_sae", "the pooled context before conv3", "w/o SAE", {"sae": False}),
         Variant("no_cbd", "the context block after conv3", "w/o CBD", {"cbd": False}),
-        Variant("fpn", "Laplacian fusion against plain addition", "FPN neck", {"neck": "fpn"}),
+        # The ladder from CANet down to Faster R-CNN FPN, which is its plain end (no block, plain FPN).
+        Variant(
+            "no_context",
+            "both blocks: plain backbone under the Laplacian neck",
+            "w/o SAE and CBD",
+            {"sae": False, "cbd": False},
+        ),
+        Variant(
+            "no_context_convs",
+            "the capacity of the neck alone: plain backbone, FPN and two convolutions a merge",
+            "w/o SAE and CBD, FPN + 2 convs",
+            {"sae": False, "cbd": False, "neck": "fpn_convs"},
+        ),
+        Variant("fpn", "Laplacian fusion against plain addition, blocks kept", "FPN neck", {"neck": "fpn"}),
         Variant(
             "fpn_convs",
-            "capacity alone: the fusion's two convolutions per merge, added",
+            "the idea of the fusion against its capacity: its two convolutions a merge, added; blocks kept",
             "FPN + 2 convs",
             {"neck": "fpn_convs"},
         ),

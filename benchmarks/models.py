@@ -419,7 +419,10 @@ def build_model(
         from ablations.variants import apply
         from canet.config import CANetConfig
 
-        options["config"] = apply(variant, CANetConfig.preset("pytorch", scale=scale))
+        preset = CANetConfig.preset("pytorch", scale=scale)
+        options["config"] = apply(variant, preset)
+        if variant != "default" and options["config"] == preset:
+            raise RequestError(f"variant {variant!r} of {name!r} changes nothing at scale {scale!r}; leave it out")
     try:
         build = getattr(importlib.import_module(module), function)
     except AttributeError:

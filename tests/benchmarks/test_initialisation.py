@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,14 +55,17 @@ def test_a_baseline_starts_as_canet_where_they_agree(name: str, canet: dict[str,
         assert set(own) == {n for n in canet if not n.startswith(fusion) and ".sae." not in n and ".cbd." not in n}
 
 
-def test_the_plain_end_of_the_ladder_is_faster_rcnn() -> None:
+@pytest.mark.parametrize("scale", ["nano", "lite0"])
+def test_the_plain_end_of_the_ladder_is_faster_rcnn(scale: str) -> None:
+    from ablations.variants import apply
     from canet.config import CANetConfig
     from canet.detector import build_canet
 
+    config = replace(apply("no_context", CANetConfig.preset("pytorch", scale=scale)), neck="fpn")
+    assert config == CANetConfig.preset("pytorch", scale=scale).plain()
     torch.manual_seed(0)
-    config = CANetConfig.preset("pytorch", scale="nano").plain()
-    plain = build_canet(num_classes=3, image_size=96, scale="nano", config=config)
-    faster = build("fasterrcnn_fpn")
+    plain = build_canet(num_classes=3, image_size=96, scale=scale, config=config)
+    faster = build("fasterrcnn_fpn", scale=scale)
     images = [torch.rand(3, 96, 96), torch.rand(3, 96, 64)]
     target = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 30.0]]), "labels": torch.tensor([2])}
     for model in (plain, faster):
