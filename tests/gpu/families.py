@@ -26,6 +26,19 @@ def _param(name: str) -> Any:
 
 every_family = pytest.mark.parametrize("name", [_param(name) for name in FAMILIES])
 
+IN_SINGLE = ("yolo", "rtdetr", "dfine")
+"""How names of models begin whose losses mix float32 in and take no other."""
+
+family_and_precision = pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(*p.values, dtype, marks=p.marks, id=f"{p.values[0]}-{str(dtype)[6:]}")
+        for p in map(_param, FAMILIES)
+        for dtype in (torch.float64, torch.float32)
+        if dtype == torch.float32 or not str(p.values[0]).startswith(IN_SINGLE)
+    ],
+)
+
 
 def build(name: str) -> nn.Module:
     """On the CPU, always the same."""
