@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -138,6 +141,8 @@ def main(
         return
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
+    if loaded.latency is not None and not model:
+        _latency(loaded, next(iter(data), None), where, root, out, limits)
     at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
     if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
@@ -160,6 +165,8 @@ def main(
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
         _publish(ended_well, out, RESULTS / loaded.results)
+        if (measured := _latency_path(out, loaded, where)).exists():
+            write_atomic(_latency_path(RESULTS, loaded, where), measured.read_bytes())
     _say_what_is_left(left, out)
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
@@ -246,6 +253,42 @@ def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
 
 
 _WORKER_BYTES = 2 * 2**30
+
+
+def _latency(
+    suite: suites.Suite, dataset: str | None, device: torch.device, root: Path, out: Path, limits: Limits
+) -> None:
+    """Measure what the suite wants measured before anything is trained, by the profile command in a process of its own.
+
+    It is there once it is complete, in `out`/_latency, and then not measured again.
+    """
+    phase, path = suite.latency, _latency_path(out, suite, device)
+    if phase is None or dataset is None or (path.exists() and json.loads(path.read_bytes()).get("complete")):
+        return
+    left = limits.deadline - time.monotonic()
+    if limits.stopping() or left < plan.seconds(phase.limit):
+        console.print(f"latency not measured: it gets {phase.limit}, and {left:.0f} s are left", highlight=False)
+        return
+    names = [m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants]
+    command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
+    command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
+    command += ["--data-root", str(root), "--time-limit", phase.limit, "--out", str(path)]
+    command += [part for name in names for part in ("--model", name)]
+    command += [part for form in phase.forms for part in ("--form", form)]
+    for option in ("--batch-size", "--latency-batch-size"):
+        command += [part for size in phase.batch_sizes for part in (option, str(size))]
+    console.print(f"latency of {len(names)} models at scale {phase.scale}, {phase.image_size} px", highlight=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        code: int | str = subprocess.run(command, check=False, timeout=None if left == math.inf else left).returncode
+    except subprocess.TimeoutExpired:
+        code = "it took all the time that there is"
+    if code != 0:
+        console.print(f"[red]latency is not complete[/], exit code of the command: {code}", highlight=False)
+
+
+def _latency_path(folder: Path, suite: suites.Suite, device: torch.device) -> Path:
+    return folder / "_latency" / f"{suite.name}-{device_class(device) or 'cpu'}.json"
 
 
 def _default_workers(device: torch.device, threads: int, jobs: int) -> int | GpuRoom:

@@ -71,6 +71,16 @@ class Tier(_Strict):
         return int(longer)
 
 
+class LatencyPhase(_Strict):
+    """What is measured of a suite's models before anything is trained, with random weights, on the first data set."""
+
+    scale: str
+    image_size: int = Field(ge=32)
+    forms: tuple[str, ...] = Field(min_length=1, description="as `benchmarks.profile --form` takes them")
+    batch_sizes: tuple[int, ...] = Field(min_length=1)
+    limit: str = Field(pattern=r"^\d+[ms]$", description="the time that it gets")
+
+
 class Suite(_Strict):
     """A suite file."""
 
@@ -80,6 +90,7 @@ class Suite(_Strict):
     models: tuple[SuiteModel, ...] = Field(min_length=1)
     reference: str = Field(description="the model that latency ratios are taken to")
     results: str = Field("", pattern="^(_[a-z]+)?$", description="folder below results/ that --publish fills")
+    latency: LatencyPhase | None = None
     tiers: dict[str, Tier] = Field(min_length=1)
 
     @model_validator(mode="after")

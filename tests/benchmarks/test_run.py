@@ -269,6 +269,38 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
     assert call("report", "--results", tmp_path / "runs", "--out", tmp_path / "report").returncode == 0
 
 
+GPU_STUDY = ("--suite", "gpu_study", "--dataset", "synthetic_small", "--device", "cpu")
+
+
+def test_the_gpu_study_lists_its_cells_without_a_gpu(tmp_path: Path, data_root: Path, synthetic) -> None:
+    done = call("run", *GPU_STUDY, "--list", "--out", tmp_path / "runs", "--data-root", data_root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("to run") == len(suites.load("gpu_study").cells("study", datasets=["synthetic_small"]))
+
+
+@pytest.mark.slow
+def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, synthetic) -> None:
+    """Of its own cells one iteration of each kind of model, and its latency phase at another size."""
+    few = ("--split", "synthetic_small-few10-v1", "--epochs", 1, "--fold", 0, "--seed", 0, "--time-limit", "30m")
+    own = ("--model", "canet", "--model", "yolov8n:near_start", "--out", tmp_path / "runs", "--data-root", data_root)
+    done = call("run", *GPU_STUDY, *few, *own)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert {s.run.status for s in scan(tmp_path / "runs")} == {"ok"}
+    text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
+    text = text.replace("  - {model: canet}", "  - {model: retinanet}").replace(
+        "reference: canet", "reference: yolov8n"
+    )
+    phase = "latency: {scale: nano, image_size: 64, forms: [torch, 'torch:bf16'], batch_sizes: [1, 2], limit: 60s}"
+    (tmp_path / "mine.yaml").write_text(f"{text}\n{phase}\n")
+    command = [*("--suite", tmp_path / "mine.yaml", "--out", tmp_path / "mine", "--device", "cpu"), *few]
+    done = call("run", *command, "--data-root", data_root)
+    assert done.returncode == 0, done.stderr + done.stdout
+    measured = json.loads((tmp_path / "mine" / "_latency" / "smoke-cpu.json").read_text())
+    assert measured["complete"]
+    assert set(measured["models"]) == {"retinanet", "retinanet bf16", "yolov8n", "yolov8n bf16"}
+    assert "latency of" not in call("run", *command, "--data-root", data_root).stdout, "it is there"
+
+
 @pytest.mark.slow
 def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, synthetic) -> None:
     """Eight workers, too little time: nothing is lost, and each cell is there once at the end."""
