@@ -117,8 +117,6 @@ def train(
     optimizer = build_optimizer(model, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     autocast = _autocast(recipe, device)
-    # torch lets convolutions of float32 on CUDA compute with 10 bits of the mantissa; a recipe's fp32 is float32.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     first, curve = 0, list[EpochPoint]()
     if checkpoint is not None and checkpoint.exists():
         first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, progress)
