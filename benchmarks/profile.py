@@ -9,11 +9,10 @@ docs/cost-and-time.md says what is measured how, and which rules of the field ar
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,14 +21,14 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
-from benchmarks.cost.clock import PHASES, measure_latency, measure_throughput
-from benchmarks.cost.counts import count_macs, count_parameters
-from benchmarks.cost.energy import measure_energy
-from benchmarks.cost.engines import CannotRun, Form
-from benchmarks.cost.memory import peak_memory, training_memory
+from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
+from benchmarks.cost.engines import Form
+from benchmarks.cost.reporting import reporting
+from benchmarks.cost.session import Cost, Entry, Kept, Plan, Step, as_json, prepare, session
 from benchmarks.devices import pick_device, provenance
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
+from benchmarks.plan import seconds as parse_seconds
 from benchmarks.store import now, require_writable, write_atomic
 
 if TYPE_CHECKING:
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 
 # Images of the training step whose memory is measured.
 TRAINING_BATCH = 8
+
+# Of a time limit, what preparing forms (compilation above all) may take.
+PREPARING = 0.5
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -58,6 +60,9 @@ def main(
             "(CANet), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA)."
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Precision of the forms that name none; repeat it. Default: fp32.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the models.")] = "nano",
     image_size: Annotated[int, typer.Option(help="Longer side in pixels that images are resized to.")] = 160,
     dataset: Annotated[str, typer.Option(help="Set that the images come from.")] = "synthetic_small",
@@ -74,20 +79,37 @@ def main(
     batch_size: Annotated[
         list[int] | None, typer.Option(help="Batch size to measure throughput at; repeat it. Default: 1 and 16.", min=1)
     ] = None,
+    latency_batch_size: Annotated[
+        list[int] | None, typer.Option(help="Images at a time to measure latency at; repeat it. Default: 1.", min=1)
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="Entry that ratios are to. Default: the first.")] = None,
     seed: Annotated[int, typer.Option(help="Of random weights and of the order.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for everything, raw samples included.")] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="Like 3m: timings share what is left of it, and forms not ready by half are left."),
+    ] = None,
+    counter: Annotated[
+        str | None, typer.Option(help="fvcore: print its count, and what it does not count, beside ours; nothing else.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--json", help="JSON file for everything, raw samples included, written as it comes."),
+    ] = None,
 ) -> None:
     """What models cost, in turns in one process: counts, memory, latency by phase, throughput, energy.
 
     The number of proposals, and with it the time of two-stage models, depends on the weights: what is quoted
-    comes from trained ones (--trained, or the profiles that benchmarks.run makes).
+    comes from trained ones (--trained, or the profiles that benchmarks.run makes). With --out, what an interrupted
+    command has measured is kept beside that file, and the same command goes on from there.
     """
+    began, deadline = now(), math.inf if time_limit is None else time.monotonic() + parse_seconds(time_limit)
     from benchmarks import models as registry
     from benchmarks import suites
     from benchmarks.datasets.catalogue import data_root as default_root
     from benchmarks.datasets.catalogue import get as get_dataset
 
+    if counter not in (None, "fvcore"):
+        raise RequestError(f"unknown --counter {counter!r}; there is fvcore, beside our own")
     listed = [m if v == "default" else f"{m}:{v}" for m, v in suites.load(suite).selected(())]
     names = _distinct(model or [name for name in listed if registry.missing_extra(name.partition(":")[0]) is None])
     for base, variant in names.values():
@@ -96,8 +118,7 @@ def main(
         if (missing := registry.missing_extra(base)) is not None:
             raise RequestError(missing)
     classes = len(get_dataset(dataset).classes)
-    forms = [Form.parse(text, device.partition(":")[0]) for text in dict.fromkeys(form or ["torch"])]
-    wanted = {f"{shown} {one}".strip(): (shown, one) for shown in names for one in forms}
+    wanted = {f"{shown} {one}".strip(): (shown, one) for shown in names for one in _forms(form, precision, device)}
     reference = reference or next(iter(wanted))
     if reference not in wanted:
         raise RequestError(f"the reference {reference!r} is not among what is measured: {', '.join(wanted)}")
@@ -109,56 +130,161 @@ def main(
     target = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    began = now()
     root = default_root(data_root)
+    cells: dict[str, Cell] = {}
     with console.status("building"):
         if trained is None:
-            samples = _samples(dataset, root, None, images)
+            samples = _samples(dataset, root, None, max(images, TRAINING_BATCH))
             built = {name: _random(*pair, classes, image_size, scale, seed) for name, pair in names.items()}
         else:
             cells = {name: _trained_cell(trained, dataset, *pair, scale, image_size) for name, pair in names.items()}
-            samples = _samples(dataset, root, next(iter(cells.values())), images)
+            samples = _samples(dataset, root, next(iter(cells.values())), max(images, TRAINING_BATCH))
             built = {name: _load(cell, dataset, root, trained) for name, cell in cells.items()}
-        inputs = [image for image, _ in samples]
-        entries, skipped = _in_forms({k: m.to(target) for k, m in built.items()}, wanted, inputs)
-    if reference not in entries:
-        raise RequestError(f"the reference cannot be measured: {reference}: {skipped[reference]}")
-    running = {name: entry.running for name, entry in entries.items()}
-    with console.status("counting"):
-        costs = _costs(entries, samples, target)
-    # No spinner from here on: its thread would be measured too.
-    console.print(f"timing {len(running)} entries in turns", highlight=False)
-    latency = measure_latency(
-        running,
-        inputs,
-        device=target,
+    inputs = [image for image, _ in samples[:images]]
+    if counter is not None:
+        _beside_fvcore(built, inputs)
+        return
+    plan = Plan(
         runs=runs,
         warmup=warmup,
-        seed=seed,
-        reference=reference,
         min_seconds=min_seconds,
+        latency_batches=tuple(dict.fromkeys(latency_batch_size or (1,))),
+        batch_sizes=tuple(dict.fromkeys(batch_size or (1, 16))),
+        seconds=max(min_seconds / 5, 0.2),
+        count_images=images,
+        seed=seed,
     )
-    seconds = max(min_seconds / 5, 0.2)
-    throughput = measure_throughput(
-        running, inputs, device=target, batch_sizes=batch_size or [1, 16], seconds=seconds, seed=seed
-    )
-    energy = measure_energy(running, inputs, device=target, seconds=seconds)
-    session = next(iter(latency.values()))["session"]
-    machine = session["machine"]
-    for table in _tables(costs, latency, throughput, energy):
+    steps = {name: Step(samples[:TRAINING_BATCH], _adam) for name in names}
+    weights = "random" if trained is None else str(trained)
+    about = {
+        "kind": "profile",
+        "weights": weights,
+        "cells": {name: cell.id for name, cell in cells.items()},
+        "dataset": dataset,
+        "image_size": image_size,
+        "scale": scale,
+        "images": len(inputs),
+    }
+    partly = None if out is None else out.with_name(f"{out.name}.partial")
+    forms = {name: [shown, str(one)] for name, (shown, one) in wanted.items()}
+    definition = [about, plan.__dict__, forms, reference, device, torch.get_num_threads(), torch.__version__]
+    kept = Kept(partly, definition)
+    if kept.resumed:
+        console.print(f"going on with {partly}: {len(kept.resumed)} measurements are there", highlight=False)
+    with reporting(console) as report:
+        entries, skipped = prepare(
+            {name: module.to(target) for name, module in built.items()},
+            wanted,
+            inputs,
+            steps=steps,
+            deadline=time.monotonic() + PREPARING * (deadline - time.monotonic()),
+            report=report,
+        )
+        if reference not in entries:
+            raise RequestError(f"the reference cannot be measured: {reference}: {skipped[reference]}")
+
+        def save(costs: Mapping[str, Cost], whole: bool = False) -> None:
+            if out is None:
+                return
+            made = provenance(
+                started=began, threads=torch.get_num_threads(), device=device, device_name=_device_name(target)
+            )
+            content = {
+                **about,
+                "complete": whole,
+                "session": _session_of(costs),
+                "provenance": made.model_dump(),
+                "models": {
+                    name: {
+                        "label": registry.label(*names[wanted[name][0]]),
+                        "weights": weights if trained is None else cells[wanted[name][0]].id,
+                        "engine": entry.form.engine,
+                        "precision": entry.form.precision,
+                        "preparation_s": entry.preparation_s,
+                        **as_json(costs[name]),
+                    }
+                    for name, entry in entries.items()
+                },
+                "not_measured": skipped,
+            }
+            write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
+
+        costs = session(
+            entries,
+            inputs,
+            device=target,
+            plan=plan,
+            reference=reference,
+            deadline=deadline,
+            kept=kept,
+            report=report,
+            saved=save,
+        )
+    save(costs, whole=True)
+    kept.done()
+    for table in _tables(entries, costs):
         console.print(table)
     _print_uncounted(costs)
-    for name, reason in skipped.items():
-        console.print(f"[yellow]not measured:[/] {name}: {reason}", highlight=False)
-    weights = "Random weights" if trained is None else f"Weights of {trained}"
+    _print_session(entries, costs, skipped, weights, cells)
+    console.print(f"{len(inputs)} images of {dataset}, {device}.", highlight=False)
+    if out is not None:
+        console.print(f"wrote {out}", highlight=False)
+    if all(cost.latency is None and not cost.batch_latency for cost in costs.values()):
+        raise typer.Exit(1)
+
+
+def _adam(model: nn.Module) -> torch.optim.Optimizer:
+    import torch
+
+    return torch.optim.AdamW(model.parameters())
+
+
+def _forms(forms: Sequence[str] | None, precisions: Sequence[str] | None, device: str) -> list[Form]:
+    """Forms that are asked for; every precision of those that name none."""
+    texts = []
+    for text in forms or ("torch",):
+        texts += [text] if ":" in text or not precisions else [f"{text}:{one}" for one in precisions]
+    return list(dict.fromkeys(Form.parse(text, device.partition(":")[0]) for text in texts))
+
+
+def _session_of(costs: Mapping[str, Cost]) -> dict[str, Any] | None:
+    """Of the latencies at the first batch size that was measured: rounds, machine, settings."""
+    for cost in costs.values():
+        for latency in (cost.latency, *cost.batch_latency.values()):
+            if latency is not None:
+                return dict(latency["session"])
+    return None
+
+
+def _print_session(
+    entries: Mapping[str, Entry],
+    costs: Mapping[str, Cost],
+    skipped: Mapping[str, str],
+    weights: str,
+    cells: Mapping[str, Cell],
+) -> None:
+    """What readers of the tables must know: what is missing, the weights, the machine."""
+    for name, why in skipped.items():
+        console.print(f"[yellow]not measured:[/] {name}: {why}", highlight=False)
+    for name, cost in costs.items():
+        for field, why in cost.missing.items():
+            console.print(f"[yellow]not measured:[/] {name}, {field}: {why}", highlight=False)
+    if cells:
+        taken = ", ".join(f"{name} {cell.id[:8]} (fold {cell.fold}, seed {cell.seed})" for name, cell in cells.items())
+        console.print(f"Weights of {weights}: {taken}.", highlight=False)
+    else:
+        console.print(
+            "Random weights: two-stage models run on other numbers of proposals than trained ones, and take other times.",
+            highlight=False,
+        )
+    state = _session_of(costs)
+    if state is None:
+        return
+    machine = state["machine"]
     console.print(
-        f"{weights}, {len(inputs)} images of {dataset}, network input "
-        f"{' x '.join(map(str, next(iter(costs.values()))['macs']['input_shape']))}, {device}, batch 1 for latency.",
-        highlight=False,
-    )
-    console.print(
-        f"{session['rounds']} rounds after {session['warmup_rounds']} of warm-up"
-        f"{'' if session['stable'] else ' (did not become stable)'}; {machine['threads']} threads, "
+        f"{state['rounds']} rounds after {state['warmup_rounds']} of warm-up"
+        f"{'' if state['stable'] else ' (did not become stable)'}"
+        f"{', cut short by the time limit' if state['cut'] else ''}; {machine['threads']} threads, "
         f"{machine['cores']} cores, governor {machine['governor'] or 'unknown'}.",
         highlight=False,
     )
@@ -168,103 +294,41 @@ def main(
             "ratios hold, absolute times do not.",
             highlight=False,
         )
-    if target.type == "cuda" and importlib.util.find_spec("pynvml") is None:
+    if machine["gpu"] is not None and all(cost.energy_j is None for cost in costs.values()):
         console.print("Energy was not measured: python -m pip install nvidia-ml-py", highlight=False)
-    if out is not None:
-        content = {
-            "kind": "profile",
-            "weights": "random" if trained is None else str(trained),
-            "dataset": dataset,
-            "image_size": image_size,
-            "scale": scale,
-            "session": session,
-            "provenance": provenance(started=began, device=target).model_dump(),
-            "models": {
-                name: {
-                    "label": registry.label(*names[wanted[name][0]]),
-                    "engine": wanted[name][1].engine,
-                    "precision": wanted[name][1].precision,
-                    "preparation_s": entry.preparation_s,
-                    **costs[name],
-                    "latency": {k: v for k, v in latency[name].items() if k != "session"},
-                    "throughput": throughput[name],
-                    "energy_j": energy[name],
-                }
-                for name, entry in entries.items()
-            },
-            "not_measured": skipped,
-        }
-        write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
-        console.print(f"wrote {out}", highlight=False)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A model, the form it runs in, and the seconds that making the form took (export, compilation, capture)."""
+def _beside_fvcore(built: Mapping[str, nn.Module], images: Sequence[Tensor]) -> None:
+    """fvcore's count of the first image beside ours, and the operators that each leaves out."""
+    from benchmarks.cost.counts import count_macs, count_with_fvcore
+    from benchmarks.cost.failures import reason
 
-    model: nn.Module
-    form: Form
-    running: nn.Module
-    preparation_s: float | None
-
-
-def _in_forms(
-    built: Mapping[str, nn.Module], wanted: Mapping[str, tuple[str, Form]], images: Sequence[Tensor]
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Name -> entry, and name -> why it cannot be measured."""
-    import torch
-
-    entries: dict[str, Entry] = {}
-    skipped: dict[str, str] = {}
-    for name, (shown, form) in wanted.items():
-        model = built[shown].eval()
-        began = time.monotonic()
+    table = _columns("Multiply-accumulates of the first image, in millions", "ours", "fvcore", "ours / fvcore")
+    left_out = []
+    for name, model in built.items():
+        ours = count_macs(model.eval(), images[:1])
+        left_out.append(f"{name}, ours: {_calls(ours['uncounted'])}")
         try:
-            running = form.of(model, images)
-            if form.engine in ("compile", "graphs"):
-                with torch.inference_mode():
-                    running([image.to(next(model.parameters()).device) for image in images[:1]])
-        except CannotRun as e:
-            skipped[name] = str(e)
-        except Exception as e:
-            if form.engine not in ("compile", "graphs"):
-                raise
-            skipped[name] = f"{type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}"
-        else:
-            plain = form.engine == "torch"
-            entries[name] = Entry(model, form, running, None if plain else time.monotonic() - began)
-    return entries, skipped
+            theirs, uncounted = count_with_fvcore(model, images[0])
+        except RequestError:
+            raise
+        except Exception as e:  # what tracing makes of somebody's model
+            table.add_row(name, f"{ours['macs'] / 1e6:.2f}", "-", "-")
+            left_out.append(f"{name}, fvcore cannot trace it: {reason(e)}")
+            continue
+        table.add_row(name, f"{ours['macs'] / 1e6:.2f}", f"{theirs / 1e6:.2f}", f"{ours['macs'] / theirs:.4f}")
+        left_out.append(f"{name}, fvcore: {_calls(uncounted)}")
+    console.print(table)
+    console.print(
+        "fvcore adds norms and interpolation to convolutions, linear layers and matrix products. Not counted, with calls:",
+        highlight=False,
+    )
+    for line in left_out:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _costs(
-    entries: Mapping[str, Entry], samples: Sequence[tuple[Tensor, Any]], device: torch.device
-) -> dict[str, dict[str, Any]]:
-    """Counts and memory. What a form leaves as it is is counted once, on the model itself: its parameters always,
-    since an inference form holds them as constants; its arithmetic in all but `deploy`.
-    """
-    import torch
-
-    images, targets = [image for image, _ in samples], [target for _, target in samples]
-    counts: dict[int, dict[str, Any]] = {}
-    out = {}
-    for name, entry in entries.items():
-        counted = entry.running.model if entry.form.engine == "deploy" else entry.model
-        if id(counted) not in counts:
-            counts[id(counted)] = {"parameters": count_parameters(entry.model), "macs": count_macs(counted, images)}
-        # ONNX Runtime and captured graphs have memory of their own, which torch's allocator does not count.
-        peak = training = None
-        if entry.form.engine not in ("onnx", "graphs"):
-            peak = peak_memory(entry.running, images[:1], device=device)
-        if entry.form == Form():
-            training = training_memory(
-                entry.model,
-                images[:TRAINING_BATCH],
-                targets[:TRAINING_BATCH],
-                device=device,
-                optimizer=lambda model: torch.optim.AdamW(model.parameters()),
-            )
-        out[name] = {**counts[id(counted)], "peak_memory_bytes": peak, "training_memory_bytes": training}
-    return out
+def _calls(operators: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(operators.items(), key=lambda x: (-x[1], x[0]))) or "nothing"
 
 
 def _distinct(models: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -337,55 +401,62 @@ def _samples(dataset: str, root: Path, cell: Cell | None, count: int) -> list[tu
     return [samples[i] for i in range(len(samples))]
 
 
-def _tables(
-    costs: Mapping[str, Any],
-    latency: Mapping[str, Any],
-    throughput: Mapping[str, Mapping[int, float | None]],
-    energy: Mapping[str, float | None],
-) -> Iterable[Table]:
-    """Three tables that fit a terminal of 100 columns."""
-    cost = _columns(
+def _tables(entries: Mapping[str, Entry], costs: Mapping[str, Cost]) -> Iterable[Table]:
+    """Tables that fit a terminal of 100 columns."""
+    table = _columns(
         "Cost of an image: parameters, activations in millions; memory in MiB; FLOPs are twice the MACs",
-        *("param.", "trainable", "GMACs", "counted", "activ.", "proposals", "weights", "peak", "training"),
+        *("param.", "trained", "in eval.", "GMACs", "activ.", "proposals", "weights", "peak", "training"),
     )
-    for name, one in costs.items():
-        parameters, macs = one["parameters"], one["macs"]
-        cost.add_row(
+    for name, cost in costs.items():
+        parameters, macs = cost.parameters or {}, cost.macs or {}
+        table.add_row(
             name,
-            f"{parameters['total'] / 1e6:.2f}",
-            f"{parameters['trainable'] / 1e6:.2f}",
-            f"{macs['macs'] / 1e9:.3f}",
-            f"{macs['coverage']:.0%}",
-            f"{macs['activations'] / 1e6:.2f}",
-            _or_dash(macs["proposals"], "{:.0f}"),
-            f"{parameters['state_bytes'] / 2**20:.1f}",
-            _or_dash(one["peak_memory_bytes"], "{:.1f}", 2**20),
-            _or_dash(one["training_memory_bytes"], "{:.0f}", 2**20),
+            *(_or_dash(parameters.get(key), "{:.2f}", 1e6) for key in ("total", "trainable", "in_evaluation")),
+            _or_dash(macs.get("macs"), "{:.3f}", 1e9),
+            _or_dash(macs.get("activations"), "{:.2f}", 1e6),
+            _or_dash(macs.get("proposals"), "{:.0f}"),
+            _or_dash(parameters.get("state_bytes"), "{:.1f}", 2**20),
+            _or_dash(cost.peak_memory_bytes, "{:.1f}", 2**20),
+            _or_dash(cost.training_memory_bytes, "{:.0f}", 2**20),
         )
-    yield cost
-    reference = next(iter(latency.values()))["reference"]
+    yield table
+    sizes = [1, *sorted({size for cost in costs.values() for size in cost.batch_latency})]
+    for size in sizes:
+        latency = {n: c.latency if size == 1 else c.batch_latency.get(size) for n, c in costs.items()}
+        if any(one is not None for one in latency.values()):
+            yield _times(size, latency)
+    sizes = sorted({size for cost in costs.values() for size in cost.throughput})
+    joules = ["J per image"] if any(cost.energy_j is not None for cost in costs.values()) else []
+    rate = _columns("Images per second, end to end", *(f"batch {size}" for size in sizes), *joules)
+    for name, cost in costs.items():
+        values = [
+            f"{v:.1f}" if (v := cost.throughput.get(size)) is not None else cost.missing.get(f"throughput.{size}", "-")
+            for size in sizes
+        ]
+        rate.add_row(name, *values, *([_or_dash(cost.energy_j, "{:.3f}")] if joules else []))
+    yield rate
+
+
+def _times(size: int, latency: Mapping[str, dict[str, Any] | None]) -> Table:
+    measured = {name: one for name, one in latency.items() if one is not None}
+    reference = next(iter(measured.values()))["reference"]
+    on_gpu = [NETWORK_ON_GPU] if any(NETWORK_ON_GPU in one["p50"] for one in measured.values()) else []
     times = _columns(
-        f"Latency at batch 1 in ms: medians; p90 and p99 of end to end; ratio to {reference} (95%)",
-        *("pre", "network", "post", "end to end", "p90", "p99", "first", "ratio"),
+        f"Latency at batch {size} in ms: medians; p90 and p99 of end to end; ratio to {reference} (95%)",
+        *("pre", "network", *(["on GPU"] if on_gpu else []), "post", "end to end", "p90", "p99", "first", "ratio"),
     )
-    for name, one in latency.items():
+    phases = [PHASES[0], PHASES[1], *on_gpu, PHASES[2], PHASES[3]]
+    for name, one in measured.items():
         low, high = one["ratio_interval"]
         times.add_row(
             name,
-            *(f"{one['p50'][phase]:.2f}" for phase in PHASES),
+            *(_or_dash(one["p50"].get(phase), "{:.2f}") for phase in phases),
             f"{one['p90']['end_to_end']:.2f}",
             f"{one['p99']['end_to_end']:.2f}",
             f"{one['first_call_ms']:.0f}",
             "1" if name == reference else f"{one['ratio']:.3f} \\[{low:.3f}, {high:.3f}]",
         )
-    yield times
-    sizes = sorted({size for by_size in throughput.values() for size in by_size})
-    joules = ["J per image"] if any(value is not None for value in energy.values()) else []
-    rate = _columns("Images per second, end to end", *(f"batch {size}" for size in sizes), *joules)
-    for name, by_size in throughput.items():
-        values = [f"{v:.1f}" if (v := by_size[size]) is not None else "out of memory" for size in sizes]
-        rate.add_row(name, *values, *([_or_dash(energy[name], "{:.3f}")] if joules else []))
-    yield rate
+    return times
 
 
 def _columns(title: str, *names: str) -> Table:
@@ -400,18 +471,19 @@ def _or_dash(value: float | None, form: str, unit: float = 1.0) -> str:
     return "-" if value is None else form.format(value / unit)
 
 
-def _print_uncounted(costs: Mapping[str, Any], most: int = 5) -> None:
-    """The operators that `counted` leaves out, each list once."""
+def _print_uncounted(costs: Mapping[str, Cost], most: int = 5) -> None:
+    """The operators that the counts leave out, each list once."""
     console.print("Calls per image of operators without a formula (--out has all):", highlight=False)
     printed: list[Any] = []
-    for name, one in costs.items():
-        if (uncounted := one["macs"]["uncounted"]) in printed:
+    for name, cost in costs.items():
+        if cost.macs is None or (uncounted := cost.macs["uncounted"]) in printed:
             continue
         printed.append(uncounted)
         calls = sorted(uncounted.items(), key=lambda item: (-item[1], item[0]))
         shown = [f"{count} {operator.removeprefix('aten.').strip('_')}" for operator, count in calls[:most]]
         rest = sum(count for _, count in calls[most:])
-        console.print(f"  {name}: {', '.join([*shown, f'{rest} others'])}", highlight=False)
+        share = f"{cost.macs['coverage']:.0%} of calls counted"
+        console.print(f"  {name}: {', '.join([*shown, f'{rest} others'])} ({share})", highlight=False)
 
 
 if __name__ == "__main__":

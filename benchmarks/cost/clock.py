@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.cost.engines import settings
+from benchmarks.cost.failures import is_out_of_memory, reason, release
 from benchmarks.cost.machine import watched_machine
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def time_whole(
 
 
 def _time_phases(
-    model: nn.Module, image: Tensor, device: torch.device, synchronize: Callable[[], None]
+    model: nn.Module, images: Sequence[Tensor], device: torch.device, synchronize: Callable[[], None]
 ) -> dict[str, float]:
     """Milliseconds of the three phases; copies to and from the device belong to the outer two."""
     import torch
@@ -64,7 +66,7 @@ def _time_phases(
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     synchronize()
     began = time.perf_counter()
-    batch = model.preprocess([image.to(device)])
+    batch = model.preprocess([image.to(device) for image in images])
     synchronize()
     prepared = time.perf_counter()
     for event in events[:1]:
@@ -84,6 +86,9 @@ def _time_phases(
     return times
 
 
+Results = dict[str, dict[str, Any]]
+
+
 def measure_latency(
     models: Mapping[str, nn.Module],
     images: Sequence[Tensor],
@@ -94,10 +99,14 @@ def measure_latency(
     seed: int,
     reference: str | None = None,
     min_seconds: float = 0.0,
-) -> dict[str, dict[str, Any]]:
-    """Latency of every model at batch 1, measured in turns.
+    batch_size: int = 1,
+    deadline: float = math.inf,
+    failed: dict[str, str] | None = None,
+    between: Callable[[int, Callable[[], Results]], None] = lambda rounds, so_far: None,
+) -> Results:
+    """Latency of every model, measured in turns.
 
-    In each round every model runs once whole and once phase by phase, in random order, on the same image. The
+    In each round every model runs once whole and once phase by phase, in random order, on the same images. The
     device is synchronised at both edges of whatever is timed. `end_to_end` is a run of its own, so that work
     which a model does outside its three phases shows as the difference to their sum.
 
@@ -108,14 +117,20 @@ def measure_latency(
         warmup: rounds before, at least; up to five times as many until the medians of two successive windows
             differ by less than 5% for every model.
         seed: of the order within rounds.
-        reference: the model that ratios are to; the first by default.
+        reference: the model that ratios are to; the first by default, and where it fails.
         min_seconds: go on until every model was timed for so long.
+        batch_size: images that go in together.
+        deadline: time.monotonic() after which no round begins, but for the first; warm-up takes a third of the time.
+        failed: takes name -> reason of the models that raised an error and were left out from there on, without their
+            samples. None: errors are raised.
+        between: called after each timed round with the number of rounds and what gives the results so far.
 
     Returns:
         name -> first_call_ms (before any warm-up); samples_ms, p50, p90, p99, iqr and outliers (samples above
         the third quartile + 3 IQR, flagged, never removed), each by phase; reference, ratio (median of the
         end-to-end times over the reference's in the same round) and ratio_interval (95%); session (rounds,
-        warm-up, whether it became stable, state of the machine, settings), the same for all.
+        batch size, warm-up, whether it became stable, whether the deadline cut it short, state of the machine,
+        settings), the same for all.
 
     Raises:
         ValueError: no models, no images, or a reference that is not among the models.
@@ -124,48 +139,83 @@ def measure_latency(
 
     if not models or not images:
         raise ValueError("latency needs at least one model and one image")
-    reference = reference if reference is not None else next(iter(models))
-    if reference not in models:
+    if reference is not None and reference not in models:
         raise ValueError(f"reference {reference!r} is not among the models")
     order = random.Random(seed)
     synchronize = synchronizer(device)
+    running = dict(models)
     for model in models.values():
         model.to(device).eval()
+
+    def inputs(round_: int) -> list[Tensor]:
+        return [images[(round_ * batch_size + i) % len(images)] for i in range(batch_size)]
+
+    def each(once: Callable[[str], None]) -> None:
+        """Once for every running model, in random order; what fails leaves."""
+        for name in order.sample(list(running), len(running)):
+            try:
+                once(name)
+            except Exception as e:
+                if failed is None:
+                    raise
+                failed[name] = reason(e)
+                del running[name]
+                release()
+
+    first: dict[str, float] = {}
+    samples: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in models}
+    session: dict[str, Any] = {"rounds": 0, "batch_size": batch_size}
+
+    def one_round(name: str) -> None:
+        batch = inputs(session["rounds"])
+        whole = time_whole(running[name], batch, device, synchronize)
+        phases = _time_phases(running[name], batch, device, synchronize)
+        for phase, value in {**phases, PHASES[-1]: whole}.items():
+            samples[name].setdefault(phase, []).append(value)
+
+    def results() -> Results:
+        left = {name: samples[name] for name in running}
+        base = reference if reference in left else next(iter(left), "")
+        out: Results = {}
+        for name, of_name in left.items():
+            ratio, interval = paired_ratio(of_name[PHASES[-1]], left[base][PHASES[-1]])
+            out[name] = {
+                "first_call_ms": first[name],
+                "samples_ms": of_name,
+                **summary(of_name),
+                "reference": base,
+                "ratio": ratio,
+                "ratio_interval": interval,
+                "session": session,
+            }
+        return out
+
     gc.collect()
     _wake(device)
     with torch.inference_mode(), watched_machine(device) as machine:
-        first = {name: time_whole(model, images[:1], device, synchronize) for name, model in models.items()}
-        warmed, stable = _warm_up(models, images, device, synchronize, warmup, order)
-        samples: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in models}
-        rounds = 0
-        while rounds < runs or min(sum(s["end_to_end"]) for s in samples.values()) < min_seconds * 1e3:
-            image = images[rounds % len(images)]
-            for name in order.sample(list(models), len(models)):
-                whole = time_whole(models[name], [image], device, synchronize)
-                phases = _time_phases(models[name], image, device, synchronize)
-                for phase, value in {**phases, PHASES[-1]: whole}.items():
-                    samples[name].setdefault(phase, []).append(value)
-            rounds += 1
-    session = {
-        "rounds": rounds,
-        "warmup_rounds": warmed,
-        "stable": stable,
-        "machine": machine,
-        "settings": settings(),
-    }
-    out: dict[str, dict[str, Any]] = {}
-    for name in models:
-        ratio, interval = paired_ratio(samples[name]["end_to_end"], samples[reference]["end_to_end"])
-        out[name] = {
-            "first_call_ms": first[name],
-            "samples_ms": samples[name],
-            **summary(samples[name]),
-            "reference": reference,
-            "ratio": ratio,
-            "ratio_interval": interval,
-            "session": session,
-        }
-    return out
+        each(lambda name: first.update({name: time_whole(running[name], inputs(0), device, synchronize)}))
+        began = time.monotonic()
+        warm_until = began + (deadline - began) / 3
+        session["warmup_rounds"], session["stable"] = _warm_up(
+            running,
+            each,
+            lambda name, round_: time_whole(running[name], inputs(round_), device, synchronize),
+            warmup,
+            warm_until,
+        )
+        session.update(cut=False, machine={}, settings=settings())
+        while running and (
+            session["rounds"] < runs or min(sum(samples[n][PHASES[-1]]) for n in running) < min_seconds * 1e3
+        ):
+            if session["rounds"] and time.monotonic() >= deadline:
+                session["cut"] = True
+                break
+            each(one_round)
+            session["rounds"] += 1
+            if running:
+                between(session["rounds"], results)
+    session["machine"] = machine
+    return results()
 
 
 def _wake(device: torch.device) -> None:
@@ -180,26 +230,25 @@ def _wake(device: torch.device) -> None:
 
 
 def _warm_up(
-    models: Mapping[str, nn.Module],
-    images: Sequence[Tensor],
-    device: torch.device,
-    synchronize: Callable[[], None],
+    running: Mapping[str, nn.Module],
+    each: Callable[[Callable[[str], None]], None],
+    timed: Callable[[str, int], float],
     warmup: int,
-    order: random.Random,
+    until: float,
 ) -> tuple[int, bool]:
     """Rounds run, and whether all models became stable; with `warmup` 0 nothing is run."""
     window = max(warmup // 2, 2)
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in running}
     rounds, stable = 0, False
-    while rounds < warmup or (not stable and rounds < 5 * warmup):
-        for name in order.sample(list(models), len(models)):
-            image = images[rounds % len(images)]
-            times[name].append(time_whole(models[name], [image], device, synchronize))
+
+    def steady(t: list[float]) -> bool:
+        return abs(np.median(t[-window:]) / np.median(t[-2 * window : -window]) - 1) < STABLE
+
+    while running and time.monotonic() < until and (rounds < warmup or (not stable and rounds < 5 * warmup)):
+        each(lambda name, round_=rounds: times[name].append(timed(name, round_)))  # type: ignore[misc]
         rounds += 1
         if rounds >= 2 * window:
-            stable = all(
-                abs(np.median(t[-window:]) / np.median(t[-2 * window : -window]) - 1) < STABLE for t in times.values()
-            )
+            stable = all(steady(times[name]) for name in running)
     return rounds, stable
 
 
@@ -233,41 +282,45 @@ def measure_throughput(
     images: Sequence[Tensor],
     *,
     device: torch.device,
-    batch_sizes: Sequence[int],
+    batch_size: int,
     seconds: float,
     seed: int,
-) -> dict[str, dict[int, float | None]]:
-    """Images per second by batch size, end to end, models in turns; None where the memory did not suffice.
+    failed: dict[str, str] | None = None,
+) -> dict[str, float | None]:
+    """Images per second, end to end, models in turns; None where the memory did not suffice.
 
     Args:
-        seconds: time that every model gets at every batch size, after two calls that are not timed.
+        seconds: time that every model gets, after two calls that are not timed.
+        failed: takes name -> reason of those that are None. None: errors but for missing memory are raised.
     """
     import torch
 
     synchronize = synchronizer(device)
     order = random.Random(seed)
-    out: dict[str, dict[int, float | None]] = {name: {} for name in models}
+    out: dict[str, float | None] = dict.fromkeys(models)
     for model in models.values():
         model.to(device).eval()
-    for size in batch_sizes:
-        batch = [images[i % len(images)] for i in range(size)]
-        spent = dict.fromkeys(models, 0.0)
-        calls = dict.fromkeys(models, 0)
-        running = set(models)
-        with torch.inference_mode():
-            while running:
-                for name in order.sample(sorted(running), len(running)):
-                    try:
-                        elapsed = time_whole(models[name], batch, device, synchronize) / 1e3
-                    except torch.cuda.OutOfMemoryError:
-                        torch.cuda.empty_cache()
-                        out[name][size] = None
-                        running.discard(name)
-                        continue
-                    calls[name] += 1
-                    if calls[name] > 2:
-                        spent[name] += elapsed
-                    if spent[name] >= seconds:
-                        out[name][size] = size * (calls[name] - 2) / spent[name]
-                        running.discard(name)
+    batch = [images[i % len(images)] for i in range(batch_size)]
+    spent = dict.fromkeys(models, 0.0)
+    calls = dict.fromkeys(models, 0)
+    running = set(models)
+    with torch.inference_mode():
+        while running:
+            for name in order.sample(sorted(running), len(running)):
+                try:
+                    elapsed = time_whole(models[name], batch, device, synchronize) / 1e3
+                except Exception as e:
+                    if failed is None and not is_out_of_memory(e):
+                        raise
+                    if failed is not None:
+                        failed[name] = reason(e)
+                    release()
+                    running.discard(name)
+                    continue
+                calls[name] += 1
+                if calls[name] > 2:
+                    spent[name] += elapsed
+                if calls[name] > 2 and spent[name] >= seconds:
+                    out[name] = batch_size * (calls[name] - 2) / spent[name]
+                    running.discard(name)
     return out

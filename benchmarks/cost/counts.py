@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,76 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
         "input_shape": input_shape,
         "proposals": rois / n if rois else None,
     }
+
+
+def parameters_in_evaluation(model: nn.Module, images: Sequence[Tensor]) -> int:
+    """Elements of the parameters that inference on `images` touches, in the form in which the model's library ships it.
+
+    Heads and embeddings that only training uses are left out, and so is what a library folds into other parameters
+    before inference (`fused`, of the models that have it). It is a matter of the architecture, not of the weights: a
+    freshly built model gives the number of a trained one.
+
+    Args:
+        images: float32 (3, H, W) in [0, 1], on the model's device.
+    """
+    import torch
+
+    from benchmarks.cost.operators import watching
+
+    if callable(fused := getattr(model, "fused", None)):
+        model = fused()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), watching(model) as touched:
+            model(list(images))
+    finally:
+        model.train(was_training)
+    return sum(p.numel() for p in model.parameters() if touched(p))
+
+
+def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
+    """Multiply-accumulates of one image as fvcore counts them, and operator -> calls of those that it does not count.
+
+    It traces the whole model, from image to detections, and calls the multiply-accumulates of convolutions, linear
+    layers and matrix products "flops"; norms and interpolation it adds.
+
+    Raises:
+        RequestError: fvcore is not installed.
+    """
+    import logging
+
+    import torch
+    from torch import nn
+
+    from benchmarks.errors import RequestError
+
+    try:
+        from fvcore.nn import FlopCountAnalysis
+    except ImportError:
+        raise RequestError("--counter fvcore needs: python -m pip install -c constraints.txt fvcore") from None
+
+    class Whole(nn.Module):
+        """From one image to detections, as tensors: what a trace can return."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image: Tensor) -> list[Tensor]:
+            return [found[key] for found in self.model([image]) for key in ("boxes", "scores", "labels")]
+
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            analysis = FlopCountAnalysis(Whole().eval(), image)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+            return int(analysis.total()), dict(analysis.unsupported_ops())
+    finally:
+        logger.setLevel(level)
 
 
 def output_shapes(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.cost.clock import synchronizer, time_whole
@@ -42,25 +42,22 @@ def energy_meter(device: torch.device) -> Iterator[Callable[[], float | None]]:
         pynvml.nvmlShutdown()
 
 
-def measure_energy(
-    models: Mapping[str, nn.Module], images: Sequence[Tensor], *, device: torch.device, seconds: float
-) -> dict[str, float | None]:
+def measure_energy(model: nn.Module, images: Sequence[Tensor], *, device: torch.device, seconds: float) -> float | None:
     """Joules per image at batch 1, of the whole GPU board, idle power included; None where nothing counts them.
 
-    One model after the other: the counter moves a few dozen times a second only.
+    Models one after the other, not in turns: the counter moves a few dozen times a second only.
     """
     import torch
 
-    out: dict[str, float | None] = dict.fromkeys(models)
     synchronize = synchronizer(device)
     with torch.inference_mode(), energy_meter(device) as joules:
         if joules() is None:
-            return out
-        for name, model in models.items():
-            time_whole(model, images[:1], device, synchronize)
-            runs, before, began = 0, joules(), time.monotonic()
-            while time.monotonic() - began < seconds:
-                time_whole(model, [images[runs % len(images)]], device, synchronize)
-                runs += 1
-            out[name] = (joules() - before) / runs
-    return out
+            return None
+        model.to(device).eval()
+        time_whole(model, images[:1], device, synchronize)
+        runs, before, began = 0, joules(), time.monotonic()
+        while not runs or time.monotonic() - began < seconds:
+            time_whole(model, [images[runs % len(images)]], device, synchronize)
+            runs += 1
+        after = joules()
+        return None if before is None or after is None else (after - before) / runs

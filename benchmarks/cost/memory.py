@@ -39,11 +39,8 @@ def training_memory(
     *,
     device: torch.device,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-) -> int | None:
-    """The same for a training step of a copy: forward, backward, gradients and the state of `optimizer`.
-
-    None where the memory did not suffice.
-    """
+) -> int:
+    """The same for a training step of a copy: forward, backward, gradients and the state of `optimizer`."""
     import torch
 
     model = copy.deepcopy(model).to(device).train()
@@ -60,11 +57,8 @@ def training_memory(
         step()
         step()
 
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            return _held(model) + _peak(steps, device)
-    except (torch.OutOfMemoryError, MemoryError):
-        return None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return _held(model) + _peak(steps, device)
 
 
 def _held(model: nn.Module) -> int:

@@ -202,3 +202,39 @@ def counting() -> Iterator[OperatorCounter]:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the memory of every tensor that an operator is given, views by the tensor that they look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                self.seen.add(value.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watching(model: torch.nn.Module) -> Iterator[Callable[[Tensor], bool]]:
+    """Yield what says, of a parameter of `model`, whether an operator has been given it meanwhile.
+
+    Compiled extensions (of mmcv) are not seen by torch's dispatcher: of their modules, all parameters count once the
+    module has run.
+    """
+    outside: set[int] = set()
+
+    def ran(module: torch.nn.Module, inputs: Any, out: Any) -> None:
+        outside.update(id(p) for p in module.parameters(recurse=False))
+
+    hooks = [m.register_forward_hook(ran) for m in model.modules() if type(m).__module__.startswith("mmcv.ops")]
+    watch = _Watch()
+    try:
+        with watch:
+            yield lambda p: id(p) in outside or p.untyped_storage().data_ptr() in watch.seen
+    finally:
+        for hook in hooks:
+            hook.remove()

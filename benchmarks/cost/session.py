@@ -1,0 +1,399 @@
+"""What models cost, measured in one session: told once, for suites and for the command.
+
+What concerns one model (counts, memory, energy) is measured one after the other; what is timed (latency, throughput),
+in turns in one process. Each result is kept as soon as it is there. A measurement that fails is missing, with the
+reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from benchmarks.cells import digest_of
+from benchmarks.cost.clock import Results, measure_latency, measure_throughput
+from benchmarks.cost.counts import count_macs, count_parameters, output_shapes, parameters_in_evaluation
+from benchmarks.cost.energy import energy_meter, measure_energy
+from benchmarks.cost.engines import CannotRun, Form
+from benchmarks.cost.failures import reason, release
+from benchmarks.cost.memory import peak_memory, training_memory
+from benchmarks.store import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Seconds between two savings of latencies that are still being measured.
+SAVE_EVERY_S = 15.0
+
+TIME_IS_UP = "the time limit was reached before"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    runs, warmup, min_seconds: timed rounds, rounds before them and seconds timed per model, at least.
+    latency_batches, batch_sizes: images at a time, of latency and of throughput.
+    seconds: that throughput, at each batch size, and energy take per model.
+    count_images: images whose operations are counted and averaged; 0 for none.
+    memory: whether memory is measured.
+    """
+
+    runs: int = 200
+    warmup: int = 50
+    min_seconds: float = 10.0
+    latency_batches: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = (1, 16)
+    seconds: float = 2.0
+    count_images: int = 3
+    memory: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """The training step whose memory is measured: images with their targets as one batch, and the optimiser."""
+
+    samples: Sequence[tuple[Tensor, Mapping[str, Any]]]
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model, the form it runs in, and the seconds that making the form took (export, compilation, capture)."""
+
+    model: nn.Module
+    form: Form
+    running: nn.Module
+    preparation_s: float | None = None
+    step: Step | None = None
+
+
+@dataclass
+class Cost:
+    """What one entry costs; None is what was not measured.
+
+    missing: name of a field (`throughput.16` of one batch size) -> why a measurement that was tried gave nothing.
+    batch_latency: `latency` by batch size, of batch sizes other than 1.
+    """
+
+    parameters: dict[str, Any] | None = None
+    macs: dict[str, Any] | None = None
+    output_shapes: dict[str, tuple[int, ...]] | None = None
+    peak_memory_bytes: int | None = None
+    training_memory_bytes: int | None = None
+    training_batch: int | None = None
+    latency: dict[str, Any] | None = None
+    batch_latency: dict[int, dict[str, Any]] = field(default_factory=dict)
+    throughput: dict[int, float | None] = field(default_factory=dict)
+    energy_j: float | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+class Report(Protocol):
+    """Told what is being measured, and how far it is; `total` is 0 where that is not known."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+class Kept:
+    """What an interrupted session has measured already, in a file.
+
+    Counts, memory and energy are kept by model; latency and throughput of a batch size whole, since their models are
+    measured in turns in one process: interrupted, they are measured anew.
+
+    Args:
+        path: None keeps nothing.
+        definition: what was to be measured, with what; a file of another is started anew.
+    """
+
+    def __init__(self, path: Path | None, definition: Any) -> None:
+        self._path = path
+        self._content: dict[str, Any] = {"definition": digest_of(definition), "kept": {}}
+        if path is not None and path.exists():
+            try:
+                found = json.loads(path.read_bytes())
+                sealed = digest_of(found["kept"]) == found["digest"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return  # damaged: what it held is measured again
+            if sealed and found["definition"] == self._content["definition"]:
+                self._content["kept"] = found["kept"]
+        self.resumed = sorted(self._content["kept"])
+
+    resumed: Sequence[str] = ()
+    """Keys of what an earlier process measured."""
+
+    def of(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The value kept under `key` (JSON), measured where there is none."""
+        kept = self._content["kept"]
+        if key not in kept:
+            kept[key] = measure()
+            if self._path is not None:
+                content = {**self._content, "digest": digest_of(kept)}
+                write_atomic(self._path, (json.dumps(content) + "\n").encode())
+        return kept[key]
+
+    def done(self) -> None:
+        """The session's records are written: forget."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def prepare(
+    built: Mapping[str, nn.Module],
+    wanted: Mapping[str, tuple[str, Form]],
+    images: Sequence[Tensor],
+    *,
+    steps: Mapping[str, Step] | None = None,
+    deadline: float = math.inf,
+    report: Report = silent,
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Models in the forms that are wanted.
+
+    Args:
+        built: name -> model, on the device that it is measured on.
+        wanted: name of an entry -> name of its model, form.
+        steps: name of a model -> its training step; it is measured in the plain form.
+        deadline: time.monotonic() after which no form is compiled, captured or exported any more.
+
+    Returns:
+        Name -> entry, in the order wanted, and name -> why it cannot be measured.
+    """
+    import torch
+
+    entries: dict[str, Entry] = {}
+    skipped: dict[str, str] = {}
+    # What takes long to make comes last, so that a deadline costs the least.
+    quick = sorted(wanted, key=lambda name: wanted[name][1].engine not in ("torch", "deploy"))
+    for i, name in enumerate(quick):
+        shown, form = wanted[name]
+        model = built[shown].eval()
+        report(f"preparing {name}", i, len(wanted))
+        began = time.monotonic()
+        if form.engine not in ("torch", "deploy") and began >= deadline:
+            skipped[name] = f"{TIME_IS_UP} it was prepared"
+            continue
+        try:
+            running = form.of(model, images)
+            if form.engine in ("compile", "graphs"):
+                with torch.inference_mode():
+                    running([image.to(next(model.parameters()).device) for image in images[:1]])
+        except CannotRun as e:
+            skipped[name] = str(e)
+        except Exception as e:
+            skipped[name] = reason(e)
+            release()
+        else:
+            plain = form.engine == "torch"
+            step = (steps or {}).get(shown) if form == Form() else None
+            entries[name] = Entry(model, form, running, None if plain else time.monotonic() - began, step)
+    return {name: entries[name] for name in wanted if name in entries}, skipped
+
+
+def session(
+    entries: Mapping[str, Entry],
+    images: Sequence[Tensor],
+    *,
+    device: torch.device,
+    plan: Plan,
+    reference: str | None = None,
+    deadline: float = math.inf,
+    kept: Kept | None = None,
+    report: Report = silent,
+    saved: Callable[[Mapping[str, Cost]], None] = lambda costs: None,
+) -> dict[str, Cost]:
+    """Measure all entries.
+
+    Args:
+        images: float32 (3, H, W) in host memory.
+        reference: the entry that ratios are to; the first by default, and where it fails.
+        deadline: time.monotonic() by which to be done. Timings then share what time is left, and have fewer rounds;
+            each has one round at least, and says that it was cut.
+        kept: what an earlier process has measured is taken from it, and what is measured is added.
+        saved: called with all results so far whenever there is more, also while latencies are measured.
+
+    Returns:
+        Name -> what it costs. `latency` has the session that it was measured in: rounds, machine, settings.
+    """
+    costs = {name: Cost() for name in entries}
+    kept = kept or Kept(None, None)
+    timings = len(plan.latency_batches) + len(plan.batch_sizes)
+
+    def share() -> float:
+        """When the next of the timings that are left has to end."""
+        now = time.monotonic()
+        return now + max(deadline - now, 0.0) / max(timings, 1)
+
+    def one(what: str, name: str, number: int, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure some fields of one entry."""
+        report(f"{what} {name}", number, len(entries))
+
+        def tried() -> dict[str, Any]:
+            try:
+                return measure()
+            except Exception as e:
+                release()
+                return {"missing": {field_: reason(e) for field_ in _FIELDS[what]}}
+
+        found = dict(kept.of(f"{what}/{name}", tried))
+        costs[name].missing.update(found.pop("missing", {}))
+        for field_, value in found.items():
+            setattr(costs[name], field_, value)
+        saved(costs)
+
+    counted: dict[int, dict[str, Any]] = {}
+    for i, (name, entry) in enumerate(entries.items()):
+        if plan.count_images:
+            one("counting", name, i, partial(_counts, entry, images[: plan.count_images], device, counted))
+    for i, (name, entry) in enumerate(entries.items()):
+        # ONNX Runtime and captured graphs have memory of their own, which torch's allocator does not count.
+        if plan.memory and entry.form.engine not in ("onnx", "graphs"):
+            one("memory of", name, i, partial(_inference_memory, entry, images[:1], device))
+        if plan.memory and entry.step is not None:
+            one("training memory of", name, i, partial(_training_memory, entry.model, entry.step, device))
+    running = {name: entry.running for name, entry in entries.items()}
+    for size in plan.latency_batches:
+        label = "latency" if size == 1 else f"batch_latency.{size}"
+        what = f"latency at batch {size}"
+        until, last = share(), [time.monotonic()]
+
+        def place(found: Results, size: int = size) -> None:
+            for name, latency in found.items():
+                if size == 1:
+                    costs[name].latency = latency
+                else:
+                    costs[name].batch_latency[size] = latency
+
+        def between(rounds: int, so_far: Callable[[], Results], what: str = what, last: list[float] = last) -> None:
+            report(what, rounds, plan.runs)
+            if time.monotonic() - last[0] > SAVE_EVERY_S:
+                place(so_far())
+                saved(costs)
+                last[0] = time.monotonic()
+
+        def latencies(size: int = size, until: float = until, between: Any = between) -> dict[str, Any]:
+            failed: dict[str, str] = {}
+            found = measure_latency(
+                running,
+                images,
+                device=device,
+                runs=plan.runs,
+                warmup=plan.warmup,
+                seed=plan.seed,
+                reference=reference if reference in running else None,
+                min_seconds=plan.min_seconds,
+                batch_size=size,
+                deadline=until,
+                failed=failed,
+                between=between,
+            )
+            for latency in found.values():
+                latency["session"]["kept"] = list(kept.resumed)
+            return {"found": found, "failed": failed}
+
+        report(what, 0, plan.runs)
+        answer = kept.of(what, latencies)
+        place(answer["found"])
+        for name, why in answer["failed"].items():
+            costs[name].missing[label] = why
+        timings -= 1
+        saved(costs)
+    for i, size in enumerate(plan.batch_sizes):
+        seconds = min(plan.seconds, (share() - time.monotonic()) / max(len(running), 1))
+
+        def rates(size: int = size, seconds: float = seconds) -> dict[str, Any]:
+            failed: dict[str, str] = {}
+            found = measure_throughput(
+                running, images, device=device, batch_size=size, seconds=seconds, seed=plan.seed, failed=failed
+            )
+            return {"found": found, "failed": failed}
+
+        report(f"throughput at batch {size}", i, len(plan.batch_sizes))
+        answer = kept.of(f"throughput at batch {size}", rates)
+        for name, rate in answer["found"].items():
+            costs[name].throughput[size] = rate
+        for name, why in answer["failed"].items():
+            costs[name].missing[f"throughput.{size}"] = why
+        timings -= 1
+        saved(costs)
+    with energy_meter(device) as joules:
+        metered = joules() is not None
+    for i, (name, module) in enumerate(running.items() if metered else ()):
+        if time.monotonic() >= deadline:
+            costs[name].missing["energy_j"] = f"{TIME_IS_UP} it was measured"
+            continue
+        one("energy of", name, i, partial(_energy, module, images, device, plan.seconds))
+    return costs
+
+
+# What a measurement of one entry gives.
+_FIELDS = {
+    "counting": ("parameters", "macs", "output_shapes"),
+    "memory of": ("peak_memory_bytes",),
+    "training memory of": ("training_memory_bytes",),
+    "energy of": ("energy_j",),
+}
+
+
+def _counts(
+    entry: Entry, images: Sequence[Tensor], device: torch.device, counted: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """Counts. What a form leaves as it is is counted once, on the model itself: its parameters always, since an
+    inference form holds them as constants; its arithmetic in all but `deploy`.
+    """
+    model = cast("nn.Module", entry.running.model) if entry.form.engine == "deploy" else entry.model
+    if id(model) in counted:
+        return counted[id(model)]
+    entry.model.to(device)
+    on_device = [image.to(device) for image in images]
+    found: dict[str, Any] = {"parameters": count_parameters(entry.model), "missing": {}}
+
+    def attempt(name: str, measure: Callable[[], Any]) -> Any:
+        try:
+            return measure()
+        except Exception as e:
+            release()
+            found["missing"][name] = reason(e)
+            return None
+
+    found["parameters"]["in_evaluation"] = attempt(
+        "parameters.in_evaluation", lambda: parameters_in_evaluation(entry.model, on_device[:1])
+    )
+    found["macs"] = attempt("macs", lambda: count_macs(model, on_device))
+    found["output_shapes"] = attempt("output_shapes", lambda: output_shapes(entry.model, on_device[0]))
+    counted[id(model)] = found
+    return found
+
+
+def _inference_memory(entry: Entry, images: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
+    return {"peak_memory_bytes": peak_memory(entry.running, images, device=device)}
+
+
+def _training_memory(model: nn.Module, step: Step, device: torch.device) -> dict[str, Any]:
+    images, targets = [image for image, _ in step.samples], [target for _, target in step.samples]
+    peak = training_memory(model, images, targets, device=device, optimizer=step.optimizer)
+    return {"training_batch": len(images), "training_memory_bytes": peak}
+
+
+def _energy(model: nn.Module, images: Sequence[Tensor], device: torch.device, seconds: float) -> dict[str, Any]:
+    return {"energy_j": measure_energy(model, images, device=device, seconds=seconds)}
+
+
+def as_json(cost: Cost) -> dict[str, Any]:
+    """The fields of a cost as JSON has them, without the session that latencies share."""
+    content = asdict(cost)
+    for latency in (content["latency"], *content["batch_latency"].values()):
+        if latency is not None:
+            latency.pop("session", None)
+    return content
