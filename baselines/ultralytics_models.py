@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,6 +103,15 @@ class UltralyticsDetector(Detector):
         if weights is not None:
             self._weights, self.provenance["weights"] = fitting_weights(detector, weights, self.class_head)
         self._prepare(detector)
+
+    def fused(self) -> UltralyticsDetector:
+        """A copy in evaluation mode in the form in which the library ships its models and states their sizes.
+
+        Norms, and the branches that YOLOv9 and RT-DETR train side by side, are folded into convolutions.
+        """
+        model = deepcopy(self).eval()
+        model.detector.fuse(verbose=False)  # type: ignore[operator]
+        return model
 
     def fit_natively(
         self,

@@ -86,7 +86,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of random weights and of the order.")] = 0,
     time_limit: Annotated[
         str | None,
-        typer.Option(help="Like 3m: timings share what is left of it, and forms not ready by half are left."),
+        typer.Option(help="Like 3m: timings share what is left of it; forms not ready by half are left out."),
     ] = None,
     counter: Annotated[
         str | None, typer.Option(help="fvcore: print its count, and what it does not count, beside ours; nothing else.")
@@ -274,7 +274,7 @@ def _print_session(
         console.print(f"Weights of {weights}: {taken}.", highlight=False)
     else:
         console.print(
-            "Random weights: two-stage models run on other numbers of proposals than trained ones, and take other times.",
+            "Random weights: two-stage models have other numbers of proposals than trained ones, and take other times.",
             highlight=False,
         )
     state = _session_of(costs)
@@ -300,10 +300,12 @@ def _print_session(
 
 def _beside_fvcore(built: Mapping[str, nn.Module], images: Sequence[Tensor]) -> None:
     """fvcore's count of the first image beside ours, and the operators that each leaves out."""
-    from benchmarks.cost.counts import count_macs, count_with_fvcore
+    from benchmarks.cost.counts import FVCORE_PRODUCTS, count_macs, count_with_fvcore
     from benchmarks.cost.failures import reason
 
-    table = _columns("Multiply-accumulates of the first image, in millions", "ours", "fvcore", "ours / fvcore")
+    table = _columns(
+        "Multiply-accumulates of the first image, in millions", "ours", "fvcore, the same", "ratio", "fvcore, all"
+    )
     left_out = []
     for name, model in built.items():
         ours = count_macs(model.eval(), images[:1])
@@ -313,14 +315,17 @@ def _beside_fvcore(built: Mapping[str, nn.Module], images: Sequence[Tensor]) -> 
         except RequestError:
             raise
         except Exception as e:  # what tracing makes of somebody's model
-            table.add_row(name, f"{ours['macs'] / 1e6:.2f}", "-", "-")
+            table.add_row(name, f"{ours['macs'] / 1e6:.2f}", "-", "-", "-")
             left_out.append(f"{name}, fvcore cannot trace it: {reason(e)}")
             continue
-        table.add_row(name, f"{ours['macs'] / 1e6:.2f}", f"{theirs / 1e6:.2f}", f"{ours['macs'] / theirs:.4f}")
+        same = sum(theirs.get(operator, 0) for operator in FVCORE_PRODUCTS)
+        millions = [f"{n / 1e6:.2f}" for n in (ours["macs"], same, sum(theirs.values()))]
+        table.add_row(name, *millions[:2], f"{ours['macs'] / same:.4f}", millions[2])
         left_out.append(f"{name}, fvcore: {_calls(uncounted)}")
     console.print(table)
     console.print(
-        "fvcore adds norms and interpolation to convolutions, linear layers and matrix products. Not counted, with calls:",
+        "The same: convolutions, linear layers, matrix products. All: with norms and interpolation. "
+        "Fused attention is not in fvcore's count. Not counted, with calls:",
         highlight=False,
     )
     for line in left_out:

@@ -66,17 +66,17 @@ def _time_phases(
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     synchronize()
     began = time.perf_counter()
-    batch = model.preprocess([image.to(device) for image in images])
+    batch = model.preprocess([image.to(device) for image in images])  # type: ignore[operator]
     synchronize()
     prepared = time.perf_counter()
     for event in events[:1]:
         event.record()
-    raw = model.network(batch)
+    raw = model.network(batch)  # type: ignore[operator]
     for event in events[1:]:
         event.record()
     synchronize()
     computed = time.perf_counter()
-    _to_host(model.postprocess(raw, batch))
+    _to_host(model.postprocess(raw, batch))  # type: ignore[operator]
     synchronize()
     ended = time.perf_counter()
     edges = (began, prepared, computed, ended)
@@ -242,7 +242,7 @@ def _warm_up(
     rounds, stable = 0, False
 
     def steady(t: list[float]) -> bool:
-        return abs(np.median(t[-window:]) / np.median(t[-2 * window : -window]) - 1) < STABLE
+        return bool(abs(np.median(t[-window:]) / np.median(t[-2 * window : -window]) - 1) < STABLE)
 
     while running and time.monotonic() < until and (rounds < warmup or (not stable and rounds < 5 * warmup)):
         each(lambda name, round_=rounds: times[name].append(timed(name, round_)))  # type: ignore[misc]

@@ -77,9 +77,9 @@ def count_macs(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
             model([images[0].to(device)])  # what is made once (anchors) is no part of an image's cost
         for image in images:
             with torch.inference_mode():
-                batch = model.preprocess([image.to(device)])
+                batch = model.preprocess([image.to(device)])  # type: ignore[operator]
                 with counting() as counter:
-                    model.postprocess(model.network(batch), batch)
+                    model.postprocess(model.network(batch), batch)  # type: ignore[operator]
             macs.update(counter.macs)
             sampling.update(counter.sampling)
             uncounted.update(counter.uncounted)
@@ -135,11 +135,16 @@ def parameters_in_evaluation(model: nn.Module, images: Sequence[Tensor]) -> int:
     return sum(p.numel() for p in model.parameters() if touched(p))
 
 
-def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
-    """Multiply-accumulates of one image as fvcore counts them, and operator -> calls of those that it does not count.
+# What fvcore calls the operators that `count_macs` counts in `macs`.
+FVCORE_PRODUCTS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", "scaled_dot_product_attention")
 
-    It traces the whole model, from image to detections, and calls the multiply-accumulates of convolutions, linear
-    layers and matrix products "flops"; norms and interpolation it adds.
+
+def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[dict[str, int], dict[str, int]]:
+    """Multiply-accumulates of one image, from `preprocess` to `network`, as fvcore counts them in a trace.
+
+    Returns:
+        Operator -> multiply-accumulates (fvcore calls them flops; norms and interpolation are among them), and
+        operator -> calls of those that it does not count.
 
     Raises:
         RequestError: fvcore is not installed.
@@ -148,6 +153,7 @@ def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[int, dict[str, i
 
     import torch
     from torch import nn
+    from torch.utils._pytree import tree_leaves
 
     from benchmarks.errors import RequestError
 
@@ -157,14 +163,15 @@ def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[int, dict[str, i
         raise RequestError("--counter fvcore needs: python -m pip install -c constraints.txt fvcore") from None
 
     class Whole(nn.Module):
-        """From one image to detections, as tensors: what a trace can return."""
+        """From an image to what the network makes of it, summed: a trace must return what depends on its input."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, image: Tensor) -> list[Tensor]:
-            return [found[key] for found in self.model([image]) for key in ("boxes", "scores", "labels")]
+        def forward(self, image: Tensor) -> Tensor:
+            raw = model.network(model.preprocess([image]))  # type: ignore[operator]
+            return sum((x.sum() for x in tree_leaves(raw) if isinstance(x, torch.Tensor)), image.new_zeros(()))
 
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
@@ -174,7 +181,8 @@ def count_with_fvcore(model: nn.Module, image: Tensor) -> tuple[int, dict[str, i
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(Whole().eval(), image)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-            return int(analysis.total()), dict(analysis.unsupported_ops())
+            counted = {name: int(n) for name, n in analysis.by_operator().items()}
+            return counted, dict(analysis.unsupported_ops())
     finally:
         logger.setLevel(level)
 
@@ -205,7 +213,7 @@ def output_shapes(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]
     ]
     try:
         with torch.inference_mode():
-            model.network(model.preprocess([image]))
+            model.network(model.preprocess([image]))  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()

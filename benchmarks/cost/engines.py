@@ -3,7 +3,7 @@
 | engine | what it is |
 | --- | --- |
 | torch | the model as it was trained, eager: norms not folded |
-| deploy | `canet.deploy`: CANet's exact inference form |
+| deploy | the exact inference form that a model has: `canet.deploy`, ultralytics' fused one |
 | compile | torch.compile (inductor) of backbone, neck and dense heads; proposals, RoI head and NMS stay eager |
 | graphs | CUDA graphs of the same parts |
 | onnx | ONNX Runtime on CPU, the whole model from image to detections |
@@ -143,16 +143,16 @@ def _running(model: nn.Module, precision: str) -> nn.Module:
 
         def preprocess(self, images: Sequence[Tensor]) -> Any:
             with self._arithmetic("fp32"):
-                return model.preprocess(images)
+                return model.preprocess(images)  # type: ignore[operator]
 
         def network(self, batch: Any) -> Any:
             with self._arithmetic(precision):
-                raw = model.network(batch)
+                raw = model.network(batch)  # type: ignore[operator]
             return tree_map(widen, raw) if low else raw
 
         def postprocess(self, raw: Any, batch: Any) -> Any:
             with self._arithmetic("fp32"):
-                return model.postprocess(raw, batch)
+                return model.postprocess(raw, batch)  # type: ignore[operator]
 
         def forward(self, images: Sequence[Tensor]) -> Any:
             if not low:
@@ -168,9 +168,11 @@ def _deployed(model: nn.Module) -> nn.Module:
     from canet.deploy import deploy
     from canet.detector import CANet
 
-    if not isinstance(model, CANet):
-        raise CannotRun("only CANet has an exact inference form (canet.deploy)")
-    return deploy(model)
+    if isinstance(model, CANet):
+        return deploy(model)
+    if callable(fused := getattr(model, "fused", None)):
+        return fused()
+    raise CannotRun("it has no exact inference form (CANet has: canet.deploy; and ultralytics' models: fused)")
 
 
 def _with_dense_parts(model: nn.Module, engine: str) -> nn.Module:
@@ -304,7 +306,9 @@ def export(model: nn.Module, images: Sequence[Tensor]) -> bytes:
             warnings.simplefilter("ignore")
             inputs = tuple(x.clone() for x in images)
             names = [f"image{i}" for i in range(len(images))]
-            torch.onnx.export(Whole().eval(), inputs, buffer, dynamo=False, input_names=names, opset_version=17)
+            # The exporter that traces writes to a file object as well.
+            whole: Any = buffer
+            torch.onnx.export(Whole().eval(), inputs, whole, dynamo=False, input_names=names, opset_version=17)
     except Exception as e:  # whatever a library's own code raises when it is traced
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
         raise CannotRun(f"it cannot be traced to ONNX from image to detections ({why} ...)") from e

@@ -85,7 +85,8 @@ def _peak(run: Callable[[], None], device: torch.device) -> int:
     finally:
         with _quiet_stderr():
             watched.__exit__(None, None, None)
-    events = [e for e in watched.kineto_results.events() if e.name() == "[memory]"]
+    recorded: Any = watched.kineto_results
+    events = [e for e in recorded.events() if e.name() == "[memory]"]
     events.sort(key=lambda e: e.start_ns())
     return max(accumulate((e.nbytes() for e in events), initial=0))
 
