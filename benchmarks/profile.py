@@ -24,7 +24,7 @@ from benchmarks.cli import console, run_app
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
-from benchmarks.cost.session import Cost, Entry, Kept, Plan, Step, as_json, prepare, session
+from benchmarks.cost.session import Cost, Kept, Plan, Step, as_json, prepare, session
 from benchmarks.devices import pick_device, provenance
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
@@ -108,16 +108,19 @@ def main(
     from benchmarks.datasets.catalogue import data_root as default_root
     from benchmarks.datasets.catalogue import get as get_dataset
 
+    root = default_root(data_root)
     if counter not in (None, "fvcore"):
         raise RequestError(f"unknown --counter {counter!r}; there is fvcore, beside our own")
-    listed = [m if v == "default" else f"{m}:{v}" for m, v in suites.load(suite).selected(())]
+    of_suite = suites.load(suite)
+    first_tier = next(iter(of_suite.tiers))
+    listed = [m if v == "default" else f"{m}:{v}" for m, v in of_suite.selected((), first_tier)]
     names = _distinct(model or [name for name in listed if registry.missing_extra(name.partition(":")[0]) is None])
     for base, variant in names.values():
         registry.get(base).scale(scale)
         registry.check_variant(base, variant)
         if (missing := registry.missing_extra(base)) is not None:
             raise RequestError(missing)
-    classes = len(get_dataset(dataset).classes)
+    classes = len(get_dataset(dataset, root).classes)
     wanted = {f"{shown} {one}".strip(): (shown, one) for shown in names for one in _forms(form, precision, device)}
     reference = reference or next(iter(wanted))
     if reference not in wanted:
@@ -130,7 +133,6 @@ def main(
     target = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    root = default_root(data_root)
     cells: dict[str, Cell] = {}
     with console.status("building"):
         if trained is None:
@@ -186,9 +188,7 @@ def main(
         def save(costs: Mapping[str, Cost], whole: bool = False) -> None:
             if out is None:
                 return
-            made = provenance(
-                started=began, threads=torch.get_num_threads(), device=device, device_name=_device_name(target)
-            )
+            made = provenance(started=began, device=target)
             content = {
                 **about,
                 "complete": whole,
@@ -222,10 +222,10 @@ def main(
         )
     save(costs, whole=True)
     kept.done()
-    for table in _tables(entries, costs):
+    for table in _tables(costs):
         console.print(table)
     _print_uncounted(costs)
-    _print_session(entries, costs, skipped, weights, cells)
+    _print_session(costs, skipped, weights, cells)
     console.print(f"{len(inputs)} images of {dataset}, {device}.", highlight=False)
     if out is not None:
         console.print(f"wrote {out}", highlight=False)
@@ -257,7 +257,6 @@ def _session_of(costs: Mapping[str, Cost]) -> dict[str, Any] | None:
 
 
 def _print_session(
-    entries: Mapping[str, Entry],
     costs: Mapping[str, Cost],
     skipped: Mapping[str, str],
     weights: str,
@@ -401,12 +400,12 @@ def _samples(dataset: str, root: Path, cell: Cell | None, count: int) -> list[tu
     if cell is None:
         files: Sequence[str] = [image["file_name"] for image in prepared.images]
     else:
-        files = load_split(cell.dataset, cell.split, cell.fold).test
+        files = load_split(cell.dataset, cell.split, cell.fold, root).test
     samples = DetectionDataset(prepared, files[:count])
     return [samples[i] for i in range(len(samples))]
 
 
-def _tables(entries: Mapping[str, Entry], costs: Mapping[str, Cost]) -> Iterable[Table]:
+def _tables(costs: Mapping[str, Cost]) -> Iterable[Table]:
     """Tables that fit a terminal of 100 columns."""
     table = _columns(
         "Cost of an image: parameters, activations in millions; memory in MiB; FLOPs are twice the MACs",

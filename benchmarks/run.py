@@ -90,6 +90,9 @@ def main(
     order: Annotated[
         Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
     ] = Order.suite,
+    with_profile: Annotated[
+        bool, typer.Option("--profile/--no-profile", help="measure what the trained models cost, in turns")
+    ] = True,
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="copy the finished records to results/ and redraw reports/")
@@ -130,8 +133,11 @@ def main(
     _check_extras(cells, explicit=bool(model))
     data = _open(names, root)
 
+    import torch
+
     from benchmarks import runner
 
+    all_threads = torch.get_num_threads()  # before a cell in this process has set its own
     console.print(f"suite {suite}, tier {tier}: {len(cells)} cells on {where}, {out}/", highlight=False)
     for line in [] if list_only else runner.set_damaged_aside(cells, out):
         console.print(line, soft_wrap=True, highlight=False)
@@ -152,8 +158,8 @@ def main(
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
     if left:
         console.print(f"not profiled: the models of a data set are timed together, and {len(left)} cells are left")
-    else:
-        _profile(ended_well, data, out, where, loaded.reference, full=tier != "quick", limits=limits)
+    elif with_profile:
+        _profile(ended_well, data, out, where, all_threads, loaded.reference, full=tier != "quick", limits=limits)
 
     from benchmarks.report import draw, tables
 
@@ -441,14 +447,17 @@ def _profile(
     cells: list[Cell],
     data: dict[str, PreparedDataset],
     out: Path,
-    device: object,
+    device: torch.device,
+    threads: int,
     reference: str,
     *,
     full: bool,
     limits: Limits,
 ) -> None:
     """Profile the first fold and seed of every model, all models of a data set in one session."""
-    from benchmarks import runner
+    from benchmarks.cost import cells as profiles
+    from benchmarks.cost.reporting import reporting
+    from benchmarks.trained import load_trained
 
     for name, prepared in data.items():
         first: dict[str, Cell] = {}
@@ -457,17 +466,26 @@ def _profile(
                 first.setdefault(cell.name, cell)
         chosen = list(first.values())
         sessions: set[str] = set()
-        done = [runner.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]
+        done = [profiles.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]
         if not chosen or (all(done) and len(sessions) == 1):
             continue
         needed = sum(_profile_seconds(load(CellPaths.of(out, cell)).run, full) for cell in chosen)
         if limits.stopping() or time.monotonic() + needed > limits.deadline:
             console.print(f"not profiled on {name}: it takes about {needed:.0f} s; the same command will do it")
             continue
-        with console.status(f"profiling {len(chosen)} models on {name}"):
-            if not console.is_terminal:
-                console.print(f"profiling {len(chosen)} models on {name}")
-            runner.profile_cells(chosen, prepared, runs=out, device=device, reference=reference, full=full)
+        console.print(f"profiling {len(chosen)} models on {name}; --no-profile leaves it out", highlight=False)
+        with reporting(console) as report:
+            profiles.profile_cells(
+                chosen,
+                prepared,
+                runs=out,
+                device=device,
+                reference=reference,
+                load_model=lambda cell, prepared=prepared: load_trained(cell, prepared, out, device),  # type: ignore[misc]
+                plan=profiles.FULL if full else profiles.QUICK,
+                threads=threads,
+                report=report,
+            )
 
 
 def _profile_seconds(run: RunRecord, full: bool) -> float:

@@ -1,4 +1,4 @@
-"""One cell from start to file, and the profile of cells that have ended."""
+"""One cell from start to file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,7 @@ from torch import nn
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
-from benchmarks.cost.clock import measure_latency, measure_throughput
-from benchmarks.cost.counts import count_macs, count_parameters, output_shapes
-from benchmarks.cost.energy import measure_energy
-from benchmarks.cost.engines import Form, arithmetic
-from benchmarks.cost.memory import peak_memory, training_memory
+from benchmarks.cost.engines import arithmetic
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared, require_unchanged
@@ -40,13 +35,10 @@ from benchmarks.store import (
     CellPaths,
     Detections,
     EpochPoint,
-    Latency,
-    Macs,
     ModelFacts,
     ProfileRecord,
     RunRecord,
     Status,
-    Stored,
     not_finite,
     now,
     read_named,
@@ -55,8 +47,8 @@ from benchmarks.store import (
     write_atomic,
     write_record,
 )
-from benchmarks.train import Diverged, build_optimizer, iterations_per_epoch, train
-from benchmarks.trained import DETECTION_VERSION, build_cell_model, detect, load_trained, save_trained
+from benchmarks.train import Diverged, iterations_per_epoch, train
+from benchmarks.trained import DETECTION_VERSION, build_cell_model, detect, save_trained
 
 
 def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
@@ -371,88 +363,3 @@ def _where(e: Exception) -> str:
         return ""
     last = frames[-1]
     return f" (in {last.name}, {os.path.basename(last.filename)}:{last.lineno})"
-
-
-PROFILE_QUICK = {"runs": 60, "warmup": 5, "min_seconds": 0.0}
-PROFILE_FULL = {"runs": 200, "warmup": 50, "min_seconds": 10.0}
-"""Timed rounds and warm-up per model, at least, after a suite's quick and other tiers."""
-
-_BATCH_SIZES = (1, 16)
-
-_MACS_IMAGES = 3
-
-_ALL_THREADS = torch.get_num_threads()  # before a cell in this process has set its own
-
-
-def profiled(stored: Stored, session_of: set[str]) -> bool:
-    """Whether a finished cell's profile is there, for the run it belongs to; adds its session."""
-    if stored.profile is None or stored.profile.cell_id != stored.run.cell_id:
-        return False
-    if stored.profile.provenance.started < stored.run.provenance.ended:
-        return False  # the cell was run again since
-    session_of.add(stored.profile.session)
-    return True
-
-
-def profile_cells(
-    cells: Sequence[Cell],
-    data: PreparedDataset,
-    *,
-    runs: Path,
-    device: torch.device,
-    reference: str,
-    full: bool = False,
-) -> None:
-    """Count and time the trained models of cells of one data set, in turns in one process.
-
-    Args:
-        cells: finished ones, one per model and variant, tiled alike; tiled ones are profiled on single tiles.
-        reference: `Cell.name` that ratios are taken to; the first cell where it is not among them.
-        full: as long as a figure that is quoted needs, `PROFILE_FULL`.
-
-    Writes a ProfileRecord beside each cell's record.
-    """
-    torch.set_num_threads(_ALL_THREADS)
-    started = now()
-    split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
-    tile = cells[0].tile.size if cells[0].tile else None
-    dataset = DetectionDataset(data, split.test[: max(16, _MACS_IMAGES)], tile=tile)
-    images = [dataset[i][0] for i in range(len(dataset))]
-    built = {cell.name: load_trained(cell, data, runs, device) for cell in cells}
-    reference = reference if reference in built else cells[0].name
-    running = {name: Form().of(model, images) for name, model in built.items()}
-    long = PROFILE_FULL if full else PROFILE_QUICK
-    latency = measure_latency(running, images, device=device, seed=0, reference=reference, **long)
-    seconds = max(long["min_seconds"] / 5, 0.5)
-    throughput = measure_throughput(running, images, device=device, batch_sizes=_BATCH_SIZES, seconds=seconds, seed=0)
-    energy = measure_energy(running, images, device=device, seconds=seconds)
-    training = DetectionDataset(data, split.train[: max(cell.recipe.batch_size for cell in cells)], tile=tile)
-    session = hashlib.sha256(f"{started}{[c.id for c in cells]}".encode()).hexdigest()[:12]
-    for cell in cells:
-        model = built[cell.name]
-        batch = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
-        step_memory = None
-        if isinstance(cell.recipe, Recipe):  # a library's own trainer takes its steps out of sight
-            step_memory = training_memory(
-                model,
-                [image for image, _ in batch],
-                [target for _, target in batch],
-                device=device,
-                optimizer=partial(build_optimizer, recipe=cell.recipe),
-            )
-        record = ProfileRecord(
-            cell_id=cell.id,
-            session=session,
-            precision="fp32",
-            parameters=count_parameters(model),
-            macs=Macs(**count_macs(model, [x.to(device) for x in images[:_MACS_IMAGES]])),
-            output_shapes=output_shapes(model, images[0].to(device)),
-            peak_memory_bytes=peak_memory(running[cell.name], images[:1], device=device),
-            training_memory_bytes=step_memory,
-            checkpoint_bytes=CellPaths.of(runs, cell).weights.stat().st_size,
-            latency=Latency(**latency[cell.name]),
-            throughput=throughput[cell.name],
-            energy_j=energy[cell.name],
-            provenance=provenance(started=started, device=device),
-        )
-        write_record(CellPaths.of(runs, cell).profile, record)

@@ -160,18 +160,21 @@ class ProfileRecord(_Record):
     session: str
     engine: Literal["torch"] = "torch"
     precision: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] | None
+    """total, trainable, in_evaluation (what an inference touches; see `benchmarks.cost.counts`), buffers, by_module."""
     macs: Macs | None
-    output_shapes: dict[str, tuple[int, ...]]
+    output_shapes: dict[str, tuple[int, ...]] | None
     peak_memory_bytes: int | None
     training_memory_bytes: int | None = None
     """Of a step at the recipe's batch size, with its optimiser's state."""
+    training_batch: int | None = added(None, description="images of that step")
     checkpoint_bytes: int | None = None
     latency: Latency | None
     throughput: dict[int, float | None] | None = None
     """Images per second by batch size; None where the memory did not suffice."""
     energy_j: float | None = None
     """Joules per image at batch 1, of the GPU board."""
+    missing: dict[str, str] = added({}, description="field -> why a measurement that was tried gave nothing")
     provenance: Provenance
 
 

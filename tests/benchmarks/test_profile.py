@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks import profile
 from benchmarks.cli import run_app
 from benchmarks.cost.clock import measure_latency
 from benchmarks.cost.counts import count_parameters
+from benchmarks.cost.session import Cost
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
 from benchmarks.models import build_model
@@ -27,11 +29,15 @@ from tests.benchmarks.conftest import make_cell, make_record
 from tests.benchmarks.cost.planted import Planted
 
 
+def quote(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 def test_command_profiles_models_beside_each_other(data_root: Path, synthetic, tmp_path: Path):
-    out = tmp_path / "profile.json"
+    out = tmp_path / "with a space" / "profile.json"
     arguments = "--model fasterrcnn_fpn --model canet:no_sae --model fasterrcnn_fpn --images 2 --runs 3 --warmup 1"
-    arguments += f" --min-seconds 0 --batch-size 2 --image-size 96 --data-root {data_root} --out {out}"
-    done = CliRunner().invoke(profile.app, arguments.split())
+    arguments += f" --min-seconds 0 --batch-size 2 --image-size 96 --data-root {quote(data_root)} --out {quote(out)}"
+    done = CliRunner().invoke(profile.app, shlex.split(arguments))
     assert done.exit_code == 0, done.output
     assert "Random weights" in done.output
     assert max(map(len, done.output.splitlines())) <= 140
@@ -47,12 +53,12 @@ def test_command_profiles_models_beside_each_other(data_root: Path, synthetic, t
 
 
 def test_command_measures_forms_and_says_what_has_none(data_root: Path, synthetic, tmp_path: Path):
-    out = tmp_path / "profile.json"
+    out = tmp_path / "with a space" / "profile.json"
     arguments = "--model fasterrcnn_fpn --form torch --form deploy --form torch:bf16 --images 1 --runs 2 --warmup 0"
-    arguments += f" --min-seconds 0 --batch-size 1 --image-size 96 --data-root {data_root} --out {out}"
-    done = CliRunner().invoke(profile.app, arguments.split())
+    arguments += f" --min-seconds 0 --batch-size 1 --image-size 96 --data-root {quote(data_root)} --out {quote(out)}"
+    done = CliRunner().invoke(profile.app, shlex.split(arguments))
     assert done.exit_code == 0, done.output
-    assert "not measured: fasterrcnn_fpn deploy: only CANet" in done.output
+    assert "not measured: fasterrcnn_fpn deploy: it has no exact inference form" in done.output
     content = json.loads(out.read_text())
     assert list(content["models"]) == ["fasterrcnn_fpn", "fasterrcnn_fpn bf16"]
     assert list(content["not_measured"]) == ["fasterrcnn_fpn deploy"]
@@ -73,46 +79,114 @@ def test_command_takes_trained_weights(data_root: Path, synthetic, tmp_path: Pat
         write_record(paths.record, make_record(cell))
         torch.manual_seed(5 + fold)
         weights = build_model("fasterrcnn_fpn", num_classes=classes, image_size=96, scale="nano").state_dict()
-        save_file({k: v.contiguous() for k, v in weights.items()}, paths.weights)
+        save_file({k: v.contiguous() for k, v in weights.items()}, paths.weights, {"cell_id": cell.id})
     found = profile._trained_cell(tmp_path, "synthetic_small", "fasterrcnn_fpn", "default", "nano", 96)
     assert found == cell, "the first fold"
     model = profile._load(found, "synthetic_small", data_root, tmp_path)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     with pytest.raises(RequestError, match="no trained fasterrcnn_fpn for synthetic_small at scale nano and 128 px"):
         profile._trained_cell(tmp_path, "synthetic_small", "fasterrcnn_fpn", "default", "nano", 128)
-    arguments = f"--model fasterrcnn_fpn --image-size 96 --images 1 --trained {tmp_path} --data-root {data_root}"
+    arguments = f"--model fasterrcnn_fpn --image-size 96 --images 1 --trained {quote(tmp_path)}"
+    arguments += f" --data-root {quote(data_root)}"
     arguments += " --runs 1 --warmup 0 --min-seconds 0 --batch-size 1"
-    done = CliRunner().invoke(profile.app, arguments.split())
+    done = CliRunner().invoke(profile.app, shlex.split(arguments))
     assert done.exit_code == 0, done.output
     assert f"Weights of {tmp_path}" in done.output.replace("\n", "")
 
 
+def test_an_interrupted_command_goes_on(data_root: Path, synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from benchmarks.cost import session
+
+    out = tmp_path / "profile.json"
+    arguments = "--model fasterrcnn_fpn --images 1 --runs 2 --warmup 0 --min-seconds 0 --batch-size 1 --image-size 96"
+    command = shlex.split(f"{arguments} --data-root {quote(data_root)} --json {quote(out)}")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "measure_throughput", interrupted)
+        assert CliRunner().invoke(profile.app, command).exit_code == 130
+    cut = json.loads(out.read_text())
+    assert not cut["complete"]
+    (before,) = cut["models"].values()
+    assert before["latency"] is not None
+    assert before["throughput"] == {}
+    with monkeypatch.context() as patch:
+        for measured in ("count_macs", "training_memory", "measure_latency"):
+            patch.setattr(session, measured, interrupted)
+        done = CliRunner().invoke(profile.app, command)
+    assert done.exit_code == 0, done.output
+    assert "going on with" in done.output
+    whole = json.loads(out.read_text())
+    assert whole["complete"]
+    (after,) = whole["models"].values()
+    assert after["throughput"]["1"] > 0
+    assert {k: v for k, v in after.items() if k != "throughput"} == {
+        k: v for k, v in before.items() if k != "throughput"
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
+
+
+def test_training_memory_is_of_as_many_images_as_it_says(data_root: Path, synthetic, tmp_path: Path):
+    out = tmp_path / "profile.json"
+    batch = profile.TRAINING_BATCH
+    arguments = "--model ssdlite --images 1 --runs 1 --warmup 0 --min-seconds 0 --batch-size 1 --image-size 96"
+    done = CliRunner().invoke(
+        profile.app, shlex.split(f"{arguments} --data-root {quote(data_root)} --json {quote(out)}")
+    )
+    assert done.exit_code == 0, done.output
+    content = json.loads(out.read_text())
+    (model,) = content["models"].values()
+    assert (content["images"], model["training_batch"]) == (1, batch)
+    assert model["training_memory_bytes"] > model["peak_memory_bytes"]
+    assert model["missing"] == {}
+
+
+def test_fvcores_count_stands_beside_ours(data_root: Path, synthetic):
+    arguments = f"--counter fvcore --model fasterrcnn_fpn --images 1 --image-size 96 --data-root {quote(data_root)}"
+    done = CliRunner().invoke(profile.app, shlex.split(arguments))
+    assert done.exit_code == 0, done.output
+    (row,) = (line.split() for line in done.output.splitlines() if line.strip().startswith("fasterrcnn_fpn  "))
+    ours, theirs, ratio, everything = map(float, row[1:])
+    assert (ours, ratio) == (theirs, 1.0)
+    assert everything > theirs
+    assert "aten.add" in done.output, "what we leave out"
+    assert "aten::add" in done.output, "what fvcore leaves out"
+
+
 def test_tables_fit_a_terminal_of_100_columns():
-    latency = {
-        n: {**f, "reference": "canet:mutual_attention"}
-        for n, f in measure_latency(
-            {"a": Planted(net=2.0)}, [torch.rand(3, 8, 8)], device=torch.device("cpu"), runs=3, warmup=0, seed=0
-        ).items()
+    (one,) = measure_latency(
+        {"a": Planted(net=2.0)}, [torch.rand(3, 8, 8)], device=torch.device("cpu"), runs=3, warmup=0, seed=0
+    ).values()
+    latency = {**one, "reference": "canet:mutual_attention", "p50": dict.fromkeys(one["p50"], 1234.5)}
+    parameters = count_parameters(nn.Linear(9, 9))
+    parameters |= {
+        "total": 41_300_000,
+        "trainable": 41_100_000,
+        "in_evaluation": 41_200_000,
+        "state_bytes": 165_000_000,
     }
-    cost = {
-        "parameters": count_parameters(nn.Linear(9, 9)) | {"total": 41_300_000, "trainable": 41_100_000},
-        "macs": {"macs": 207e9, "coverage": 0.5, "activations": 3e8, "proposals": 1000.0, "uncounted": {"aten.add": 3}},
-        "peak_memory_bytes": 3 * 10**9,
-        "training_memory_bytes": 9 * 10**9,
-    }
-    cost["parameters"]["state_bytes"] = 165_000_000
-    slow = {name: {**one, "p50": dict.fromkeys(one["p50"], 1234.5)} for name, one in latency.items()}
-    names = ["canet:mutual_attention compile fp16", "yolov8n"]
-    latency = dict.fromkeys(names, slow["a"])
+    cost = Cost(
+        parameters=parameters,
+        macs={"macs": 207e9, "coverage": 0.5, "activations": 3e8, "proposals": 1000.0, "uncounted": {"aten.add": 3}},
+        peak_memory_bytes=3 * 10**9,
+        training_memory_bytes=9 * 10**9,
+        latency=latency,
+        batch_latency={16: {**latency, "p50": {**latency["p50"], "network_gpu": 77.25}}},
+        throughput={1: 20.0, 16: None},
+        energy_j=1.5,
+        missing={"throughput.16": "out of memory"},
+    )
+    lost = Cost(missing={"latency": "out of memory"})
     console = Console(width=100, file=io.StringIO())
-    for table in profile._tables(
-        dict.fromkeys(names, cost), latency, {n: {1: 20.0, 16: None} for n in names}, dict.fromkeys(names, 1.5)
-    ):
+    for table in profile._tables({"canet:mutual_attention compile fp16": cost, "yolov8n": cost, "retinanet": lost}):
         console.print(table)
     text = console.file.getvalue()
     assert "…" not in text
-    for needed in ("training", "8583", "1234.50", "out of memory", "1.000 [1.000, 1.000]", "J per image"):
-        assert needed in text
+    needed = ("training", "8583", "41.20", "1234.50", "77.25", "batch 16 in ms", "out of memory", "J per image")
+    for words in (*needed, "1.000 [1.000, 1.000]"):
+        assert words in text
 
 
 @pytest.mark.parametrize(
@@ -129,12 +203,14 @@ def test_tables_fit_a_terminal_of_100_columns():
         ("--model canet --dataset synthetic_smal", "synthetic_small"),
         ("--model canet --device cudda", "device"),
         ("--model canet --reference retinanet", "reference"),
+        ("--model canet --counter ptflops", "fvcore"),
+        ("--model canet --time-limit soon", "9m"),
     ],
 )
 def test_wrong_requests_end_with_one_line_and_2(
     arguments: str, message: str, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(sys, "argv", ["profile", *arguments.split(), "--data-root", str(data_root)])
+    monkeypatch.setattr(sys, "argv", ["profile", *shlex.split(arguments), "--data-root", str(data_root)])
     with pytest.raises(SystemExit) as left:
         run_app(profile.app)
     assert left.value.code == 2

@@ -435,9 +435,11 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
 
     from benchmarks import runner, suites
     from benchmarks.cells import Tile
+    from benchmarks.cost.cells import profile_cells
     from benchmarks.evaluate import recompute
     from benchmarks.progress import CellProgress
     from benchmarks.store import Detections
+    from benchmarks.trained import load_trained
 
     (cell,) = suites.load("smoke").cells(
         "quick", datasets=["synthetic_small"], select=["retinanet"], epochs=1, tile=Tile(size=96, overlap=32)
@@ -451,5 +453,14 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
     found = Detections.loads(paths.detections.read_bytes(), "it")
     assert 100 < found.boxes.max() <= 160, "in pixels of the whole image"
     assert recompute(read_record(paths.record, RunRecord), paths, synthetic.root.parent) == record.metrics
-    runner.profile_cells([cell], synthetic, runs=tmp_path, device=torch.device("cpu"), reference=cell.name)
+    cpu = torch.device("cpu")
+    profile_cells(
+        [cell],
+        synthetic,
+        runs=tmp_path,
+        device=cpu,
+        reference=cell.name,
+        load_model=lambda cell: load_trained(cell, synthetic, tmp_path, cpu),
+        threads=torch.get_num_threads(),
+    )
     assert paths.profile.exists()

@@ -196,30 +196,90 @@ def test_intervals_of_ratios_hold_on_this_machine(busy: bool):
     assert (equal >= 90, slower >= 90) == (True, True), (equal, slower)
 
 
+def _throughput(models: dict[str, nn.Module], size: int, **changes):
+    options = {"device": CPU, "seconds": 0.1, "seed": 0} | changes
+    return clock.measure_throughput(models, [torch.rand(3, 8, 8)], batch_size=size, **options)
+
+
 def test_throughput_by_batch_size():
     models = {"fast": Planted(net=2.0), "slow": Planted(net=8.0)}
-    found = clock.measure_throughput(models, [torch.rand(3, 8, 8)], device=CPU, batch_sizes=[1, 4], seconds=0.1, seed=0)
-    assert found["slow"][1] <= 1000 / 8
-    assert found["slow"][4] <= 4 * 1000 / 8
-    assert found["fast"][1] > found["slow"][1]
-    assert found["slow"][4] > 2 * found["slow"][1]
+    single, batch = _throughput(models, 1), _throughput(models, 4)
+    assert single["slow"] <= 1000 / 8
+    assert batch["slow"] <= 4 * 1000 / 8
+    assert single["fast"] > single["slow"]
+    assert batch["slow"] > 2 * single["slow"]
+
+
+class Large(Planted):
+    """No memory for more than one image."""
+
+    def network(self, batch: Tensor) -> Tensor:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("planted")
+        return super().network(batch)
 
 
 def test_throughput_without_the_memory_is_missing_not_zero():
-    class Large(Planted):
+    models, failed = {"a": Large(net=1.0), "b": Planted(net=1.0)}, {}
+    assert _throughput(models, 1, seconds=0.02, failed=failed)["a"] > 0
+    assert failed == {}
+    found = _throughput(models, 2, seconds=0.02, failed=failed)
+    assert found["a"] is None
+    assert found["b"] > 0
+    assert failed == {"a": "out of memory"}
+
+
+class Breaking(Planted):
+    """Fails at its `at`-th inference."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(net=1.0)
+        self.left = at
+
+    def network(self, batch: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left <= 0:
+            raise RuntimeError("it broke\nin a long story")
+        return super().network(batch)
+
+
+@pytest.mark.parametrize("at", [1, 2, 6], ids=["first call", "warm-up", "timed"])
+def test_a_model_that_fails_leaves_the_others_timed(at: int):
+    models, failed = {"a": Breaking(at), "b": Planted(net=1.0)}, {}
+    found = _latency(models, failed=failed)
+    assert failed == {"a": "RuntimeError: it broke"}
+    assert list(found) == ["b"]
+    assert (found["b"]["reference"], found["b"]["ratio"]) == ("b", 1.0), "the first is gone, and what it was is not"
+    assert found["b"]["session"]["rounds"] == 10
+    with pytest.raises(RuntimeError, match="it broke"):
+        _latency({"a": Breaking(at)})
+
+
+def test_a_deadline_cuts_rounds_and_says_so():
+    found = _latency({"a": Planted(net=5.0)}, runs=1000, warmup=1000, deadline=time.monotonic() + 0.3)["a"]
+    assert found["session"]["cut"]
+    assert 1 <= found["session"]["rounds"] < 60
+    assert not _latency({"a": Planted()}, deadline=time.monotonic() + 60)["a"]["session"]["cut"]
+    late = _latency({"a": Planted()}, deadline=time.monotonic() - 1)["a"]
+    assert len(late["samples_ms"]["end_to_end"]) == 1, "one round there is always"
+
+
+def test_latency_of_a_batch():
+    sizes: list[int] = []
+
+    class Noting(Planted):
         def network(self, batch: Tensor) -> Tensor:
-            if len(batch) > 1:
-                raise torch.cuda.OutOfMemoryError("planted")
+            sizes.append(len(batch))
             return batch
 
-    found = clock.measure_throughput(
-        {"a": Large(net=1.0), "b": Planted(net=1.0)},
-        [torch.rand(3, 8, 8)],
-        device=CPU,
-        batch_sizes=[1, 2],
-        seconds=0.02,
-        seed=0,
-    )
-    assert found["a"][1] > 0
-    assert found["a"][2] is None
-    assert found["b"][2] > 0
+    session = _latency({"a": Noting()}, runs=2, batch_size=3)["a"]["session"]
+    assert (set(sizes), session["batch_size"]) == ({3}, 3)
+
+
+def test_results_so_far_are_whole():
+    seen = []
+    _latency({"a": Planted(), "b": Planted()}, runs=4, between=lambda rounds, so_far: seen.append((rounds, so_far())))
+    assert [rounds for rounds, _ in seen] == [1, 2, 3, 4]
+    for _, found in seen:
+        for one in found.values():
+            Latency(**one)

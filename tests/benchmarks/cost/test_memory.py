@@ -59,12 +59,3 @@ def test_memory_of_a_training_step_has_gradients_and_optimiser_state():
     assert whole <= step(foreach=True)
     assert torch.equal(model.weight, torch.ones(10**6)), "a copy was trained"
     assert model.weight.grad is None
-
-
-def test_a_training_step_without_the_memory_is_missing():
-    class Large(Learning):
-        def forward(self, images, targets):
-            raise torch.OutOfMemoryError("planted")
-
-    adam = lambda m: torch.optim.AdamW(m.parameters())  # noqa: E731
-    assert training_memory(Large(), [torch.rand(3, 8, 8)], [{}], device=CPU, optimizer=adam) is None
