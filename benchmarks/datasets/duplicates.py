@@ -137,7 +137,8 @@ def _standardised(grey: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     from scipy.ndimage import uniform_filter
 
     rest = grey - uniform_filter(grey, side, mode="nearest")
-    spread = np.sqrt(uniform_filter(rest * rest, 2 * side + 1, mode="nearest")) + 1.0  # a grey level: flat stays flat
+    power = np.maximum(uniform_filter(rest * rest, 2 * side + 1, mode="nearest"), 0)  # rounding: a little below
+    spread = np.sqrt(power) + 1.0  # a grey level: flat stays flat
     return np.clip(rest / spread, -2.5, 2.5)
 
 
