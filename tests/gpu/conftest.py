@@ -1,4 +1,7 @@
-"""What needs a CUDA device: `python -m pytest -m gpu tests/gpu -n0`.
+"""What needs a CUDA device; clocks alone, the rest beside each other:
+
+    python -m pytest -m gpu tests/gpu/test_cost.py -n 0
+    python -m pytest -m gpu tests/gpu/test_correctness.py -n 8
 
 `CANET_BENCH_GPU_TESTS_ON=cpu` runs what can run without one on the CPU, as CI does, so that the tests themselves do not
 rot; it compares the CPU with itself.
