@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
-from benchmarks.datasets.splits import Split, load_split
+from benchmarks.datasets.splits import Split, groups_of, load_split
 from benchmarks.errors import DataError, RequestError
 from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.store import (
@@ -35,7 +35,8 @@ def measure(data: PreparedDataset, split: Split, test: Detections, val: Detectio
     from benchmarks.metrics.evaluator import evaluate
 
     validation = None if val is None else (data.coco(split.val), val)
-    return evaluate(data.coco(split.test), test, data.classes, validation=validation)
+    groups = groups_of(data.name, split.name, data.root.parent)
+    return evaluate(data.coco(split.test), test, data.classes, validation=validation, groups=groups)
 
 
 def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Metrics:
@@ -150,7 +151,9 @@ def agree(recorded: Metrics, again: Metrics) -> bool:
 
 
 def _numbers(metrics: Metrics) -> dict[str, Any]:
-    return metrics.model_dump(mode="json", exclude={"intervals", "AP50_draws"}, exclude_unset=True)
+    return metrics.model_dump(
+        mode="json", exclude={"intervals", "standard_errors", "draws", "groups"}, exclude_unset=True
+    )
 
 
 def _within(old: Any, new: Any) -> bool:

@@ -6,7 +6,8 @@ COCO's numbers come from faster-coco-eval. The others, and the bootstrap interva
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,19 @@ from benchmarks.metrics.resampling import (
     all_points,
     average_precision,
     draw,
-    interval,
     mean,
     point,
     sized_average_precision,
     voc_rule,
 )
 from benchmarks.metrics.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
-from benchmarks.metrics.scene import Bools, Floats, Found, Scene, match, match_all, match_voc
+from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene, match, match_all, match_voc
+from benchmarks.metrics.spread import FEW_BOXES, LEAST_BOXES, LEAST_GROUPS, RATE, SHARE, exact, over_images
 from benchmarks.store import Detections
 
 RESAMPLES = 1000
+DRAWN = ("AP50", "AP", "AP_small")
+"""Metrics whose resamples a record keeps, so that models can be compared on the same images."""
 TINY = 16.0**2
 RELATIVE_BINS = {
     "below 0.1% of the image": (0.0, 1e-3),
@@ -46,6 +49,7 @@ def evaluate(
     classes: Sequence[str],
     *,
     validation: tuple[dict[str, Any], Detections] | None = None,
+    groups: Mapping[str, int] | None = None,
     resamples: int = RESAMPLES,
 ) -> Metrics:
     """Metrics of detections against COCO ground truth.
@@ -56,21 +60,23 @@ def evaluate(
         detections: of exactly the images of `truth`, in any order; the best 100 of each image are evaluated.
         classes: the K class names.
         validation: the same of the images on which the operating point is chosen.
+        groups: group of each image by its file name, of images that show the same place; without, each is its own.
 
     Returns:
-        Metrics in [0, 1], with 95% bootstrap intervals over images.
+        Metrics in [0, 1], with 95% intervals over images, of one training; see `benchmarks.metrics.spread`.
 
     Raises:
         DataError: the images are not the same ones.
     """
     scene = Scene.of(truth, detections, classes, per_image=MAX_DETECTIONS)
-    weights = draw(scene.images, resamples)
+    group = _groups(truth, groups)
+    number = int(group.max(initial=-1)) + 1
+    weights = draw(group, resamples)
     found = match_all(scene, 0.5)
-    intervals: dict[str, Interval] = {}
+    resampled: dict[str, Floats] = {}
 
     def note(name: str, values: Floats) -> float | None:
-        if scene.images > 1 and (span := interval(values)) is not None:
-            intervals[name] = span
+        resampled[name] = values
         return point(values)
 
     arrays = coco.accumulate(scene)
@@ -78,29 +84,34 @@ def evaluate(
     sizes, views = _views(scene)
     ap, ar = _sized(scene, weights, *views)  # (A, K, T, B)
     names = ("AP", "AP_small", "AP_medium", "AP_large")
+    real = scene.gt_area[~scene.gt_ignored]
+    within = [int(((real >= low) & (real <= high)).sum()) for low, high in coco.BINS.values()]
     for a, name in enumerate(names):
-        note(name, mean(ap[a].mean(axis=1)))
+        if within[a] >= LEAST_BOXES:
+            note(name, mean(ap[a].mean(axis=1)))
     AP50 = mean(ap[0, :, coco.AT_50])
     note("AP50", AP50)
     note("AP75", mean(ap[0, :, coco.AT_75]))
     note("AR_100", mean(ar[0].mean(axis=1)))
     in_bins = {}
     for a, (name, boxes) in enumerate(sizes.items(), start=len(names)):
-        whole, at_50 = mean(ap[a].mean(axis=1)), mean(ap[a, :, coco.AT_50])
-        in_bins[name] = SizeMetrics(
-            AP=note(f"sizes.{name}.AP", whole), AP50=note(f"sizes.{name}.AP50", at_50), boxes=boxes
-        )
+        both = {"AP": mean(ap[a].mean(axis=1)), "AP50": mean(ap[a, :, coco.AT_50])}
+        if boxes >= LEAST_BOXES:
+            resampled |= {f"sizes.{name}.{which}": values for which, values in both.items()}
+        in_bins[name] = SizeMetrics(**{which: point(values) for which, values in both.items()}, boxes=boxes)
     per_class = {}
     for k, name in enumerate(classes):
         by_size = {n: coco.mean(precision[:, :, k, a]) for a, n in enumerate(names)}
         at_50 = precision[coco.AT_50, :, k, 0]
+        of_class = int(((scene.gt_class == k) & ~scene.gt_ignored).sum())
+        span = over_images(ap[0, k, coco.AT_50], number) if of_class >= LEAST_BOXES else None
         per_class[name] = ClassMetrics(
             **by_size,
             AP50=coco.mean(at_50),
             AP75=coco.mean(precision[coco.AT_75, :, k, 0]),
             AR_100=coco.mean(recall[:, k, 0]),
-            boxes=int(((scene.gt_class == k) & ~scene.gt_ignored).sum()),
-            AP50_interval=interval(ap[0, k, coco.AT_50]) if scene.images > 1 else None,
+            boxes=of_class,
+            AP50_interval=None if span is None else span[0],
             precision=None if np.isnan(at_50).any() else tuple(np.round(at_50, 4).tolist()),
         )
     voc = _voc(scene, weights, match_voc(scene, 0.5))
@@ -108,8 +119,7 @@ def evaluate(
     loose = match_all(scene, DEEP_PCB_IOU)
     other = None if validation is None else Scene.of(*validation, classes, per_image=MAX_DETECTIONS)
     loose_at = None if other is None else _best_threshold(other, DEEP_PCB_IOU)
-    real = scene.gt_area[~scene.gt_ignored]
-    return Metrics(
+    measured = dict(
         AP=coco.mean(precision[:, :, :, 0]),
         AP50=coco.mean(precision[coco.AT_50, :, :, 0]),
         AP75=coco.mean(precision[coco.AT_75, :, :, 0]),
@@ -129,15 +139,54 @@ def evaluate(
         else note("DeepPCB_F_operating", inspection.rates(scene, weights, loose, loose_at)["F1"]),
         images=scene.images,
         boxes=len(real),
-        boxes_small=int((real < coco.SMALL).sum()),
-        boxes_medium=int(((real >= coco.SMALL) & (real < coco.LARGE)).sum()),
-        boxes_large=int((real >= coco.LARGE).sum()),
+        boxes_small=within[1],
+        boxes_medium=within[2],
+        boxes_large=within[3],
         sizes=in_bins,
         per_class=per_class,
-        inspection=_inspect(scene, weights, found, other, intervals),
-        intervals=dict(sorted(intervals.items())),
-        AP50_draws=() if scene.images < 2 or np.isnan(AP50).any() else tuple(np.round(AP50[1:], 5).tolist()),
+        inspection=_inspect(scene, weights, found, other, resampled),
     )
+    intervals, deviations = _spans(resampled, scene, number)
+    draws = {
+        name: tuple(np.round(values[1:], 4).tolist())
+        for name in DRAWN
+        if number >= LEAST_GROUPS and (values := resampled.get(name)) is not None and not np.isnan(values).any()
+    }
+    return Metrics.model_validate(
+        {**measured, "intervals": intervals, "standard_errors": deviations, "draws": draws, "groups": number}
+    )
+
+
+def _groups(truth: Mapping[str, Any], groups: Mapping[str, int] | None) -> Ints:
+    """Number of the group of each image, from 0, in the order of the scene."""
+    images = sorted(truth["images"], key=lambda image: int(image["id"]))
+    if groups is None:
+        return np.arange(len(images))
+    return np.unique([groups[image["file_name"]] for image in images], return_inverse=True)[1].astype(np.int64)
+
+
+def _spans(resampled: Mapping[str, Floats], scene: Scene, groups: int) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Intervals over images by name, those of counts exact, and standard errors of the others."""
+    intervals: dict[str, Interval] = {}
+    errors: dict[str, float] = {}
+    alone = groups / max(scene.images, 1)
+    defective = int(scene.defective.sum())
+    shares = {"escape": defective, "overkill": scene.images - defective}
+    boxes = int((~scene.gt_ignored).sum())
+    for name, values in sorted(resampled.items()):
+        what = name.rpartition(".")[2]
+        counted = shares.get(what) if "operating_point" in name else None
+        if counted is None and boxes < FEW_BOXES and (what == "recall" or "FROC" in name):
+            counted = boxes
+        value = point(values)
+        if counted is not None:
+            if value is not None and (exactly := exact(value, math.floor(counted * alone))) is not None:
+                intervals[name] = exactly
+            continue
+        span = over_images(values, groups, RATE if what == "false_positives_per_image" else SHARE)
+        if span is not None:
+            intervals[name], errors[name] = span
+    return intervals, errors
 
 
 def _views(scene: Scene) -> tuple[dict[str, int], tuple[Bools, Bools]]:
@@ -181,28 +230,24 @@ def _inspect(
     weights: Weights,
     found: Found,
     validation: Scene | None,
-    intervals: dict[str, Interval],
+    resampled: dict[str, Floats],
 ) -> Inspection:
-    """Everything in `Metrics.inspection`; adds to `intervals`."""
+    """Everything in `Metrics.inspection`; adds to `resampled`."""
     sweep = inspection.Sweep.of(scene, weights, found)
-    froc, froc_clean, spans = inspection.froc(scene, weights, sweep)
+    froc, froc_clean, recalls = inspection.froc(scene, weights, sweep)
+    resampled |= recalls
     chosen = None if validation is None else _best_threshold(validation, 0.5)
     best = sweep.best_threshold()
     point_chosen = point_best = None
     if chosen is not None:
         point_chosen, spread = inspection.operating_point(scene, weights, found, chosen, "validation")
-        spans |= {f"inspection.operating_point.{name}": span for name, span in spread.items()}
+        resampled |= {f"inspection.operating_point.{name}": values for name, values in spread.items()}
     if best is not None:
         point_best, _ = inspection.operating_point(scene, weights, found, best, "test")
-        if (span := interval(sweep.F1())) is not None:
-            spans["inspection.best_F1.F1"] = span
+        resampled["inspection.best_F1.F1"] = sweep.F1()
     curve, auroc = inspection.image_level(scene, weights, found)
     calibration, ece = inspection.calibration(scene, weights, found)
-    for name, value in (("image_level.AUROC", auroc), ("calibration.ECE", ece)):
-        if value is not None:
-            spans[f"inspection.{name}"] = value
-    if scene.images > 1:
-        intervals |= spans
+    resampled |= {"inspection.image_level.AUROC": auroc, "inspection.calibration.ECE": ece}
     threshold = chosen if chosen is not None else best
     return Inspection(
         defect_free_images=int((~scene.defective).sum()),
@@ -213,5 +258,5 @@ def _inspect(
         image_level=curve,
         confusion=inspection.confusion(scene, threshold) if threshold is not None else None,
         calibration=calibration,
-        errors=errors.split(scene, found),
+        errors=errors.split(scene),
     )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.metrics.resampling import Ranking, Weights, interval, point, ratio, weighted
-from benchmarks.metrics.results import Calibration, Confusion, ImageCurve, Interval, OperatingPoint
+from benchmarks.metrics.resampling import Ranking, Weights, point, ratio, weighted
+from benchmarks.metrics.results import Calibration, Confusion, ImageCurve, OperatingPoint
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
 
 FROC_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -76,9 +76,9 @@ class Sweep:
 
 def froc(
     scene: Scene, weights: Weights, sweep: Sweep
-) -> tuple[dict[str, float | None], dict[str, float | None] | None, dict[str, Interval]]:
-    """Recall at fixed false positives per image, per defect-free image, and the intervals of both."""
-    intervals = {}
+) -> tuple[dict[str, float | None], dict[str, float | None] | None, dict[str, Floats]]:
+    """Recall at fixed false positives per image, per defect-free image, and the resamples of both."""
+    resampled = {}
     sides = []
     clean = weighted(~scene.defective, weights)
     for name, false, images in (
@@ -89,20 +89,18 @@ def froc(
         for limit in FROC_POINTS:
             values = sweep.recall_at(false, images.astype(float), limit)
             recalls[f"{limit:g}"] = point(values)
-            if (span := interval(values)) is not None:
-                intervals[f"inspection.{name}.{limit:g}"] = span
+            resampled[f"inspection.{name}.{limit:g}"] = values
         sides.append(recalls)
-    return sides[0], sides[1] if clean[0] else None, intervals
+    return sides[0], sides[1] if clean[0] else None, resampled
 
 
 def operating_point(
     scene: Scene, weights: Weights, found: Found, threshold: float, chosen_on: str
-) -> tuple[OperatingPoint, dict[str, Interval]]:
-    """What happens when all detections of at least `threshold` are reported, and the intervals by name."""
+) -> tuple[OperatingPoint, dict[str, Floats]]:
+    """What happens when all detections of at least `threshold` are reported, and the resamples by name."""
     at = rates(scene, weights, found, threshold)
-    intervals = {name: span for name, values in at.items() if (span := interval(values)) is not None}
     values = {name: point(value) for name, value in at.items()}
-    return OperatingPoint.model_validate({"threshold": threshold, "chosen_on": chosen_on, **values}), intervals
+    return OperatingPoint.model_validate({"threshold": threshold, "chosen_on": chosen_on, **values}), at
 
 
 def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dict[str, Floats]:
@@ -128,8 +126,8 @@ def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dic
     }
 
 
-def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurve, Interval | None]:
-    """Escape and overkill over thresholds, and the AUROC of the images' highest scores, with its interval."""
+def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurve, Floats]:
+    """Escape and overkill over thresholds, and the AUROC of the images' highest scores, with its resamples."""
     score = np.full(scene.images, -1.0)  # of an image without a detection
     counted = ~found.ignored
     np.maximum.at(score, scene.dt_image[counted], scene.dt_scores[counted])
@@ -138,7 +136,7 @@ def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurv
     overkill = tuple(float(np.mean(score[~bad] >= t)) for t in CURVE_THRESHOLDS) if not bad.all() else None
     areas = _auroc(score, bad, weights)
     curve = ImageCurve(thresholds=CURVE_THRESHOLDS, escape=escape, overkill=overkill, AUROC=point(areas))
-    return curve, interval(areas)
+    return curve, areas
 
 
 def _auroc(score: Floats, positive: Bools, weights: Weights) -> Floats:
@@ -183,7 +181,7 @@ def confusion(scene: Scene, threshold: float) -> Confusion:
     )
 
 
-def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibration, Interval | None]:
+def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibration, Floats]:
     """How often detections of a score are right: D-ECE of Kueppers et al. (2020) without box coordinates.
 
     The first bin, below 0.1, is counted but left out of the ECE: evaluation asks for detections down to 0.001, which
@@ -208,4 +206,4 @@ def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibrati
         confidence=tuple(None if np.isnan(v) else float(v) for v in confidence),
         precision=tuple(None if np.isnan(v) else float(v) for v in precision),
     )
-    return made, interval(error)
+    return made, error

@@ -1,7 +1,8 @@
 """Metrics of many resamples of the images at once.
 
 An image keeps its matches, so a resample only changes how often it counts: every metric here is a function of
-weights (n images, B resamples). Column 0 has weight one for every image: the sample itself.
+weights (n images, B resamples). Column 0 has weight one for every image: the sample itself. Images that show the same
+place are drawn together, as groups.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from benchmarks.metrics.results import Interval
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
 
 Weights = npt.NDArray[np.float32]
@@ -25,24 +25,23 @@ COCO_RECALLS = np.linspace(0, 1, 101)
 VOC_RECALLS = np.arange(0, 1.1, 0.1)
 
 
-def draw(images: int, resamples: int) -> Weights:
-    """Weights of the sample itself and of `resamples` draws of as many images with replacement, (n, 1 + resamples)."""
-    draws = np.random.default_rng(0).integers(0, images, size=(resamples, images))
-    counts = [np.ones(images), *(np.bincount(d, minlength=images) for d in draws)]
-    return np.ascontiguousarray(np.stack(counts, axis=1), dtype=np.float32)
+def draw(groups: int | Ints, resamples: int) -> Weights:
+    """Weights of the sample itself and of `resamples` draws with replacement, (n, 1 + resamples).
+
+    Args:
+        groups: number of the group of each image, (n,), from 0: as many groups are drawn as there are, and their
+            images go with them. Or the number of images, each of which is a group.
+    """
+    group = np.arange(groups) if isinstance(groups, int) else groups
+    number = int(group.max(initial=-1)) + 1
+    draws = np.random.default_rng(0).integers(0, number, size=(resamples, number))
+    counts = [np.ones(number), *(np.bincount(d, minlength=number) for d in draws)]
+    return np.ascontiguousarray(np.stack(counts, axis=1)[group], dtype=np.float32)
 
 
 def weighted(values: Floats | Bools, weights: Weights) -> Floats:
     """Sums over images of values (..., n), weighted: (..., B). Not by BLAS, whose threads stall on a busy machine."""
     return np.einsum("...n,nb->...b", values.astype(np.float64), weights)
-
-
-def interval(values: Floats) -> Interval | None:
-    """95% percentile interval of a metric's resamples (all but column 0); None where it is not defined."""
-    if len(values) < 2 or np.isnan(values[0]) or np.isnan(values[1:]).all():
-        return None
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def point(values: Floats) -> float | None:

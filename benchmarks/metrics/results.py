@@ -110,8 +110,10 @@ class Metrics(Hashed):
     VOC07_AP50 (11 recall points), VOC07_AP50_plus1 (the same with box widths of x2 - x1 + 1, as MMDetection's VOC path
     computes them), VOC12_AP50 (all points), DeepPCB_AP and DeepPCB_F (IoU above 0.33; best F-score over thresholds, or
     _operating: at the threshold that is best on validation images).
-    `intervals` are 95% bootstrap intervals over images, by name; `inspection.NAME` for what is in `inspection`.
-    `AP50_draws` is AP50 of each of those resamples, which are the same images for every model, in the same order.
+    `intervals` are 95% intervals over images of this one training, by name; `inspection.NAME` for what is in
+    `inspection`; `standard_errors` are those over images. `draws` are some metrics of each resample of the test images,
+    of which `groups` do not show the same place; they are the same for every model, in the same order.
+    boxes_small, _medium and _large count as COCO does: a box of exactly 32 x 32 or 96 x 96 is in two bins.
     """
 
     AP: float | None
@@ -130,7 +132,9 @@ class Metrics(Hashed):
     DeepPCB_F: float | None = None
     DeepPCB_F_operating: float | None = None
     intervals: dict[str, Interval] = Field(default_factory=dict)
-    AP50_draws: tuple[float, ...] = ()
+    standard_errors: dict[str, float] = Field(default_factory=dict)
+    draws: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    groups: int | None = None
     images: int
     boxes: int
     boxes_small: int
@@ -144,11 +148,13 @@ class Metrics(Hashed):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, content: Any) -> Any:
-        """Records of evaluator 1 have one interval, in a field of its own."""
-        if isinstance(content, dict) and "AP50_interval" in content:
+        """Records of evaluator 1 have one interval, in a field of its own; those of evaluator 2 have draws in one."""
+        if isinstance(content, dict) and ("AP50_interval" in content or "AP50_draws" in content):
             content = dict(content)
-            if (interval := content.pop("AP50_interval")) is not None:
+            if (interval := content.pop("AP50_interval", None)) is not None:
                 content["intervals"] = {**content.get("intervals", {}), "AP50": interval}
+            if drawn := content.pop("AP50_draws", ()):
+                content["draws"] = {**content.get("draws", {}), "AP50": drawn}
         return content
 
     @property

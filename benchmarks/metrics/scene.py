@@ -173,15 +173,18 @@ class Found:
     gt: Ints
 
 
-def match(scene: Scene, thresholds: Sequence[float], outside: Bools, dt_outside: Bools) -> Found:
+def match(
+    scene: Scene, thresholds: Sequence[float], outside: Bools, dt_outside: Bools, *, first_of_equals: bool = False
+) -> Found:
     """COCO's matching: best detections first, each takes the free box of its class that it overlaps most.
 
-    A box to be ignored is only taken where no other is left; of equals the last one is taken.
+    A box to be ignored is only taken where no other is left; of boxes that overlap equally the last one is taken.
 
     Args:
         thresholds: T least IoUs.
         outside: (A, G), boxes that are ignored in each of A views, like those of another size.
         dt_outside: (A, N), detections that do not count there when they find nothing.
+        first_of_equals: instead take the first, as TIDE's code does.
 
     Returns:
         Arrays of (A, T, N).
@@ -189,7 +192,9 @@ def match(scene: Scene, thresholds: Sequence[float], outside: Bools, dt_outside:
     least = np.minimum(np.asarray(thresholds, dtype=float), 1 - 1e-10)
     ignore = outside | scene.gt_ignored
     near = scene.pairs.only(scene.same_class(scene.pairs) & (scene.pairs.iou >= least.min()))
-    order = np.lexsort((-near.gt, -near.iou, near.dt))  # each detection's pairs, best first
+    order = np.lexsort(
+        (near.gt if first_of_equals else -near.gt, -near.iou, near.dt)
+    )  # each detection's pairs, best first
     gt, iou = near.gt[order], near.iou[order]
     rows, first = np.unique(near.dt[order], return_index=True)
     ends = np.append(first, len(gt))[1:]
@@ -212,9 +217,9 @@ def match(scene: Scene, thresholds: Sequence[float], outside: Bools, dt_outside:
     return Found((matched != NONE) & ~ignored, ignored, matched)
 
 
-def match_all(scene: Scene, threshold: float) -> Found:
+def match_all(scene: Scene, threshold: float, *, first_of_equals: bool = False) -> Found:
     """COCO's matching at one IoU over boxes of every size: arrays of (N,)."""
-    found = match(scene, [threshold], *everything(scene))
+    found = match(scene, [threshold], *everything(scene), first_of_equals=first_of_equals)
     return Found(found.true[0, 0], found.ignored[0, 0], found.gt[0, 0])
 
 

@@ -40,6 +40,8 @@ LEAST_GROUPS = 10
 """Fewer images, or groups of overlapping ones, and no bootstrap interval is given."""
 LEAST_BOXES = 10
 """The same of the boxes that a metric rests on."""
+FEW_BOXES = 30
+"""Below, recalls have exact intervals."""
 LEAST_COUNT = 5
 """The same of an exact interval of a share."""
 LEAST_RUNS = 3

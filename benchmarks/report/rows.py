@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -248,10 +249,12 @@ def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], Samp
 
 def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], int | None, float | None]:
     """Draws, groups and standard error of a metric, as far as the record has them."""
-    if name == "AP50" and metrics.AP50_draws:
-        return metrics.AP50_draws, metrics.images, None
-    span = metrics.intervals.get(name)
-    return (), metrics.images, None if span is None else (span[1] - span[0]) / (2 * 1.96)
+    groups = metrics.groups or metrics.images
+    if drawn := metrics.draws.get(name):
+        return drawn, groups, None
+    if (error := metrics.standard_errors.get(name)) is None and (span := metrics.intervals.get(name)) is not None:
+        error = (span[1] - span[0]) / (2 * 1.96)  # an older record
+    return (), groups, error
 
 
 def _test_share(runs: Iterable[RunRecord]) -> float | None:
@@ -273,10 +276,11 @@ def _value(name: str, runs: list[RunRecord], spreads: _Spreads) -> Value:
 
 
 def _images(name: str, runs: list[RunRecord]) -> int:
-    """The images that a share is of: those of each fold once, however many seeds."""
+    """The images that a share is of, as far as they show other places: those of each fold once, however many seeds."""
     by_fold = {}
     for run in runs:
         if run.metrics is not None and run.metrics.inspection is not None:
             clean = run.metrics.inspection.defect_free_images
-            by_fold[run.cell.fold] = clean if name.endswith("overkill") else run.metrics.images - clean
-    return sum(by_fold.values())
+            images = clean if name.endswith("overkill") else run.metrics.images - clean
+            by_fold[run.cell.fold] = images * (run.metrics.groups or run.metrics.images) / run.metrics.images
+    return math.floor(sum(by_fold.values()))

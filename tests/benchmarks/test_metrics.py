@@ -243,7 +243,9 @@ def test_no_box_and_no_detection() -> None:
     nothing = Detections.from_images(found.file_names, [((), (), ())] * 6)
     got = metrics.evaluate(truth, nothing, CLASSES)
     assert got.AP50 == 0
-    assert got.AP50_interval == (0, 0)
+    assert got.AP50_interval is None, "six images"
+    wide = Detections.from_images([f"{i}.png" for i in range(12)], [((), (), ())] * 12)
+    assert metrics.evaluate(scene(np.random.default_rng(1), 12)[0], wide, CLASSES).AP50_interval == (0, 0)
     clean = metrics.evaluate({**truth, "annotations": []}, found, CLASSES)
     assert clean.AP50 is None
     assert clean.AP50_interval is None

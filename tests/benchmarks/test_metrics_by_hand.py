@@ -9,7 +9,8 @@ from benchmarks.metrics import errors, inspection
 from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.results import Metrics
-from benchmarks.metrics.scene import Scene, match_all, overlaps
+from benchmarks.metrics.scene import Scene, overlaps
+from benchmarks.metrics.spread import span
 from benchmarks.store import Detections
 
 A, B = 1, 2
@@ -263,8 +264,7 @@ def test_calibration() -> None:
 
 def split(images: list[Image]) -> dict[str, tuple[int, float]]:
     s = scene(images)
-    found = match_all(s, 0.5)
-    return {kind: (e.count, round(e.dAP50, 6)) for kind, e in errors.split(s, found).items() if e.count or e.dAP50}
+    return {kind: (e.count, round(e.dAP50, 6)) for kind, e in errors.split(s).items() if e.count or e.dAP50}
 
 
 HALF = 51 / 101  # AP of one hit of two boxes
@@ -312,7 +312,7 @@ def test_localisation_goes_before_classification() -> None:
 
 def test_errors_where_there_is_no_box() -> None:
     s = scene([([], [(A, 0.9, *FAR)])])
-    got = errors.split(s, match_all(s, 0.5))
+    got = errors.split(s)
     assert got["background"].count == 1
     assert all(e.dAP50 is None for e in got.values())
 
@@ -331,7 +331,7 @@ def test_an_interval_of_a_share_is_that_of_the_binomial() -> None:
     got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found))
     low, high = got.intervals["inspection.operating_point.recall"]
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.012)
-    assert got.intervals["inspection.operating_point.escape"] == pytest.approx((1 - high, 1 - low))
+    assert got.intervals["inspection.operating_point.escape"] == pytest.approx((0.3983, 0.6017), abs=1e-4)  # exact
     assert got.intervals["AR_100"] == pytest.approx((low, high))
     assert "inspection.operating_point.overkill" not in got.intervals
 
@@ -356,7 +356,41 @@ def test_draws_are_those_of_the_interval_and_the_same_images_for_every_model() -
     """Of two models that differ in image 0 alone, a draw differs where it holds image 0 and nowhere else."""
     images = FOUR_IMAGES * 5
     one, other = measure(images), measure([(images[0][0], []), *images[1:]])
-    assert np.percentile(one.AP50_draws, [2.5, 97.5]) == pytest.approx(one.AP50_interval, abs=1e-4)
+    assert one.standard_errors["AP50"] == pytest.approx(np.std(one.draws["AP50"], ddof=1) * (20 / 19) ** 0.5, abs=1e-4)
+    assert one.AP50_interval == span(one.AP50, one.standard_errors["AP50"], 19)
     drawn = draw(len(images), 20)[0, 1:] > 0
     assert 0 < drawn.sum() < 20
-    assert (np.array(one.AP50_draws) != np.array(other.AP50_draws)).tolist() == drawn.tolist()
+    assert (np.array(one.draws["AP50"]) != np.array(other.draws["AP50"])).tolist() == drawn.tolist()
+
+
+def test_images_of_one_place_are_drawn_together() -> None:
+    """Twenty images twice each: as groups of two, they say no more than the twenty."""
+    twice = [image for image in FOUR_IMAGES * 5 for _ in range(2)]
+    names = {f"{i}.png": i // 2 for i in range(40)}
+    once, alone = measure(FOUR_IMAGES * 5), measure(twice)
+    together = metrics.evaluate(*build(twice), CLASSES, groups=names, resamples=20)
+    assert (together.groups, together.images) == (20, 40)
+    assert together.AP50 == once.AP50
+    assert together.standard_errors["AP50"] == pytest.approx(once.standard_errors["AP50"], rel=1e-3)
+    assert alone.standard_errors["AP50"] < together.standard_errors["AP50"]
+    weights = draw(np.array([0, 0, 1, 2, 2]), 50)
+    assert (weights[0] == weights[1]).all()
+    assert (weights[[0, 2, 3]].sum(axis=0) == 3).all()
+
+
+def test_below_ten_boxes_or_groups_there_is_no_interval_and_of_few_images_an_exact_one() -> None:
+    images: list[Image] = [([(A, *BOX)], [(A, 0.9, *BOX)])] * 9 + [([], [])] * 6
+    truth, found = build(images)
+    got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found), resamples=20)
+    assert "AP50" in got.intervals, "15 images"
+    assert "sizes.below 16 x 16 px.AP50" not in got.intervals
+    assert got.per_class["a"].AP50_interval is None, "9 boxes"
+    assert got.intervals["inspection.operating_point.overkill"] == (0, pytest.approx(0.4593, abs=1e-4))
+    assert got.intervals["inspection.operating_point.recall"] == (pytest.approx(0.6637, abs=1e-4), 1)
+    few = metrics.evaluate(*build(images[:9]), CLASSES, resamples=20)
+    assert (few.intervals.keys() & {"AP50", "AP"}, few.draws) == (set(), {})
+
+
+def test_a_box_on_the_border_of_two_sizes_is_counted_in_both() -> None:
+    got = measure([([(A, 0, 0, 32, 32)], [(A, 0.9, 0, 0, 32, 32)])])
+    assert (got.boxes_small, got.boxes_medium, got.AP_small, got.AP_medium) == (1, 1, 1, 1)
