@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
-from benchmarks.datasets import catalogue
+from benchmarks.datasets import catalogue, grouping
 from benchmarks.errors import DataError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def prepare(
     overlaps: Annotated[
         bool, typer.Option("--overlaps", help="for a set of your own: keep crops that show the same place in one fold")
     ] = False,
+    groups: Annotated[str, typer.Option("--groups", help=grouping.HELP)] = grouping.DEFAULT,
+    folds: Annotated[int, typer.Option("--folds", help="for a set of your own: how many folds")] = 5,
     data_root: Root = None,
     force: Annotated[bool, typer.Option("--force", help="make it again even if it is up to date")] = False,
     replace: Annotated[
@@ -163,6 +165,8 @@ def prepare(
     if name not in catalogue.CATALOGUE and name not in catalogue.ELSEWHERE and form is None and not overlaps:
         hint = nearest(name, [*catalogue.CATALOGUE, *catalogue.ELSEWHERE])
         raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --from PATH --format auto")
+    if name in catalogue.CATALOGUE and (groups != grouping.DEFAULT or folds != 5):
+        raise RequestError(f"--groups and --folds are for a set of your own; {name} has the lists that are shipped")
     if name in catalogue.CATALOGUE and form is None and not overlaps:
         prepared.prepare(
             name,
@@ -187,6 +191,8 @@ def prepare(
         policy=chosen,
         findings=findings,
         overlaps=overlaps,
+        groups=groups,
+        folds=folds,
         report=_say,
         force=force,
         replace=replace,

@@ -12,9 +12,10 @@ resolution. `docs/folds.md` has how well that does on pairs that were judged by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +38,29 @@ def _basis() -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64)
 
 
+_LONG = 4
+"""Sides of an image longer than this many times the other are cut into pieces, laid below each other, for its hash."""
+
+
 def perceptual_hash(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The 255 bits of an RGB image (height, width, 3)."""
-    grey = Image.fromarray(rgb).convert("L").resize((_GRID, _GRID), Image.Resampling.BOX)
+    return _bits(_thumbnail(rgb))
+
+
+def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """32 x 32 grey values; of a strip, whose rows would all be alike there, of its pieces below each other."""
+    grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    if max(grey.shape) > _LONG * min(grey.shape):
+        long = grey if grey.shape[0] < grey.shape[1] else grey.T
+        pieces = math.isqrt(long.shape[1] // long.shape[0])
+        width = long.shape[1] // pieces
+        grey = np.concatenate([long[:, k * width : (k + 1) * width] for k in range(pieces)])
+    return np.asarray(Image.fromarray(grey).resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int64)
+
+
+def _bits(thumbnail: NDArray[np.int64]) -> NDArray[np.bool_]:
     basis = _basis()
-    spectrum = (basis @ np.asarray(grey, dtype=np.int64) @ basis.T).ravel()[1:]
+    spectrum = (basis @ thumbnail @ basis.T).ravel()[1:]
     return spectrum > np.sort(spectrum)[len(spectrum) // 2]
 
 
@@ -67,6 +86,71 @@ def near_duplicates(paths: Mapping[str, Path], threshold: int = THRESHOLD) -> li
         return []
     hashes = np.stack([perceptual_hash(decode(paths[name].read_bytes(), name)) for name in names])
     return linked(names, ((names[i], names[j]) for i, j in _close(hashes, threshold)))
+
+
+_COPY = re.compile(r"(?:[._](?:jpe?g|png|bmp|tiff?|webp))?\.rf\.[0-9a-z]+$", re.IGNORECASE)
+_SAME = 0.1
+"""Thumbnails, of spread 1, that differ nowhere by more than this are copies, fixture or not."""
+
+
+def source_name(file_name: str) -> str:
+    """What an image was called before an exporter made copies of it: `a/part_png.rf.0f3c.jpg` was `part`.
+
+    Folders do not count: exporters put the copies of one image into train, valid and test.
+    """
+    path = PurePosixPath(file_name)
+    stem, found = _COPY.subn("", path.stem)
+    return stem if found else file_name
+
+
+def look_alike(paths: Mapping[str, Path], threshold: int = THRESHOLD, parts: int = 5) -> list[list[str]]:
+    """Groups of images of any set that must stay together: `near_duplicates`, turned and mirrored ones, and copies.
+
+    Where one group would hold more than one of `parts` equal parts of the set, its images may be of one fixture: then
+    what counts is each image without what they all share (their median), unless they are the same all over.
+    """
+    names = list(paths)
+    if not names:
+        return []
+    small = [_thumbnail(decode(paths[name].read_bytes(), name)) for name in names]
+    by_source: dict[str, list[str]] = {}
+    for name in names:
+        by_source.setdefault(source_name(name), []).append(name)
+    copies = [(group[0], other) for group in by_source.values() for other in group[1:]]
+    groups = linked(names, [*copies, *((names[i], names[j]) for i, j in _turned(small, threshold))])
+    index = {name: i for i, name in enumerate(names)}
+    out = []
+    for group in groups:
+        if len(group) * parts <= len(names):
+            out.append(group)
+            continue
+        level = np.stack([small[index[name]] for name in group]).astype(np.float64)
+        level -= level.mean((1, 2), keepdims=True)
+        level /= np.maximum(level.std((1, 2), keepdims=True), 1e-6)
+        rest = level - np.median(level, axis=0)
+        whole = [np.rint(1e4 * image).astype(np.int64) for image in rest]
+        near = list(_turned(whole, threshold))
+        flat = level.reshape(len(group), -1)
+        for i in range(len(group)):
+            same = np.nonzero(np.abs(flat[i + 1 :] - flat[i]).max(axis=1, initial=0.0) < _SAME)[0]
+            near += [(i, i + 1 + int(j)) for j in same]
+        kept = set(group)
+        out += linked(group, [*((a, b) for a, b in copies if a in kept), *((group[i], group[j]) for i, j in near)])
+    return sorted(out)
+
+
+def _turned(thumbnails: Sequence[NDArray[np.int64]], threshold: int) -> Iterator[tuple[int, int]]:
+    """Pairs i < j of thumbnails whose hashes are close, the second as it is, turned by quarters, or mirrored."""
+    plain = np.stack([_bits(t) for t in thumbnails]).astype(np.float32)
+    for flip in (False, True):
+        for quarter in range(4):
+            turned = np.stack([_bits(np.rot90(t.T if flip else t, quarter)) for t in thumbnails]).astype(np.float32)
+            for start in range(0, len(plain), 1000):
+                part = plain[start : start + 1000]
+                differ = part @ (1 - turned).T + (1 - part) @ turned.T
+                for i, j in zip(*np.nonzero(differ <= threshold), strict=True):
+                    if start + i < j:
+                        yield start + int(i), int(j)
 
 
 def linked(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.datasets import catalogue, downloads, images, prepared, readers, splits
+from benchmarks.datasets import catalogue, downloads, grouping, images, prepared, readers, splits
 from benchmarks.datasets.catalogue import Guide
 from benchmarks.datasets.findings import Inspector, Policy, write_report
 from benchmarks.datasets.prepared import PreparedDataset, Report
@@ -36,6 +36,8 @@ def prepare(
     force: bool = False,
     replace: bool = False,
     strict: bool = False,
+    groups: str = grouping.DEFAULT,
+    folds: int = FOLDS,
 ) -> PreparedDataset:
     """Put a set under the data root, with a fold list `<name>-5fold-v1` and few-shot lists made for it.
 
@@ -45,6 +47,8 @@ def prepare(
         replace: whether a set of this name, made of something else, may be replaced.
         strict: each finding that no policy names is an error.
         overlaps: look for crops that show the same place, and keep them in one fold.
+        groups: what else stays in one fold, a way of `grouping.groups`.
+        folds: how many, at least `grouping.LEAST_FOLDS`.
 
     Others, and errors: as for `prepared.prepare`.
     """
@@ -52,6 +56,9 @@ def prepare(
     if name in catalogue.CATALOGUE:
         raise RequestError(f"{name} is in the catalogue; give your set another name, or leave --format out")
     catalogue.own_spec(name, name, (), 0, 0, 0)  # the name, before any work
+    grouping.check(groups)
+    if folds < grouping.LEAST_FOLDS:
+        raise RequestError(f"--folds {folds}: at least {grouping.LEAST_FOLDS}, to test, to choose and to train on")
     folder = catalogue.data_root(root) / name
     guide = catalogue.ELSEWHERE.get(name)
     if source is None:
@@ -69,7 +76,14 @@ def prepare(
     opened = downloads.open_any(source, folder.parent, digest, report, guide.without if guide is not None else ())
     try:
         choices = [f"{kind}={action}" for kind, action in sorted((policy or {}).items())]
-        origin = prepared.origin_of(opened, reader or form, *choices, *(["overlaps"] if overlaps else []))
+        if overlaps:
+            choices.append("overlaps")
+        if groups != grouping.DEFAULT:
+            stated = hashlib.sha256(Path(groups).read_bytes()).hexdigest() if Path(groups).is_file() else ""
+            choices.append(f"groups={stated or groups}")
+        if folds != FOLDS:
+            choices.append(f"folds={folds}")
+        origin = prepared.origin_of(opened, reader or form, *choices)
         if not force and (data := prepared.up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
@@ -87,7 +101,7 @@ def prepare(
             finally:
                 if findings is not None:
                     write_report(inspector.found, findings)
-            _finish(data, spec, work, content.parts, overlaps, say)
+            _finish(data, spec, work, content.parts, say, overlaps, groups, folds)
             prepared.write_source(work, source, origin)
         opened.discard()
     finally:
@@ -168,19 +182,28 @@ def _finish(
     spec: catalogue.DatasetSpec,
     work: Path,
     parts: Mapping[str, str],
-    overlaps: bool,
     say: Report,
+    overlaps: bool,
+    groups: str,
+    folds: int,
 ) -> None:
     """Add the split lists, and what the catalogue must know, to the manifest."""
     theirs = _their_split(data, parts, say)
-    if len(data.images) < FOLDS and not theirs:
-        raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {FOLDS} folds; add images")
+    if len(data.images) < folds and not theirs:
+        raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {folds} folds; add images")
     lists = {f"{data.name}-own-v1": theirs} if theirs else {}
-    if len(data.images) >= FOLDS:
-        folds = splits.make_list(data, folds=FOLDS, overlaps=overlaps, report=say)
-        lists |= {spec.split: folds, **splits.make_fews(data, spec.split, folds)}
+    title = f"{data.name}-{folds}fold-v1"
+    try:
+        made = splits.make_list(data, folds=folds, overlaps=overlaps, how=groups, report=say)
+        lists |= {title: made, **splits.make_fews(data, title, made)}
+    except DataError as e:
+        if not theirs:
+            raise
+        say(f"{e}; no folds are made, the source's own parts stay")
     longest = max(max(image["width"], image["height"]) for image in data.images)
     own = {"title": spec.title, "native_size": longest}
+    if folds != FOLDS:
+        own |= {"split": title, "folds": folds}
     if theirs:
         own |= {"split": f"{data.name}-own-v1", "folds": 1}
     manifest = {**data.manifest, "own": own}

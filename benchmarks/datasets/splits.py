@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.datasets import catalogue, duplicates
+from benchmarks.datasets import catalogue, duplicates, grouping
 from benchmarks.datasets.duplicates import THRESHOLD, linked, near_duplicates, overlapping
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError, RequestError, nearest
@@ -147,6 +147,8 @@ def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts,
         elif "parts" in listed:
             parts = ((tuple(listed["parts"]["train"]), tuple(listed["parts"]["val"]), tuple(listed["parts"]["test"])),)
         else:
+            if not all(listed["folds"]):
+                raise ValueError("a fold of it has no image")
             parts = _rotate([tuple(part) for part in listed["folds"]])
         for part in parts:
             names = [name for names in part for name in names]
@@ -309,18 +311,22 @@ def make_list(
     folds: int = 5,
     seed: int = SEED,
     overlaps: bool = False,
+    how: str = "",
     report: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """The content of a data set's split list file.
 
     Args:
         overlaps: whether to look for overlapping crops too; minutes for thousands of images.
+        how: what else stays together, a way of `grouping.groups`; "" for near-duplicates, as shipped lists have it.
+
+    DataError where there are fewer groups than folds.
     """
     labels = _labels(data)
     paths = {name: data.path(name) for name in labels}
-    groups = near_duplicates(paths)
+    groups = grouping.groups(paths, how, folds) if how else near_duplicates(paths)
     content: dict[str, Any] = {"schema": 1, "dataset": data.name}
-    found: dict[str, Any] = {"seed": seed, "near_duplicate_threshold": THRESHOLD}
+    found: dict[str, Any] = {"seed": seed, **({"grouped_by": how} if how else {"near_duplicate_threshold": THRESHOLD})}
     if overlaps:
         pairs = overlapping(paths, labels, report=report)
         groups = linked(paths, [(g[0], other) for g in groups for other in g[1:]] + [(p.a, p.b) for p in pairs])
@@ -328,7 +334,10 @@ def make_list(
             name: getattr(duplicates, name.upper())
             for name in ("min_overlap", "sure", "likely", "sharp", "thin", "stands_out", "very_sharp")
         }
-    content["folds"] = make_folds(labels, groups, folds=folds, seed=seed, spread=overlaps)
+    grouping.refuse_too_few(data.name, len(labels), groups, folds)
+    if how and (largest := max(map(len, groups), default=0)) * folds > len(labels):
+        report(f"{data.name}: {largest} of {len(labels)} images stay in one fold (--groups {how}): folds are uneven")
+    content["folds"] = make_folds(labels, groups, folds=folds, seed=seed, spread=overlaps or bool(how and groups))
     return {**content, **found, "near_duplicate_groups": groups}
 
 
