@@ -6,6 +6,7 @@ Starts without torch: what the source was is read before anything heavy is impor
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -106,6 +107,12 @@ def source() -> Source:
     return Source(_git("rev-parse", "HEAD"), None if status is None else bool(status))
 
 
+@functools.cache
+def source_at_start() -> Source:
+    """As it was when this was first called: a command calls it before it imports anything heavy."""
+    return source()
+
+
 SNAPSHOT = ".source.json"
 """Beside the packages of a copy without version control: the commit, and the digest of each source file at it."""
 
@@ -173,13 +180,14 @@ def provenance(*, started: str, device: torch.device, before: Source | None = No
     """Provenance of something that began at `started` on `device` and ends now.
 
     Args:
-        before: the source as the process began; where it is another now, the record says so.
+        before: the source as the run began, where that is not this process's own start (`source_at_start`); where it is
+            another now, the record says so.
     """
     import torch
 
     cuda = device.type == "cuda"
     after = source()
-    before = before or after
+    before = before or source_at_start()
     return Provenance(
         commit=before.commit,
         dirty=before.dirty,

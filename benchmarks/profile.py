@@ -25,7 +25,7 @@ from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
 from benchmarks.cost.session import Cost, Kept, Plan, Step, as_json, prepare, session
-from benchmarks.devices import pick_device, provenance
+from benchmarks.devices import pick_device, provenance, source_at_start
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
 from benchmarks.plan import seconds as parse_seconds
@@ -102,6 +102,7 @@ def main(
     comes from trained ones (--trained, or the profiles that benchmarks.run makes). With --out, what an interrupted
     command has measured is kept beside that file, and the same command goes on from there.
     """
+    source_at_start()
     began, deadline = now(), math.inf if time_limit is None else time.monotonic() + parse_seconds(time_limit)
     from benchmarks import models as registry
     from benchmarks import suites

@@ -22,13 +22,13 @@ from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.devices import device_class, pick_device
+from benchmarks.devices import device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress
-from benchmarks.store import CellPaths, RunRecord, load, read_record, require_writable, scan, write_atomic
+from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, require_writable, scan, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,7 @@ def main(
     Cells that are finished in --out are not run again, and an interrupted one goes on from its last epoch. SIGTERM
     stops a run as its time limit does: with the state of what runs saved after its epoch, what is left listed, exit 0.
     """
+    before = source_at_start()
     limits = _limits(time_limit)
     loaded = suites.load(suite)
     root = catalogue.data_root(data_root)
@@ -147,12 +148,14 @@ def main(
         return
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
+    if publish and todo and before.dirty is not False:
+        raise RequestError("--publish: the source differs from its commit, or is no clone; commit first, then run")
     if loaded.latency is not None and not model:
         _latency(loaded, next(iter(data), None), where, root, out, limits)
     at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
     if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
-    jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders) for cell in todo}
+    jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, before=before) for cell in todo}
     left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
@@ -494,12 +497,22 @@ def _profile_seconds(run: RunRecord, full: bool) -> float:
     return 30 + 150 * image if full else 8 + 120 * image
 
 
+def _require_publishable(stored: list[Stored]) -> None:
+    """RequestError names the records and profiles of which nobody could say which source made them."""
+    made = [(it.paths.record, it.run.provenance) for it in stored]
+    made += [(it.paths.profile, it.profile.provenance) for it in stored if it.profile is not None]
+    if bad := [(path, why) for path, its in made if (why := its.unpublishable) is not None]:
+        (path, why), more = bad[0], f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise RequestError(f"nothing is published: {path}: {why}{more}; commit, move these away and run again")
+
+
 def _publish(cells: list[Cell], out: Path, results: Path) -> None:
     """Copy records, detections and profiles to `results`; redraw reports/ when they belong there."""
     from benchmarks.report import draw
 
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
+    _require_publishable([load(CellPaths.of(out, cell)) for cell in cells])
     for cell in cells:
         here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
         for source, target in (

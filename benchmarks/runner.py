@@ -25,7 +25,7 @@ from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, tr
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared, require_unchanged
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
-from benchmarks.devices import provenance
+from benchmarks.devices import Source, provenance
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
@@ -142,6 +142,8 @@ class Job:
     loaders: int = 0
     beside: int = 1
     """Cells that run at a time on this machine, this one included."""
+    before: Source | None = None
+    """The source as the run began; a worker begins later."""
 
 
 def run_job(job: Job, progress: CellProgress) -> bool:
@@ -155,7 +157,14 @@ def run_job(job: Job, progress: CellProgress) -> bool:
     data = open_prepared(job.cell.dataset, job.data_root)
     device = torch.device(job.device)
     record = run_cell(
-        job.cell, data, runs=job.runs, device=device, progress=progress, loaders=job.loaders, beside=job.beside
+        job.cell,
+        data,
+        runs=job.runs,
+        device=device,
+        progress=progress,
+        loaders=job.loaders,
+        beside=job.beside,
+        before=job.before,
     )
     return record.status == "ok" and isinstance(job.cell.recipe, Recipe)
 
@@ -168,7 +177,7 @@ def record_death(job: Job, how: str) -> RunRecord:
         cell=job.cell,
         fingerprint=fingerprint(job.cell, data),
         status="out_of_memory" if "memory" in how else "failed",
-        provenance=provenance(started=now(), device=torch.device(job.device)),
+        provenance=provenance(started=now(), device=torch.device(job.device), before=job.before),
         error=how,
     )
     write_record(CellPaths.of(job.runs, job.cell).record, record)
@@ -184,12 +193,14 @@ def run_cell(
     progress: CellProgress,
     loaders: int = 0,
     beside: int = 1,
+    before: Source | None = None,
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
 
     Args:
         loaders: processes that read training images.
         beside: cells that run at a time on this machine, for the record: timings depend on it.
+        before: of `benchmarks.devices.provenance`.
 
     Raises:
         DataError: the record cannot be written.
@@ -220,7 +231,7 @@ def run_cell(
         fingerprint=mark,
         status=status,
         timings_s={k: round(v, 3) for k, v in timings.items()},
-        provenance=provenance(started=started, device=device),
+        provenance=provenance(started=started, device=device, before=before),
         error=error,
         beside=beside,
         **known,

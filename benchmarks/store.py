@@ -54,6 +54,15 @@ class Provenance(Hashed):
     changed_meanwhile: bool = added(False, description="whether the source was another at the end")
     cpu_capability: str | None = added(None, description="instruction set that torch uses, as `ATEN_CPU_CAPABILITY`")
 
+    @property
+    def unpublishable(self) -> str | None:
+        """Why a record must not be published: nobody could say which source made it. None where one can."""
+        if self.commit is None:
+            return "its commit is not known"
+        if self.dirty is not False:
+            return f"made from source that differs from its commit {self.commit[:8]}"
+        return "the source was changed while it was made" if self.changed_meanwhile else None
+
 
 class EpochPoint(Hashed):
     """One epoch of the training curve: mean losses, last learning rate, images per second.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -378,14 +379,30 @@ def test_interrupted_and_run_again_gives_the_same_numbers(
     assert again.paths.weights.read_bytes() == undisturbed.paths.weights.read_bytes()
 
 
+def made_from(out: Path, *, dirty: bool) -> None:
+    """Sign records and profiles as if the source had been so: that of a clone under development changes."""
+    for one in scan(out):
+        for record, path in ((one.run, one.paths.record), (one.profile, one.paths.profile)):
+            made = record.provenance.model_copy(update={"commit": "0" * 40, "dirty": dirty, "changed_meanwhile": False})
+            write_record(path, record.model_copy(update={"provenance": made}))
+
+
 def test_publish_copies_what_belongs_in_a_repository(
     finished: tuple[Path, str], data_root: Path, tmp_path: Path
 ) -> None:
-    out, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
     done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
     assert done.returncode == 2
     assert "repository's root" in done.stderr
     (tmp_path / "results").mkdir()
+    made_from(out, dirty=True)
+    done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nothing is published" in done.stderr
+    assert "differs from its commit 00000000 and 1 more" in " ".join(done.stderr.split())
+    assert not list(scan(tmp_path / "results" / "_gate"))
+    made_from(out, dirty=False)
     done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (stored,) = scan(tmp_path / "results" / "_gate")

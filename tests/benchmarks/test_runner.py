@@ -15,6 +15,7 @@ import torch
 from benchmarks import runner
 from benchmarks.cells import Cell
 from benchmarks.datasets.prepared import PreparedDataset, require_unchanged
+from benchmarks.devices import Source
 from benchmarks.errors import DataError
 from benchmarks.progress import CellProgress
 from benchmarks.store import CellPaths, Detections, RunRecord, read_record, write_atomic, write_record
@@ -96,9 +97,11 @@ def test_a_number_that_is_not_finite_fails_its_cell_and_no_other(tmp_path: Path,
         known["curve"] = (make_point(math.inf),)
 
     monkeypatch.setattr(runner, "_train_and_evaluate", some)
-    cell = make_cell()
-    record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
+    cell, cpu, as_begun = make_cell(), torch.device("cpu"), Source("0" * 40, False)
+    record = runner.run_cell(cell, synthetic, runs=tmp_path, device=cpu, progress=CellProgress(), before=as_begun)
     assert (record.status, record.error) == ("failed", "curve.0.losses.loss is not a finite number")
+    assert record.provenance.commit == as_begun.commit, "as the run began"
+    assert record.provenance.unpublishable == "the source was changed while it was made"
     assert read_record(CellPaths.of(tmp_path, cell).record, RunRecord).status == "failed"
 
 

@@ -180,3 +180,17 @@ def test_paths_of_a_cell_carry_its_id() -> None:
     assert str(paths.record) == f"results/synthetic_small/canet-no_sae-nano-f2-s1-{cell.id[:8]}.json"
     card = make_cell(device_class="nvidia-l4")
     assert CellPaths.of(Path(), card).record.name == f"canet-default-nano-f0-s0-nvidia-l4-{card.id[:8]}.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"commit": "a" * 40, "dirty": False}, None),
+        ({"commit": "a" * 40, "dirty": True}, "differs from its commit aaaaaaaa"),
+        ({"commit": "a" * 40, "dirty": False, "changed_meanwhile": True}, "changed while"),
+        ({"commit": None, "dirty": None}, "not known"),
+    ],
+)
+def test_a_record_of_no_known_source_is_not_for_publication(changes: dict, why: str | None) -> None:
+    got = make_record().provenance.model_copy(update=changes).unpublishable
+    assert got is None if why is None else why in got
