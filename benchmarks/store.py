@@ -12,8 +12,10 @@ import io
 import json
 import math
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -368,15 +370,67 @@ class Stored:
     paths: CellPaths
 
 
-def scan(root: Path) -> Iterator[Stored]:
-    """All records below `root`, in a stable order. A folder `_name` is not looked into."""
+_STEM = re.compile(r".+-f\d+-s\d+(-.+)?-[0-9a-f]{8}$")
+
+
+def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Iterator[Stored]:
+    """All records below `root`, or of `root` where that is a data set's own folder, in a stable order.
+
+    A folder `_name` is not looked into.
+
+    Args:
+        say: takes a line for each JSON file that is none of ours; it is left out.
+
+    Raises:
+        DataError: a record is damaged, lies where its cell does not, or is of a cell that occurs twice; or a folder is
+            a link, through which one would be counted twice.
+    """
     if not root.is_dir():
-        return
-    for path in sorted(root.glob("[!_.]*/*.json")):
+        return iter(())
+    here = root.resolve()
+    own = sorted(p for p in root.glob("*.json") if _STEM.match(p.stem.removesuffix(".profile")))
+    if own:  # a data set's own folder
+        root, files = here.parent, [here / p.name for p in own]
+    else:
+        folders = sorted(p for p in root.glob("[!_.]*") if p.is_dir())
+        if links := [p for p in folders if p.is_symlink()]:
+            raise DataError(f"{links[0]} is a link: records behind it would be counted twice; name their own folder")
+        files = sorted(root.glob("[!_.]*/*.json"))
+    found: list[Stored] = []
+    for path in files:
         if path.name.endswith(".profile.json"):
             continue
-        paths = CellPaths(root, path.parent.name, path.name[: -len(".json")])
-        yield load(paths)
+        if not _STEM.match(path.stem) and not _holds_a_record(path):
+            say(f"{path} is not a record; left out")
+            continue
+        found.append(load(CellPaths(root, path.parent.name, path.name[: -len(".json")])))
+    _require_each_once(found)
+    return iter(found)
+
+
+def _holds_a_record(path: Path) -> bool:
+    try:
+        return is_ours(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return False
+
+
+def _require_each_once(found: list[Stored]) -> None:
+    by_cell: dict[str, list[Path]] = {}
+    for one in found:
+        by_cell.setdefault(one.run.cell.id, []).append(one.paths.record)
+    for paths in by_cell.values():
+        if len(paths) > 1:
+            names = " and ".join(map(str, paths))
+            raise DataError(f"one cell twice: {names}; move one of them into a folder of its own, or one named _NAME")
+    for one in found:
+        cell, path = one.run.cell, one.paths.record
+        if one.run.cell_id != cell.id:
+            raise DataError(f"{path} is not a RunRecord: cell_id {one.run.cell_id} is not that of its cell, {cell.id}")
+        if (proper := CellPaths.of(one.paths.root, cell).record) != path:
+            raise DataError(
+                f"{path} is the record of {cell.name} on {cell.dataset} and belongs at {proper}; move it there"
+            )
 
 
 def load(paths: CellPaths) -> Stored:

@@ -138,6 +138,60 @@ def test_scan_leaves_out_what_is_no_record_of_a_suite(tmp_path: Path, stored) ->
     assert list(scan(tmp_path / "absent")) == []
 
 
+def test_one_cell_twice_or_in_another_place_is_refused_with_the_paths(tmp_path: Path, stored) -> None:
+    runs = tmp_path / "runs"
+    one = stored("runs").paths.record
+    copy = one.with_name(one.stem + "_before.json")
+    copy.write_bytes(one.read_bytes())
+    with pytest.raises(DataError, match="one cell twice") as error:
+        list(scan(runs))
+    assert str(one) in str(error.value)
+    assert str(copy) in str(error.value)
+    one.unlink()
+    with pytest.raises(
+        DataError, match=f"{copy.name} is the record of canet on synthetic_small and belongs at .*{one.name}"
+    ):
+        list(scan(runs))
+    other = runs / "neu_det" / one.name
+    other.parent.mkdir()
+    copy.rename(other)
+    with pytest.raises(DataError, match=f"neu_det/{one.name} is the record of canet on synthetic_small"):
+        list(scan(runs))
+    other.rename(one)
+    assert len(list(scan(runs))) == 1
+    (runs / "again").symlink_to(one.parent)
+    with pytest.raises(DataError, match="again is a link"):
+        list(scan(runs))
+
+
+def test_a_record_that_claims_another_cell_is_refused(stored, tmp_path: Path) -> None:
+    stored("runs", cell_id="0" * 16)
+    with pytest.raises(DataError, match="cell_id 0000000000000000 is not that of its cell"):
+        list(scan(tmp_path / "runs"))
+
+
+def test_other_peoples_json_is_left_out_and_named(stored, tmp_path: Path) -> None:
+    one = stored("runs")
+    labels = one.paths.record.with_name("labels.json")
+    labels.write_text('{"images": []}')
+    notes = one.paths.record.with_name("notes.json")
+    notes.write_text("not JSON")
+    lines: list[str] = []
+    assert [s.run.cell_id for s in scan(tmp_path / "runs", lines.append)] == [one.run.cell_id]
+    assert lines == [f"{labels} is not a record; left out", f"{notes} is not a record; left out"]
+    one.paths.record.write_bytes(one.paths.record.read_bytes()[:100])  # ours, by its name
+    with pytest.raises(DataError, match=one.paths.record.name) as error:
+        list(scan(tmp_path / "runs", lines.append))
+    assert "delete" not in str(error.value)
+
+
+def test_a_data_sets_own_folder_is_scanned_too(stored, tmp_path: Path, monkeypatch) -> None:
+    one = stored("runs")
+    assert [s.run.cell_id for s in scan(one.paths.record.parent)] == [one.run.cell_id]
+    monkeypatch.chdir(one.paths.record.parent)
+    assert [s.run.cell_id for s in scan(Path())] == [one.run.cell_id]
+
+
 def detections(rng: np.random.Generator, images: int = 5, size: float = 160) -> Detections:
     per_image = []
     for n in [0, *rng.integers(0, 100, images - 1)]:
