@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.metrics.evaluator import evaluate
-from benchmarks.models import MODELS, build_model, get, missing_extra
+from benchmarks.models import MODELS, build_model, get, missing_extra, split_name
 from benchmarks.store import Detections
 
 CLASSES = ("square", "bar", "ring")
@@ -173,9 +173,10 @@ def test_equal_inputs_give_equal_detections(name: str):
     image, _ = scene(3)
     (once,), (again,) = model([image]), model([image.clone()])
     assert _same([once], [again])
-    first, second = model([image, image])
-    # EfficientNet's depthwise convolutions round otherwise at the second place of a batch.
-    assert name == "efficientnet" or _same([first], [second])
+    # Convolutions may round otherwise at the second place of a batch (EfficientNet's do on every CPU that was tried),
+    # and what rounds otherwise may leave an NMS otherwise; the best scores differ by a few roundings of float32.
+    first, second = (found["scores"][:10] for found in model([image, image]))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
 @every_model
@@ -220,17 +221,41 @@ def test_says_what_was_loaded_and_frozen(name: str):
         assert parameter.requires_grad != frozen, parameter_name
 
 
-# One model of each kind in every test run.
-OVERFIT_ALWAYS = {"canet": 60, "fasterrcnn_fpn": 60, "retinanet": 100, "yolov8n": 80}
+# Iterations and rate on four images, with a margin. One model of each kind in every test run; the others, which `SMALL`
+# has not, when slow tests are asked for.
+OVERFIT = {
+    "canet": (60, 2e-3),
+    "fasterrcnn_fpn": (60, 2e-3),
+    "retinanet": (100, 2e-3),
+    "yolov8n": (80, 2e-3),
+    "fasterrcnn_fpn_v2": (60, 2e-3),
+    "fasterrcnn_mobilenet": (160, 1e-3),
+    "retinanet_v2": (100, 2e-3),
+    "fcos": (60, 2e-3),
+    "ssd300": (20, 2e-4),  # VGG16 has no norms
+    "ssdlite": (120, 2e-3),
+    "yolov9t": (80, 2e-3),
+    "yolov10n": (80, 2e-3),
+    "yolo11n": (80, 2e-3),
+    "yolo12n": (80, 2e-3),
+}
+OVERFIT_ALWAYS = ("canet", "fasterrcnn_fpn", "retinanet", "yolov8n")
 
 
-@pytest.mark.parametrize("name", [_param(name) for name in OVERFIT_ALWAYS])
+@pytest.mark.parametrize("name", [_param(name, slow=name not in OVERFIT_ALWAYS) for name in OVERFIT])
 def test_overfits_four_images(name: str):
     """AP50 of at least 0.9 on the images it was trained on, by the benchmark's own evaluator."""
     pairs = [scene(i) for i in range(4)]
     images, targets = [i for i, _ in pairs], [t for _, t in pairs]
-    found = overfit(_build(name), images, targets, OVERFIT_ALWAYS[name], 2e-3)
+    found = overfit(_build(name), images, targets, *OVERFIT[name])
     assert ap50(targets, found) >= 0.9
+
+
+def test_every_model_learns_in_a_test():
+    """But for wider forms of a YOLO, DETRs and mmdet's models, which the tests of their adapters train."""
+    wide = {name for name in MODELS if _wide_yolo(name)}
+    elsewhere = {name for name in MODELS if get(name).family in ("rtdetr", "dfine") or get(name).extra == "mmdet"}
+    assert {split_name(name)[0] for name in SMALL} | OVERFIT.keys() | wide | elsewhere == MODELS.keys()
 
 
 def overfit(
@@ -280,6 +305,33 @@ def small_scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Eight of them: 32 boxes."""
     pairs = [small_scene(i) for i in range(8)]
     return [image for image, _ in pairs], [target for _, target in pairs]
+
+
+# Models on `small_scenes`, and the iterations and rate with which it finds all 32 boxes.
+# A YOLO with distance bins has to start near: as shipped, no box gets a target (tests/baselines/test_ultralytics.py).
+SMALL = {
+    "canet": (100, 2e-3),
+    "yolov3_tiny:near_start": (120, 2e-3),
+    "yolov5n:near_start": (120, 2e-3),
+    "yolov8n:near_start": (120, 2e-3),
+    "yolo26n": (120, 2e-3),
+}
+
+
+def _small(name: str, variant: str):
+    values = _param(name, slow=True)
+    return pytest.param(name, variant, marks=values.marks, id=f"{name}-{variant}" if variant else name)
+
+
+@pytest.mark.parametrize(("name", "variant"), [_small(*split_name(name)) for name in SMALL])
+def test_overfits_eight_images_of_small_boxes(name: str, variant: str):
+    """At the suite's own size, boxes of 9 to 15 px: all of every class, the mean AP50 leaves none out."""
+    steps, lr = SMALL[f"{name}:{variant}" if variant else name]
+    images, targets = small_scenes()
+    torch.manual_seed(0)
+    scale = next(iter(get(name).scales.values()))
+    model = build_model(name, num_classes=3, image_size=SMALL_SIZE, scale=scale, variant=variant or "default")
+    assert ap50(targets, overfit(model, images, targets, steps, lr)) >= 0.9
 
 
 def coco(targets: list[dict[str, Tensor]], classes: int = len(CLASSES)) -> dict:
