@@ -68,7 +68,7 @@ def main(
         list[str] | None, typer.Option(help="this split list instead of its data set's default one (repeatable)")
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="instead of the tier's seeds (repeatable)")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="instead of the tier's seeds (repeatable)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
     tile: Annotated[
         int | None, typer.Option(min=64, help="cut large images into tiles of this side that overlap by a quarter")
@@ -105,12 +105,10 @@ def main(
     """
     before = source_at_start()
     limits = _limits(time_limit)
-    loaded = suites.load(suite)
     root = catalogue.data_root(data_root)
-    # Where a user's own sets and their split lists are found, in worker processes too.
-    os.environ["CANET_BENCH_DATA"] = str(root)
+    loaded = suites.load(suite, root)
     for name in dataset or ():
-        catalogue.get(name)
+        catalogue.get(name, root)
     tier = tier or _default_tier(loaded, device)
     names, absent = _available(loaded.datasets_of(tier), dataset, root)
     cells = loaded.cells(
@@ -203,7 +201,7 @@ def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tu
 
     names, absent = [], []
     for name in asked or listed:
-        spec = catalogue.get(name)
+        spec = catalogue.get(name, root)
         if spec.embedded or is_prepared(name, root):
             names.append(name)
             continue
@@ -441,9 +439,10 @@ def _outcome(record: RunRecord) -> str:
     if record.status != "ok" or record.metrics is None:
         return f"[red]{record.status}[/] {record.error}"
     m = record.metrics
+    AP50, AP = ("-" if value is None else f"{value:.3f}" for value in (m.AP50, m.AP))  # a test part may have no box
     low, high = m.AP50_interval or (None, None)
     interval = f" [{low:.3f}, {high:.3f}]".replace("[", r"\[") if low is not None else ""
-    return f"AP50 {m.AP50:.3f}{interval}, AP {m.AP:.3f}"
+    return f"AP50 {AP50}{interval}, AP {AP}"
 
 
 def _profile(

@@ -55,7 +55,7 @@ def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
     """With what `cell` would be run now."""
     return Fingerprint(
         data=data.manifest_digest,
-        split=load_split(cell.dataset, cell.split, cell.fold).digest,
+        split=load_split(cell.dataset, cell.split, cell.fold, data.root.parent).digest,
         builder=models.get(cell.model).version,
         recipe=RECIPE_VERSION,
         transforms=TRANSFORMS_VERSION,
@@ -126,7 +126,7 @@ def set_damaged_aside(cells: Iterable[Cell], runs: Path) -> list[str]:
 
 def training_iterations(cell: Cell, data: PreparedDataset) -> int:
     """Optimiser steps that the cell's training takes."""
-    images = len(load_split(cell.dataset, cell.split, cell.fold).train)
+    images = len(load_split(cell.dataset, cell.split, cell.fold, data.root.parent).train)
     return cell.recipe.epochs * iterations_per_epoch(images, cell.recipe)
 
 
@@ -257,7 +257,7 @@ def _train_and_evaluate(
     known: dict[str, Any],
 ) -> None:
     """The cell's phases; what is known so far is left in `known` and `timings`, whatever happens."""
-    split = load_split(cell.dataset, cell.split, cell.fold)
+    split = load_split(cell.dataset, cell.split, cell.fold, data.root.parent)
     require_unchanged(data, (*split.train, *split.val, *split.test))
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, Recipe, Tile
@@ -94,12 +94,13 @@ class Suite(_Strict):
     tiers: dict[str, Tier] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Suite:
+    def _names_exist(self, info: ValidationInfo) -> Suite:
+        root = (info.context or {}).get("root")
         tiers = self.tiers.items()
         for where, datasets in [("", self.datasets), *((f"tiers.{name}.", tier.datasets) for name, tier in tiers)]:
             for dataset in datasets:
                 try:
-                    catalogue.get(dataset)
+                    catalogue.get(dataset, root)
                 except RequestError as e:
                     raise ValueError(f"{where}datasets: {e}") from None
         for entry in [m for _, tier in tiers for m in (*self.models, *tier.models)]:
@@ -159,7 +160,7 @@ class Suite(_Strict):
         t = self.tier(tier)
         out = []
         for dataset in datasets:
-            spec = catalogue.get(dataset)
+            spec = catalogue.get(dataset, root)
             cut = tile or t.tile.get(dataset)
             native = min(spec.native_size, cut.size) if cut else spec.native_size
             title = (split or {}).get(dataset) or t.split.get(dataset) or spec.split
@@ -225,8 +226,11 @@ def names() -> list[str]:
     return sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load(name: str) -> Suite:
+def load(name: str, root: Path | None = None) -> Suite:
     """Read and validate a suite: one that ships with the package, by name, or a file of the user's, `NAME.yaml`.
+
+    Args:
+        root: where prepared sets lie, for a suite that names sets of the user's own.
 
     Raises:
         RequestError: no such suite.
@@ -234,11 +238,11 @@ def load(name: str) -> Suite:
     """
     if name.endswith((".yaml", ".yml")):
         try:
-            return parse(Path(name).read_text(encoding="utf-8"), name)
+            return parse(Path(name).read_text(encoding="utf-8"), name, root)
         except (OSError, UnicodeDecodeError) as e:
             reason = e.strerror if isinstance(e, OSError) else "it is not text"
             raise RequestError(f"--suite {name}: {reason}; suites that ship: {', '.join(names())}") from None
-    return parse(_text(name), f"suites/{name}.yaml")
+    return parse(_text(name), f"suites/{name}.yaml", root)
 
 
 def _text(name: str) -> str:
@@ -247,10 +251,10 @@ def _text(name: str) -> str:
     return (resources.files("benchmarks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def parse(text: str, where: str) -> Suite:
+def parse(text: str, where: str, root: Path | None = None) -> Suite:
     """A suite from YAML text; `where` names it in error messages."""
     try:
-        return Suite.model_validate(_written_out(yaml.safe_load(text)))
+        return Suite.model_validate(_written_out(yaml.safe_load(text)), context={"root": root})
     except yaml.YAMLError as e:
         raise DataError(f"{where} is not YAML: {' '.join(str(e).split())}") from None
     except RequestError as e:

@@ -64,7 +64,7 @@ def profile_cells(
 
     torch.set_num_threads(threads)
     began = now()
-    split = load_split(cells[0].dataset, cells[0].split, cells[0].fold)
+    split = load_split(cells[0].dataset, cells[0].split, cells[0].fold, data.root.parent)
     tile = cells[0].tile.size if cells[0].tile else None
     dataset = DetectionDataset(data, split.test[: max(16, plan.count_images)], tile=tile)
     images = [dataset[i][0] for i in range(len(dataset))]

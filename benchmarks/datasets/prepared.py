@@ -237,7 +237,7 @@ def prepare(
         DataError: a file of the source is wrong; the message names it, the field and the remedy.
     """
     say = report or (lambda line: None)
-    spec = catalogue.get(name)
+    spec = catalogue.get(name, root)
     folder = _folder(name, root)
     if source is None and not spec.embedded:
         if not force and is_prepared(name, root):

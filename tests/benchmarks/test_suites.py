@@ -211,3 +211,21 @@ def test_every_model_names_its_builder_and_scales(name: str) -> None:
     assert spec.name == name
     assert ":" in spec.builder
     assert {"nano", "lite0", "r50"} <= set(spec.scales)
+
+
+def test_a_set_of_ones_own_is_found_under_the_root_that_is_named(tmp_path, monkeypatch):
+    """And nothing of the way there goes through the environment."""
+    from benchmarks import runner
+    from benchmarks.datasets import own
+    from tests.datasets.conftest import write_folder
+    from tests.datasets.test_own import coco_files
+
+    monkeypatch.setenv("CANET_BENCH_DATA", str(tmp_path / "elsewhere"))
+    root = tmp_path / "data"
+    data = own.prepare("mine", root, write_folder(tmp_path / "s", coco_files(10)))
+    cell = suites.load("smoke", root).cells("quick", datasets=["mine"], root=root)[0]
+    assert runner.fingerprint(cell, data).data == data.manifest_digest
+    assert runner.training_iterations(cell, data) > 0
+    text = (Path(suites.__file__).parent / "suites/smoke.yaml").read_text().replace("synthetic_small", "mine")
+    (tmp_path / "my.yaml").write_text(text)
+    assert suites.load(str(tmp_path / "my.yaml"), root).datasets == ("mine",)
