@@ -24,7 +24,7 @@ from benchmarks.cli import console, run_app
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
-from benchmarks.cost.session import Cost, Kept, Plan, Step, as_json, prepare, session
+from benchmarks.cost.session import Cost, Entry, Kept, Plan, Step, as_json, prepare, session
 from benchmarks.devices import pick_device, provenance, source_at_start
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
@@ -168,61 +168,84 @@ def main(
         "scale": scale,
         "images": len(inputs),
     }
-    partly = None if out is None else out.with_name(f"{out.name}.partial")
     forms = {name: [shown, str(one)] for name, (shown, one) in wanted.items()}
     definition = [about, plan.__dict__, forms, reference, device, torch.get_num_threads(), torch.__version__]
-    kept = Kept(partly, definition)
-    if kept.resumed:
-        console.print(f"going on with {partly}: {len(kept.resumed)} measurements are there", highlight=False)
+    built = {name: module.to(target) for name, module in built.items()}
+    made = provenance(started=began, device=target)
+    entries: dict[str, Entry] = {}
+    costs: dict[str, Cost] = {}
+    skipped: dict[str, str] = {}
+    sessions: list[dict[str, Any] | None] = []
+    timed_in: dict[str, int] = {}
+
+    def save(more: Mapping[str, Cost], whole: bool = False) -> None:
+        if out is None:
+            return
+        so_far = {**costs, **{name: cost for name, cost in more.items() if name not in costs}}
+        content = {
+            **about,
+            "complete": whole,
+            "sessions": sessions if whole else [*sessions, _session_of(more)],
+            "provenance": made.model_copy(update={"ended": now()}).model_dump(),
+            "models": {
+                name: {
+                    "label": registry.label(*names[wanted[name][0]]),
+                    "weights": weights if trained is None else cells[wanted[name][0]].id,
+                    "engine": entries[name].form.engine,
+                    "precision": entries[name].form.precision,
+                    "preparation_s": entries[name].preparation_s,
+                    "session": timed_in[name],
+                    **as_json(so_far[name]),
+                }
+                for name in wanted
+                if name in so_far
+            },
+            "not_measured": skipped,
+        }
+        write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
+
+    parts: list[Kept] = []
     with reporting(console) as report:
-        entries, skipped = prepare(
-            {name: module.to(target) for name, module in built.items()},
-            wanted,
-            inputs,
-            steps=steps,
-            deadline=time.monotonic() + PREPARING * (deadline - time.monotonic()),
-            report=report,
-        )
-        if reference not in entries:
-            raise RequestError(f"the reference cannot be measured: {reference}: {skipped[reference]}")
-
-        def save(costs: Mapping[str, Cost], whole: bool = False) -> None:
-            if out is None:
-                return
-            made = provenance(started=began, device=target)
-            content = {
-                **about,
-                "complete": whole,
-                "session": _session_of(costs),
-                "provenance": made.model_dump(),
-                "models": {
-                    name: {
-                        "label": registry.label(*names[wanted[name][0]]),
-                        "weights": weights if trained is None else cells[wanted[name][0]].id,
-                        "engine": entry.form.engine,
-                        "precision": entry.form.precision,
-                        "preparation_s": entry.preparation_s,
-                        **as_json(costs[name]),
-                    }
-                    for name, entry in entries.items()
-                },
-                "not_measured": skipped,
-            }
-            write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
-
-        costs = session(
-            entries,
-            inputs,
-            device=target,
-            plan=plan,
-            reference=reference,
-            deadline=deadline,
-            kept=kept,
-            report=report,
-            saved=save,
-        )
-    save(costs, whole=True)
-    kept.done()
+        groups = _groups(wanted, reference, time_limit is not None)
+        for number, group in enumerate(groups):
+            until = time.monotonic() + (deadline - time.monotonic()) / (len(groups) - number)
+            partly = None if out is None else out.with_name(f"{out.name}.partial{number or ''}")
+            parts.append(kept := Kept(partly, [*definition, number]))
+            if kept.resumed:
+                console.print(f"going on with {partly}: {len(kept.resumed)} measurements are there", highlight=False)
+            ready, left_out = prepare(
+                built,
+                group,
+                inputs,
+                steps=steps,
+                deadline=time.monotonic() + PREPARING * (until - time.monotonic()),
+                report=report,
+            )
+            skipped.update(left_out)
+            if reference not in ready:
+                raise RequestError(f"the reference cannot be measured: {reference}: {skipped[reference]}")
+            entries = {**ready, **entries}
+            timed_in = {**dict.fromkeys(ready, number), **timed_in}
+            if costs and not set(ready) - set(costs):
+                continue
+            found = session(
+                ready,
+                inputs,
+                device=target,
+                plan=plan,
+                reference=reference,
+                deadline=until,
+                kept=kept,
+                report=report,
+                saved=save,
+            )
+            sessions.append(_session_of(found))
+            costs = {**found, **costs}
+    costs = {name: costs[name] for name in wanted if name in costs}
+    made = provenance(started=began, device=target)
+    save({}, whole=True)
+    for kept in parts:
+        kept.done()
     for table in _tables(costs):
         console.print(table)
     _print_uncounted(costs)
@@ -246,6 +269,21 @@ def _forms(forms: Sequence[str] | None, precisions: Sequence[str] | None, device
     for text in forms or ("torch",):
         texts += [text] if ":" in text or not precisions else [f"{text}:{one}" for one in precisions]
     return list(dict.fromkeys(Form.parse(text, device.partition(":")[0]) for text in texts))
+
+
+def _groups(
+    wanted: Mapping[str, tuple[str, Form]], reference: str, limited: bool
+) -> list[Mapping[str, tuple[str, Form]]]:
+    """What is timed in turns with each other: everything.
+
+    Within a time limit, first what needs no preparation, so that it is there however long compilation takes; then the
+    other forms, beside the reference.
+    """
+    slow = {name for name, (_, form) in wanted.items() if form.engine not in ("torch", "deploy")}
+    if not limited or not slow or reference in slow or len(slow) == len(wanted):
+        return [wanted]
+    first = {name: pair for name, pair in wanted.items() if name not in slow}
+    return [first, {name: pair for name, pair in wanted.items() if name in slow or name == reference}]
 
 
 def _session_of(costs: Mapping[str, Cost]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from benchmarks import profile
 from benchmarks.cli import run_app
 from benchmarks.cost.clock import measure_latency
 from benchmarks.cost.counts import count_parameters
+from benchmarks.cost.engines import Form
 from benchmarks.cost.session import Cost
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
@@ -68,7 +69,7 @@ def test_command_measures_forms_and_says_what_has_none(data_root: Path, syntheti
     assert plain["training_memory_bytes"] > plain["peak_memory_bytes"] > plain["parameters"]["state_bytes"]
     assert low["training_memory_bytes"] is None
     assert plain["energy_j"] is None
-    assert {"cudnn_benchmark", "mkldnn", "deterministic"} <= set(content["session"]["settings"])
+    assert {"cudnn_benchmark", "mkldnn", "deterministic"} <= set(content["sessions"][0]["settings"])
 
 
 def test_command_takes_trained_weights(data_root: Path, synthetic, tmp_path: Path):
@@ -126,6 +127,33 @@ def test_an_interrupted_command_goes_on(data_root: Path, synthetic, tmp_path: Pa
         k: v for k, v in before.items() if k != "throughput"
     }
     assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.slow
+def test_within_a_time_limit_forms_that_take_long_to_make_come_last(data_root: Path, synthetic, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "profile.json"
+    arguments = "--model fasterrcnn_fpn --form torch --form onnx --images 1 --runs 10000 --warmup 1 --batch-size 1"
+    arguments += f" --time-limit 40s --image-size 96 --data-root {quote(data_root)} --json {quote(out)}"
+    done = CliRunner().invoke(profile.app, shlex.split(arguments))
+    assert done.exit_code == 0, done.output
+    content = json.loads(out.read_text())
+    plain, exported = content["models"].values()
+    assert (plain["session"], exported["session"]) == (0, 1)
+    assert [one["cut"] for one in content["sessions"]] == [True, True]
+    assert exported["latency"]["reference"] == "fasterrcnn_fpn"
+    assert exported["latency"]["ratio"] != 1.0
+    assert exported["throughput"]["1"] > 0
+
+
+def test_what_is_timed_in_turns():
+    wanted = {"a": ("a", Form()), "a compile": ("a", Form("compile")), "b bf16": ("b", Form("torch", "bf16"))}
+    assert profile._groups(wanted, "a", limited=False) == [wanted]
+    assert [list(group) for group in profile._groups(wanted, "a", limited=True)] == [
+        ["a", "b bf16"],
+        ["a", "a compile"],
+    ]
+    assert profile._groups(wanted, "a compile", limited=True) == [wanted]
 
 
 def test_training_memory_is_of_as_many_images_as_it_says(data_root: Path, synthetic, tmp_path: Path):
