@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.datasets import catalogue, splits
+from benchmarks.datasets import catalogue, own, splits
 from benchmarks.datasets.duplicates import Overlap, linked, near_duplicates, overlapping, perceptual_hash
 from benchmarks.datasets.splits import FEW, SHIPPED, SUPERSEDED, dumps, groups_of, load_split, make_all, make_folds
 from benchmarks.datasets.synthetic import encode_png
 from benchmarks.errors import DataError, RequestError
+from tests.datasets.search_leaks import search
 
 LISTS = {  # final: records rest on them
     "deep_pcb-5fold-v1": "297e98f7d0a7915209c4b55718d7f9a2d86ef1ef05be6bf29983a97efc6b9599",
@@ -294,6 +295,25 @@ def test_overlapping_crops_are_found_under_other_light(tmp_path):
     assert found[0].correlation > 0.9
     assert found[0].area == pytest.approx(0.87 * 0.59)
     assert linked(crops, [("a", "b"), ("b", "d")]) == [["a", "b", "d"]]
+
+
+def test_the_other_search_finds_a_place_that_two_folds_show(tmp_path):
+    strip = texture(7, 400, 700)
+    crops = {"a": strip[20:220, 30:230], "b": 0.6 * strip[80:280, 90:290] + 30, "c": strip[150:350, 450:650]}
+    crops |= {f"d{i}": texture(20 + i)[:200, :200] for i in range(5)}
+    yolo = tmp_path / "set"
+    for folder in ("images", "labels"):
+        (yolo / folder).mkdir(parents=True)
+    (yolo / "data.yaml").write_text("names: [spot]\n")
+    for name, crop in crops.items():
+        pixels = np.rint(np.clip(crop, 0, 255)).astype(np.uint8)
+        (yolo / "images" / f"{name}.png").write_bytes(encode_png(pixels))
+        (yolo / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    data = own.prepare("strip", tmp_path / "root", yolo, form="auto")
+    places = {f"{name}.png": i % 5 for i, name in enumerate(crops)}
+    found = list(search(data, places, 8))
+    assert [({leak.a, leak.b}, leak.area) for leak in found] == [({"a.png", "b.png"}, pytest.approx(0.49))]
+    assert list(search(data, dict.fromkeys(places, 0), 8)) == []  # one fold has both
 
 
 def test_near_duplicates_survive_brightness_and_noise(tmp_path):
