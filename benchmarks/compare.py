@@ -1,30 +1,46 @@
 """`python -m benchmarks.compare BASE HEAD`: the regression gate between two folders of records.
 
 Cells are matched by id. What is deterministic (parameters, output shapes, AP computed again from
-the saved detections) must be equal, MACs nearly so; accuracy must not fall by more than a stated
-tolerance. Torch-free.
+the saved detections) must be equal, MACs and activations nearly so; AP50, AP, AP75 and AP small must
+not fall by more than a stated tolerance; file size, memory on the same kind of device, and the ratio
+of a latency to its session's reference must not grow by more than theirs. What BASE has and HEAD
+lacks fails. Absolute times, throughput and energy are not compared: they belong to one machine.
+Torch-free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import Stored, scan
+from benchmarks.metrics.results import Metrics
+from benchmarks.store import Latency, ProfileRecord, Stored, scan
 
 app = typer.Typer(add_completion=False)
 
 Verdict = Literal["pass", "fail", "inconclusive", "note"]
+T = TypeVar("T")
 
 MACS_TOLERANCE = 0.01
 """Relative. The MACs of a two-stage model follow the number of its proposals, which may differ by
 one or two between machines whose floating point rounds differently."""
+FILE_TOLERANCE = 0.01
+MEMORY_TOLERANCE = 0.1
+"""Relative: what the allocator hands out depends on the kernels that a CPU has."""
+RATIO_TOLERANCE = 0.25
+"""Relative, on top of both intervals: ratios of one machine are not quite those of another."""
+SESSION_TOLERANCE = 0.25
+"""Relative: a median of paired ratios is not the ratio of two medians."""
+ROUNDING = 1e-9
+
+ACCURACY = {"AP50": "AP50", "AP": "AP", "AP75": "AP75", "AP small": "AP_small"}
+"""What is judged, by its label: a model may keep AP50 and lose the places of its boxes."""
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "note": "dim"}
 
@@ -44,7 +60,7 @@ def compare(base: list[Stored], head: list[Stored], *, tolerance: float) -> list
     """Findings for every cell of `base`, then a note for each cell that `head` alone has.
 
     Args:
-        tolerance: AP50 in [0, 1] by which a cell of `head` may lie below that of `base`.
+        tolerance: accuracy in [0, 1] by which a cell of `head` may lie below that of `base`.
     """
     heads = {s.run.cell_id: s for s in head}
     out = []
@@ -56,7 +72,7 @@ def compare(base: list[Stored], head: list[Stored], *, tolerance: float) -> list
             continue
         out += _one(name, old, new, tolerance)
     out += [Finding(f"{s.run.cell.dataset}/{s.paths.stem}", "record", "note", "-", "new") for s in heads.values()]
-    return out
+    return out + _sessions(base, head)
 
 
 def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Finding]:
@@ -67,24 +83,111 @@ def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Finding]
         shorten = {k: (str(before[k])[:12], str(after[k])[:12]) for k in changed}
         for key, (b, h) in shorten.items():
             out.append(Finding(name, f"fingerprint {key}", "note", b, h))
-    out.append(_equal(name, "status", old.run.status, new.run.status))
-    if old.run.model and new.run.model:
-        out.append(_equal(name, "parameters", old.run.model.parameters, new.run.model.parameters))
-        out.append(_equal(name, "trainable", old.run.model.trainable, new.run.model.trainable))
-    if old.profile is not None:
-        if new.profile is None:
-            out.append(Finding(name, "profile", "fail", "present", "missing"))
-        else:
-            out.append(_equal(name, "output shapes", old.profile.output_shapes, new.profile.output_shapes))
-            if old.profile.macs and new.profile.macs:
-                was, now = old.profile.macs.macs, new.profile.macs.macs
-                bad = abs(now - was) > MACS_TOLERANCE * was
-                out.append(Finding(name, "MACs", "fail" if bad else "pass", f"{was:.4g}", f"{now:.4g}"))
-    if old.run.metrics is not None and new.run.metrics is not None:
-        b50, h50 = old.run.metrics.AP50, new.run.metrics.AP50
-        if b50 is not None and h50 is not None:
-            verdict: Verdict = "fail" if h50 < b50 - tolerance else "pass"
-            out.append(Finding(name, f"AP50 (tolerance {tolerance:g})", verdict, f"{b50:.4f}", f"{h50:.4f}"))
+    out.append(_status(name, old.run.status, new.run.status))
+    if (facts := _both(out, name, "parameters", old.run.model, new.run.model)) is not None:
+        out.append(_equal(name, "parameters", facts[0].parameters, facts[1].parameters))
+        out.append(_equal(name, "trainable", facts[0].trainable, facts[1].trainable))
+    if (metrics := _both(out, name, "metrics", old.run.metrics, new.run.metrics)) is not None:
+        out += _accuracy(name, *metrics, tolerance)
+    if (profiles := _both(out, name, "profile", old.profile, new.profile)) is not None:
+        out += _cost(name, *profiles)
+    return out
+
+
+def _status(name: str, old: str, new: str) -> Finding:
+    """Worse is what is not ok and was; what failed before and is ok now got better."""
+    worse = new != "ok" and old != new
+    return Finding(name, "status", "fail" if worse else "pass", old, new)
+
+
+def _both(out: list[Finding], name: str, what: str, old: T | None, new: T | None) -> tuple[T, T] | None:
+    """Both where there are both; what `old` has and `new` lacks is a failure, added to `out`."""
+    if old is not None and new is None:
+        out.append(Finding(name, what, "fail", "present", "missing"))
+    return None if old is None or new is None else (old, new)
+
+
+def _accuracy(name: str, old: Metrics, new: Metrics, tolerance: float) -> list[Finding]:
+    out: list[Finding] = []
+    for label, metric in ACCURACY.items():
+        what = f"{label} (tolerance {tolerance:g})"
+        if (values := _both(out, name, what, old.value(metric), new.value(metric))) is not None:
+            # A drop of exactly the tolerance passes, however 0.50 - 0.02 is rounded.
+            verdict: Verdict = "fail" if values[0] - values[1] > tolerance + ROUNDING else "pass"
+            out.append(Finding(name, what, verdict, f"{values[0]:.4f}", f"{values[1]:.4f}"))
+    return out
+
+
+def _cost(name: str, old: ProfileRecord, new: ProfileRecord) -> list[Finding]:
+    """What a model costs, as far as it is the same on another day: no absolute time."""
+    out: list[Finding] = []
+    if (shapes := _both(out, name, "output shapes", old.output_shapes, new.output_shapes)) is not None:
+        out.append(_equal(name, "output shapes", *shapes))
+    if old.parameters is not None and new.parameters is not None:
+        was, now = old.parameters.get("in_evaluation"), new.parameters.get("in_evaluation")
+        if (pair := _both(out, name, "parameters in evaluation", was, now)) is not None:
+            out.append(_equal(name, "parameters in evaluation", *pair))
+    if (macs := _both(out, name, "MACs", old.macs, new.macs)) is not None:
+        for what, a, b in (
+            ("MACs", macs[0].macs, macs[1].macs),
+            ("activations", macs[0].activations, macs[1].activations),
+        ):
+            if (values := _both(out, name, what, a, b)) is not None:
+                bad = abs(values[1] - values[0]) > MACS_TOLERANCE * values[0]
+                out.append(Finding(name, what, "fail" if bad else "pass", f"{values[0]:.4g}", f"{values[1]:.4g}"))
+    out.append(_grown(name, "file size", FILE_TOLERANCE, old.checkpoint_bytes, new.checkpoint_bytes))
+    if old.provenance.device == new.provenance.device:
+        for what, a, b in (
+            ("memory of inference", old.peak_memory_bytes, new.peak_memory_bytes),
+            ("memory of training", old.training_memory_bytes, new.training_memory_bytes),
+        ):
+            out.append(_grown(name, what, MEMORY_TOLERANCE, a, b))
+    if old.latency is not None:
+        out.append(_ratio(name, old.latency, new.latency))
+    return [f for f in out if f.base != "-"]
+
+
+def _grown(name: str, what: str, tolerance: float, old: int | None, new: int | None) -> Finding:
+    """Bytes may shrink, and grow by the tolerance. What was not measured again is inconclusive."""
+    if old is None:
+        return Finding(name, what, "note", "-", "-")
+    if new is None:
+        return Finding(name, what, "inconclusive", f"{old:,}", "not measured")
+    return Finding(name, what, "fail" if new > old * (1 + tolerance) else "pass", f"{old:,}", f"{new:,}")
+
+
+def _ratio(name: str, old: Latency, new: Latency | None) -> Finding:
+    """Latency as a ratio to the session's reference: its interval may reach to the old one, and a tolerance on top."""
+    what, was = "latency ratio", f"{old.ratio:.2f} to {old.reference}"
+    if new is None:
+        return Finding(name, what, "inconclusive", was, "not measured")
+    now = f"{new.ratio:.2f} to {new.reference}"
+    if new.reference != old.reference:
+        return Finding(name, what, "inconclusive", was, now)
+    slower = new.ratio_interval[0] > old.ratio_interval[1] * (1 + RATIO_TOLERANCE)
+    return Finding(name, what, "fail" if slower else "pass", was, now)
+
+
+def _sessions(base: list[Stored], head: list[Stored]) -> list[Finding]:
+    """Whether ratios are those of the times beside them: times of one session, altered alone, give another ratio."""
+    out = []
+    for which, records in (("base", base), ("head", head)):
+        times: dict[tuple[str, str], float] = {}
+        for s in records:
+            if s.profile is not None and s.profile.latency is not None:
+                times[s.profile.session, s.run.cell.name] = s.profile.latency.p50["end_to_end"]
+        for s in records:
+            latency = None if s.profile is None else s.profile.latency
+            reference = (
+                None if latency is None or s.profile is None else times.get((s.profile.session, latency.reference))
+            )
+            if latency is None or reference is None:
+                continue
+            of_times = latency.p50["end_to_end"] / reference
+            name = f"{s.run.cell.dataset}/{s.paths.stem}"
+            apart = max(of_times / latency.ratio, latency.ratio / of_times) > 1 + SESSION_TOLERANCE
+            verdict: Verdict = "fail" if apart else "pass"
+            out.append(Finding(name, f"ratio of times ({which})", verdict, f"{latency.ratio:.2f}", f"{of_times:.2f}"))
     return out
 
 
@@ -127,7 +230,7 @@ def main(
     base: Annotated[Path, typer.Argument(help="folder of records that are right, results/ or results/_gate")],
     head: Annotated[Path, typer.Argument(help="folder of records to judge, runs/")],
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="AP50, in [0, 1], that a cell may lose before it fails")
+        float, typer.Option(min=0, max=1, help="what each AP, in [0, 1], may lose before its cell fails")
     ] = 0.02,
     strict: Annotated[bool, typer.Option(help="exit with 3 when something could not be judged")] = False,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,

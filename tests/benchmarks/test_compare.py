@@ -3,20 +3,48 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.compare import MACS_TOLERANCE, compare
+from benchmarks.metrics.results import Metrics
 from benchmarks.store import ModelFacts, ProfileRecord, Stored
 from tests.benchmarks.conftest import make_cell, make_metrics, make_record
 
 FACTS = ModelFacts(parameters=100, trainable=90, weights=None, frozen=(), norm="batch")
 
 
-def one(folder: str, macs: float = 1e9, shapes: tuple[int, ...] = (1, 64, 40, 40), **changes: object) -> Stored:
-    record = make_record(**{"model": FACTS, **changes})
+def measured(**changes: object) -> Metrics:
+    return make_metrics(0.5, **{"AP75": 0.2, **changes})
+
+
+def latency(ratio: float, reference: str = "fasterrcnn_fpn") -> dict:
+    return {
+        "first_call_ms": 9.0,
+        **{name: {"end_to_end": 10.0 * ratio} for name in ("p50", "p90", "p99", "iqr")},
+        "outliers": {},
+        "samples_ms": {},
+        "reference": reference,
+        "ratio": ratio,
+        "ratio_interval": (0.98 * ratio, 1.02 * ratio),
+        "session": {},
+    }
+
+
+def one(
+    folder: str,
+    macs: float | None = 1e9,
+    shapes: tuple[int, ...] = (1, 64, 40, 40),
+    profiled: dict | None = None,
+    **changes: object,
+) -> Stored:
+    cost = {"activations": 1e6, "peak_memory_bytes": 1_000_000, "training_memory_bytes": 10_000_000}
+    cost |= {"checkpoint_bytes": 500_000, "ratio": 1.2, **(profiled or {})}
+    record = make_record(**{"model": FACTS, "metrics": measured(), **changes})
     profile = ProfileRecord(
         cell_id=record.cell_id,
         session="s",
         precision="fp32",
         parameters={},
-        macs={
+        macs=None
+        if macs is None
+        else {
             "macs": macs,
             "flops": 2 * macs,
             "sampling_macs": 0,
@@ -26,10 +54,13 @@ def one(folder: str, macs: float = 1e9, shapes: tuple[int, ...] = (1, 64, 40, 40
             "uncounted_elements": 0,
             "input_shape": (1, 3, 160, 160),
             "proposals": None,
+            "activations": cost["activations"],
         },
         output_shapes={"neck.p2": shapes},
-        peak_memory_bytes=None,
-        latency=None,
+        peak_memory_bytes=cost["peak_memory_bytes"],
+        training_memory_bytes=cost["training_memory_bytes"],
+        checkpoint_bytes=cost["checkpoint_bytes"],
+        latency=latency(cost["ratio"]),
         provenance=record.provenance,
     )
     from pathlib import Path
@@ -55,8 +86,20 @@ def test_equal_records_pass() -> None:
         ({"macs": 1e9 * (1 + 2 * MACS_TOLERANCE)}, "MACs"),
         ({"macs": 1e9 * (1 - 2 * MACS_TOLERANCE)}, "MACs"),
         ({"shapes": (1, 64, 20, 20)}, "output shapes"),
-        ({"metrics": make_metrics(0.47)}, "AP50"),
-        ({"status": "failed", "metrics": None}, "status"),
+        ({"metrics": measured(AP50=0.47)}, "AP50"),
+        ({"metrics": measured(AP=0.22)}, "AP"),
+        ({"metrics": measured(AP75=0.17)}, "AP75"),
+        ({"metrics": measured(AP_small=0.17)}, "AP small"),
+        ({"metrics": measured(AP75=None)}, "AP75"),
+        ({"metrics": None}, "metrics"),
+        ({"model": None}, "parameters"),
+        ({"macs": None}, "MACs"),
+        ({"profiled": {"activations": 3e6}}, "activations"),
+        ({"profiled": {"peak_memory_bytes": 10_000_000}}, "memory of inference"),
+        ({"profiled": {"training_memory_bytes": 100_000_000}}, "memory of training"),
+        ({"profiled": {"checkpoint_bytes": 5_000_000}}, "file size"),
+        ({"profiled": {"ratio": 10.0}}, "latency ratio"),
+        ({"status": "failed"}, "status"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -66,7 +109,13 @@ def test_what_got_worse_fails(head: dict, what: str) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [{"metrics": make_metrics(0.49)}, {"metrics": make_metrics(0.9)}, {"macs": 1e9 * (1 + MACS_TOLERANCE / 2)}],
+    [
+        {"metrics": measured(AP50=0.49, AP=0.24)},
+        {"metrics": measured(AP50=0.5 - 0.02, AP_small=0.2 - 0.02)},  # exactly the tolerance
+        {"metrics": measured(AP50=0.9, AP75=0.9, AP_small=0.9)},
+        {"macs": 1e9 * (1 + MACS_TOLERANCE / 2)},
+        {"profiled": {"peak_memory_bytes": 1_050_000, "training_memory_bytes": 9_000_000, "ratio": 1.3}},
+    ],
 )
 def test_what_is_within_tolerance_or_better_passes(head: dict) -> None:
     assert failures(one("a"), one("b", **head)) == set()
@@ -88,3 +137,31 @@ def test_another_fingerprint_is_shown() -> None:
     changed = one("b", fingerprint=one("a").run.fingerprint.model_copy(update={"transforms": 2}))
     notes = [f for f in compare([one("a")], [changed], tolerance=0.02) if f.verdict == "note"]
     assert [(f.what, f.base, f.head) for f in notes] == [("fingerprint transforms", "1", "2")]
+
+
+def test_what_failed_before_and_is_ok_now_is_no_failure() -> None:
+    assert failures(one("a", status="failed", metrics=None), one("b")) == set()
+
+
+def test_a_latency_altered_beside_its_ratio_is_found() -> None:
+    """Ten times the time in one of two records of a session, signed again, with the old ratio."""
+
+    def session(folder: str, times: float) -> list[Stored]:
+        reference = one(folder, profiled={"ratio": 1.0}, cell=make_cell(model="fasterrcnn_fpn"))
+        model = one(folder)
+        slow = model.profile.latency.model_copy(update={"p50": {"end_to_end": 12.0 * times}})
+        return [reference, Stored(model.run, model.profile.model_copy(update={"latency": slow}), model.paths)]
+
+    def failed(head: list[Stored]) -> list[str]:
+        return [f.what for f in compare(session("a", 1), head, tolerance=0.02) if f.verdict == "fail"]
+
+    assert failed(session("b", 1)) == []
+    assert failed(session("b", 10)) == ["ratio of times (head)"]
+
+
+def test_what_was_not_measured_again_or_to_another_reference_is_inconclusive() -> None:
+    head = one("b")
+    other = head.profile.model_copy(update={"latency": None, "peak_memory_bytes": None})
+    found = compare([one("a")], [Stored(head.run, other, head.paths)], tolerance=0.02)
+    assert {f.what for f in found if f.verdict == "inconclusive"} == {"latency ratio", "memory of inference"}
+    assert not [f for f in found if f.verdict == "fail"]
