@@ -54,12 +54,15 @@ def titles(dataset_name: str, root: Path | str | None = None) -> list[str]:
 
 
 def count_folds(dataset_name: str, split_name: str, root: Path | str | None = None) -> int:
-    """How many folds a list of the data set has. RequestError for a name that does not exist."""
-    paths = _paths(dataset_name, root)
-    if split_name not in paths:
-        raise RequestError(f"data set {dataset_name!r} has no split {split_name!r}; {nearest(split_name, paths)}")
-    path = paths[split_name]
-    return len(_read(path, path.stat().st_mtime_ns, dataset_name)[0])
+    """How many folds a list of the data set has that can be trained and tested on.
+
+    RequestError for a name that does not exist, or a list without a training or a test part.
+    """
+    parts, _ = _load(dataset_name, split_name, root)
+    for train, _val, test in parts:
+        if not train or not test:
+            raise RequestError(f"split {split_name!r} has no {'test' if train else 'training'} part: choose another")
+    return len(parts)
 
 
 def load_split(dataset_name: str, split_name: str, fold: int, root: Path | str | None = None) -> Split:

@@ -14,7 +14,17 @@ import pytest
 
 from benchmarks.datasets import catalogue, own, splits
 from benchmarks.datasets.duplicates import Overlap, linked, near_duplicates, overlapping, perceptual_hash
-from benchmarks.datasets.splits import FEW, SHIPPED, SUPERSEDED, dumps, groups_of, load_split, make_all, make_folds
+from benchmarks.datasets.splits import (
+    FEW,
+    SHIPPED,
+    SUPERSEDED,
+    count_folds,
+    dumps,
+    groups_of,
+    load_split,
+    make_all,
+    make_folds,
+)
 from benchmarks.datasets.synthetic import encode_png
 from benchmarks.errors import DataError, RequestError
 from tests.datasets.search_leaks import search
@@ -254,6 +264,9 @@ def test_groups_stay_together_and_folds_even():
 def test_wrong_requests_and_damaged_lists(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match=r"did you mean 'neu_det-5fold-v[12]'"):
         load_split("neu_det", "neu_det-5fold-v3", 0)
+    with pytest.raises(RequestError, match="'deep_pcb-templates-v1' has no training part"):
+        count_folds("deep_pcb", "deep_pcb-templates-v1")
+    assert count_folds("deep_pcb", "deep_pcb-official-v1") == 1
     with pytest.raises(RequestError, match="folds 0 to 4, not 5"):
         load_split("neu_det", "neu_det-5fold-v1", 5)
     monkeypatch.setattr(splits, "SHIPPED", tmp_path)
