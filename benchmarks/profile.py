@@ -218,6 +218,7 @@ def main(
                 group,
                 inputs,
                 steps=steps,
+                batch_sizes=sorted({1, *plan.latency_batches, *plan.batch_sizes}),
                 deadline=time.monotonic() + PREPARING * (until - time.monotonic()),
                 report=report,
             )

@@ -156,6 +156,7 @@ def prepare(
     images: Sequence[Tensor],
     *,
     steps: Mapping[str, Step] | None = None,
+    batch_sizes: Sequence[int] = (1,),
     deadline: float = math.inf,
     report: Report = silent,
 ) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -165,6 +166,7 @@ def prepare(
         built: name -> model, on the device that it is measured on.
         wanted: name of an entry -> name of its model, form.
         steps: name of a model -> its training step; it is measured in the plain form.
+        batch_sizes: that will be measured; each is compiled or captured for itself.
         deadline: time.monotonic() after which no form is compiled, captured or exported any more.
 
     Returns:
@@ -187,8 +189,10 @@ def prepare(
         try:
             running = form.of(model, images)
             if form.engine in ("compile", "graphs"):
+                on_device = [image.to(next(model.parameters()).device) for image in images]
                 with torch.inference_mode():
-                    running([image.to(next(model.parameters()).device) for image in images[:1]])
+                    for size in batch_sizes:
+                        running([on_device[j % len(on_device)] for j in range(size)])
         except CannotRun as e:
             skipped[name] = str(e)
         except Exception as e:

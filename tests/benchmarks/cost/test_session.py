@@ -161,3 +161,18 @@ def test_forms_are_prepared_until_the_deadline():
     assert list(entries) == ["plain"]
     assert skipped["slow"] == "the time limit was reached before it was prepared"
     assert "no exact inference form" in skipped["none"]
+
+
+def test_compiled_forms_are_made_for_every_batch_size(monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+
+    class Noting(Planted):
+        def network(self, batch: Tensor) -> Tensor:
+            sizes.append(len(batch))
+            return batch
+
+    # Compilation itself takes a minute; what is asked of the compiled model is what counts here.
+    monkeypatch.setattr(Form, "of", lambda self, model, images: model)
+    entries, _ = prepare({"m": Noting()}, {"m compile": ("m", Form("compile"))}, IMAGES, batch_sizes=(1, 4))
+    assert sizes == [1, 4]
+    assert entries["m compile"].preparation_s > 0
