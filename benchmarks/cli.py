@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from benchmarks.errors import DataError, RequestError
 
@@ -23,8 +27,29 @@ def fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table where the console is wide enough for one; else an entry after the other, a line per value."""
+    table, entries = Table(*head), [[str(value) for value in row] for row in rows]
+    for entry in entries:
+        table.add_row(*map(escape, entry))
+    if console.measure(table).minimum <= console.width:  # no word is broken
+        console.print(table)
+        return
+    for entry in entries:
+        shown = [(name, value) for name, value in zip(head, entry, strict=True) if value]
+        console.print(f"[bold]{escape(shown[0][1])}[/]", soft_wrap=True, highlight=False)
+        for name, value in shown[1:]:
+            console.print(f"  {name}: {escape(value)}", soft_wrap=True, highlight=False)
+
+
 def run_app(app: typer.Typer) -> None:
-    """Run a typer app: RequestError leaves with 2, DataError and OSError with 1, Ctrl-C with 130."""
+    """Run a typer app: RequestError leaves with 2, DataError and OSError with 1, Ctrl-C with 130.
+
+    `--version` alone is answered for every command.
+    """
+    if sys.argv[1:] == ["--version"]:
+        console.print(f"canet-bench {metadata.version('canet-bench')}", highlight=False)
+        return
     try:
         app(standalone_mode=True)
     except RequestError as e:

@@ -87,7 +87,9 @@ def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRe
 
 @app.command()
 def main(
-    records: Annotated[list[Path] | None, typer.Argument(help="run records, results/<dataset>/<cell>.json")] = None,
+    records: Annotated[
+        list[Path] | None, typer.Argument(metavar="RECORD ...", help="run records, results/<dataset>/<cell>.json")
+    ] = None,
     detections: Annotated[
         Path | None, typer.Option(help="instead: a COCO results JSON, or a folder of YOLO txt files with scores")
     ] = None,

@@ -336,6 +336,12 @@ def check_variant(name: str, variant: str) -> None:
         raise RequestError(f"unknown variant {variant!r} of {name!r}; {nearest(variant, known)}")
 
 
+def variants(name: str) -> list[str]:
+    """`default`, and those that model `name` has."""
+    spec = get(name)
+    return list(dict.fromkeys(("default", *(VARIANTS if spec.ablatable else spec.variants))))
+
+
 def label(name: str, variant: str) -> str:
     """How figures and tables name a model and its variant."""
     spec = get(name)

@@ -14,7 +14,7 @@ from benchmarks.store import RunRecord
 
 Order = Literal["suite", "pairs"]
 
-START_S = 15.0
+START_S = 5.0
 """What starting a worker process and opening a set is taken to last: imports of torch and of a model's library."""
 
 

@@ -50,18 +50,21 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 @app.command()
 def main(
     model: Annotated[
-        list[str] | None, typer.Option(help="Model, or MODEL:VARIANT; repeat it. Default: those of --suite.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Model, or MODEL:VARIANT; repeat it. Default: those of --suite."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Suite whose models are taken where none is named.")] = "small_defects",
     form: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="FORM",
             help="ENGINE or ENGINE:PRECISION in which every model runs; repeat it. Engines: torch (default), deploy "
-            "(CANet), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA)."
+            "(CANet), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA).",
         ),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="Precision of the forms that name none; repeat it. Default: fp32.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Precision of the forms that name none; repeat it. Default: fp32."),
     ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the models.")] = "nano",
     image_size: Annotated[int, typer.Option(help="Longer side in pixels that images are resized to.")] = 160,
@@ -77,10 +80,12 @@ def main(
     min_seconds: Annotated[float, typer.Option(help="Seconds timed per model at least.", min=0.0)] = 10.0,
     warmup: Annotated[int, typer.Option(help="Warm-up rounds at least.", min=0)] = 50,
     batch_size: Annotated[
-        list[int] | None, typer.Option(help="Batch size to measure throughput at; repeat it. Default: 1 and 16.", min=1)
+        list[int] | None,
+        typer.Option(metavar="N", help="Batch size to measure throughput at; repeat it. Default: 1 and 16.", min=1),
     ] = None,
     latency_batch_size: Annotated[
-        list[int] | None, typer.Option(help="Images at a time to measure latency at; repeat it. Default: 1.", min=1)
+        list[int] | None,
+        typer.Option(metavar="N", help="Images at a time to measure latency at; repeat it. Default: 1.", min=1),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="Entry that ratios are to. Default: the first.")] = None,
     seed: Annotated[int, typer.Option(help="Of random weights and of the order.")] = 0,

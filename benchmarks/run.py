@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
-from benchmarks.cli import console, run_app
+from benchmarks.cli import console, print_table, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.devices import device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
@@ -49,6 +49,22 @@ class Order(str, Enum):
 RESULTS, REPORTS = Path("results"), Path("reports")
 
 
+def _list_models(asked: bool) -> None:
+    """Print the registry and leave."""
+    if not asked:
+        return
+    from benchmarks import models
+
+    found = []
+    for name, spec in models.MODELS.items():
+        variants = ", ".join(v for v in models.variants(name) if v != "default")
+        missing = models.missing_extra(name)
+        found.append((name, spec.label, spec.family, variants, "" if missing is None else f"extra {spec.extra}"))
+    print_table(("model", "label", "family", "variants", "needs"), found)
+    console.print("And mmdet:PATH, a configuration of MMDetection, and package.module:builder, a detector of yours.")
+    raise typer.Exit
+
+
 @app.command()
 def main(
     suite: Annotated[
@@ -56,19 +72,25 @@ def main(
         typer.Option(help="name of a suite (" + ", ".join(suites.names()) + "), or a file of yours, path/to/my.yaml"),
     ],
     tier: Annotated[str | None, typer.Option(help="size of the suite: quick (default without a GPU) or full")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="only this data set (repeatable)")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this data set (repeatable)")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="only this model: name, name:variant, name:* for all its variants in the suite, or a detector of "
-            "yours, package.module:builder (repeatable)"
+            "yours, package.module:builder (repeatable)",
         ),
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="this split list instead of its data set's default one (repeatable)")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="this split list instead of its data set's default one (repeatable)"),
     ] = None,
-    fold: Annotated[list[int] | None, typer.Option(help="instead of the tier's folds (repeatable)")] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="instead of the tier's seeds (repeatable)")] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=0, help="instead of the tier's folds (repeatable)")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=0, help="instead of the tier's seeds (repeatable)")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
     tile: Annotated[
         int | None, typer.Option(min=64, help="cut large images into tiles of this side that overlap by a quarter")
@@ -93,6 +115,9 @@ def main(
     with_profile: Annotated[
         bool, typer.Option("--profile/--no-profile", help="measure what the trained models cost, in turns")
     ] = True,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", callback=_list_models, is_eager=True, help="show every model, run nothing")
+    ] = False,
     list_only: Annotated[bool, typer.Option("--list", help="show the cells and their state, run nothing")] = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="copy the finished records to results/ and redraw reports/")
@@ -279,7 +304,7 @@ def _latency(
     names = [m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants]
     command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
     command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
-    command += ["--data-root", str(root), "--time-limit", phase.limit, "--out", str(path)]
+    command += ["--data-root", str(root), "--time-limit", phase.limit, "--out", str(path), "--images", "4"]
     command += [part for name in names for part in ("--model", name)]
     command += [part for form in phase.forms for part in ("--form", form)]
     for option in ("--batch-size", "--latency-batch-size"):
@@ -287,11 +312,16 @@ def _latency(
     console.print(f"latency of {len(names)} models at scale {phase.scale}, {phase.image_size} px", highlight=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        code: int | str = subprocess.run(command, check=False, timeout=None if left == math.inf else left).returncode
+        # What it counts before it times knows no limit.
+        most = min(left, _LATENCY_SLACK * plan.seconds(phase.limit))
+        code: int | str = subprocess.run(command, check=False, timeout=most).returncode
     except subprocess.TimeoutExpired:
-        code = "it took all the time that there is"
+        code = "killed, it took too long"
     if code != 0:
         console.print(f"[red]latency is not complete[/], exit code of the command: {code}", highlight=False)
+
+
+_LATENCY_SLACK = 1.5  # of its limit
 
 
 def _latency_path(folder: Path, suite: suites.Suite, device: torch.device) -> Path:

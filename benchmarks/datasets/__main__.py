@@ -134,7 +134,9 @@ def prepare(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            "--policy", help="KIND=ACTION, what to do about a finding instead of refusing the set; see `policies`"
+            "--policy",
+            metavar="KIND=ACTION",
+            help="KIND=ACTION, what to do about a finding instead of refusing the set; see `policies`",
         ),
     ] = None,
     findings: Annotated[Path | None, typer.Option("--findings", help="write all findings to this JSON file")] = None,
