@@ -19,10 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canet.detector import Batch, Detector, ResizeNormalizePad, Target
+from canet.contract import DETECTIONS, SCORE_THRESHOLD, Batch, Detector, ResizeNormalizePad, Target
 
-SCORE_THRESHOLD = 0.001
-DETECTIONS = 100
 OWN_CONFIGS = Path(__file__).parent / "mmdet_configs"
 
 # Parts that are left out: they need masks, which defect sets do not have.
@@ -163,7 +161,7 @@ class MMDetDetector(Detector):
         kinds = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm, "layer": nn.LayerNorm}
         return next((n for n, kind in kinds.items() if any(isinstance(m, kind) for m in self.modules())), "none")
 
-    def on_epoch(self, epoch: int, epochs: int | None = None) -> None:
+    def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tell heads whose assignment changes during training (TOOD and the like)."""
         from mmengine.logging import MessageHub
 

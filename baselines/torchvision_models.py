@@ -48,12 +48,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from canet.backbone import Backbone, imagenet_state
 from canet.config import CANetConfig
+from canet.contract import DETECTIONS, SCORE_THRESHOLD, Batch, Detector, ResizeNormalizePad, Target
 from canet.detector import (
     Anchors,
-    Batch,
-    Detector,
-    ResizeNormalizePad,
-    Target,
     TwoStageDetector,
     build_anchors,
     build_backbone,
@@ -66,8 +63,6 @@ from canet.detector import (
 from canet.ignore import IgnoringRPN, any_ignored, covered, ignored_boxes, inside
 from canet.initialisation import initialised_by_name
 
-SCORE_THRESHOLD = 0.001
-DETECTIONS = 100
 _SMALL = (16, 32, 64, 128, 256)
 _LIBRARY = (32, 64, 128, 256, 512)
 _SSD_SMALL = (0.04, 0.08, 0.16, 0.32, 0.5, 0.7, 0.9)

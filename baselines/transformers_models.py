@@ -13,10 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from canet.detector import Batch, Detector, ResizeNormalizePad, Target
+from canet.contract import DETECTIONS, SCORE_THRESHOLD, Batch, Detector, ResizeNormalizePad, Target
 
-SCORE_THRESHOLD = 0.001
-DETECTIONS = 100
 QUERIES = 300  # as published
 
 # HGNetV2-B0, which both sizes have.

@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from canet.detector import Batch, Detector, ResizeNormalizePad, Target
+from canet.contract import Batch, Detector, ResizeNormalizePad, Target
 from canet.ignore import any_ignored, ignored_boxes, inside
 
 INSTALL = "python -m pip install 'canet-bench[yolo]'"

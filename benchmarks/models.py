@@ -18,7 +18,7 @@ from ablations.variants import VARIANTS
 from benchmarks.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from canet.contract import Detector
 
 Stage = Literal["one-stage", "two-stage", "multi-stage", "other"]
 
@@ -399,7 +399,7 @@ def build_model(
     scale: str,
     weights: str | None = None,
     variant: str = "default",
-) -> nn.Module:
+) -> Detector:
     """Build model `name` under the detector contract.
 
     Args:
@@ -433,4 +433,9 @@ def build_model(
         build = getattr(importlib.import_module(module), function)
     except AttributeError:
         raise RequestError(f"model {name!r}: module {module!r} has no function {function!r}") from None
-    return build(num_classes=num_classes, image_size=image_size, scale=scale, weights=weights, **options)
+    from canet.contract import Detector
+
+    model = build(num_classes=num_classes, image_size=image_size, scale=scale, weights=weights, **options)
+    if not isinstance(model, Detector):
+        raise RequestError(f"{spec.builder} returns {type(model).__name__}, expected a canet.contract.Detector")
+    return model

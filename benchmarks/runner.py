@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
@@ -49,6 +48,7 @@ from benchmarks.store import (
 )
 from benchmarks.train import Diverged, iterations_per_epoch, train
 from benchmarks.trained import DETECTION_VERSION, build_cell_model, detect, save_trained
+from canet.contract import Detector
 
 
 def fingerprint(cell: Cell, data: PreparedDataset) -> Fingerprint:
@@ -309,7 +309,7 @@ def _train_and_evaluate(
 
 
 def train_natively(
-    model: nn.Module, data: PreparedDataset, split: Split, cell: Cell, folder: Path, progress: CellProgress
+    model: Detector, data: PreparedDataset, split: Split, cell: Cell, folder: Path, progress: CellProgress
 ) -> tuple[EpochPoint, ...]:
     """Train `model` in place with the trainer of its own library; what that writes is left in `folder`.
 
@@ -353,7 +353,7 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
         timings[name] = time.monotonic() - began
 
 
-def _facts(model: nn.Module) -> ModelFacts:
+def _facts(model: Detector) -> ModelFacts:
     made = model.provenance
     return ModelFacts(
         parameters=sum(p.numel() for p in model.parameters()),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe
@@ -14,6 +13,7 @@ from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import Split
 from benchmarks.errors import DataError
+from canet.contract import Detector
 
 IMAGES = 64
 """At most so many training images are looked at, evenly spaced: a few seconds."""
@@ -21,13 +21,13 @@ IMAGES = 64
 _BATCH = 8  # the statistics of batch norms need several images
 
 
-def trainable(model: nn.Module, cell: Cell, data: PreparedDataset, split: Split) -> tuple[Split, str | None]:
+def trainable(model: Detector, cell: Cell, data: PreparedDataset, split: Split) -> tuple[Split, str | None]:
     """The split without training images that `model` cannot be trained on, and a line that names them, if any.
 
     These are the images with ignored boxes (crowds, difficult objects), for a model that cannot leave such boxes out
     of its loss and for a library's own trainer: they would be taught as background.
     """
-    if getattr(model, "ignores", False) and not isinstance(cell.recipe, NativeRecipe):
+    if model.ignores and not isinstance(cell.recipe, NativeRecipe):
         return split, None
     left = [name for name in split.train if data.ignored(name)]
     if not left:
@@ -45,7 +45,7 @@ def trainable(model: nn.Module, cell: Cell, data: PreparedDataset, split: Split)
 
 
 def cannot_start(
-    model: nn.Module, cell: Cell, data: PreparedDataset, names: Sequence[str], device: torch.device
+    model: Detector, cell: Cell, data: PreparedDataset, names: Sequence[str], device: torch.device
 ) -> str | None:
     """One line about the boxes that get no target with the weights as they are, and what helps; None if all do.
 

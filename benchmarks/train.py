@@ -25,6 +25,7 @@ from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical
 from benchmarks.datasets.loading import DetectionDataset, batches
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, write_atomic
+from canet.contract import Detector
 
 
 class Diverged(Exception):
@@ -89,7 +90,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def train(
-    model: nn.Module,
+    model: Detector,
     dataset: DetectionDataset,
     cell: Cell,
     *,
@@ -124,8 +125,7 @@ def train(
             progress.skip(first * per_epoch)
     for epoch in range(first, recipe.epochs):
         seed_everything(cell.stream("sampling") + epoch)
-        if hasattr(model, "on_epoch"):
-            model.on_epoch(epoch, recipe.epochs)
+        model.on_epoch(epoch, recipe.epochs)
         model.train()
         dataset.set_epoch(epoch)
         sums: dict[str, float] = defaultdict(float)
@@ -179,7 +179,7 @@ def train(
         require_finite(model, f"after epoch {epoch + 1}")
         mean = {k: v / per_epoch for k, v in sums.items()}
         last_lr = recipe.lr * factor
-        scalars = model.curve_scalars() if hasattr(model, "curve_scalars") else {}
+        scalars = model.curve_scalars()
         curve.append(
             EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2), scalars=scalars)
         )

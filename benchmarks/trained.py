@@ -25,6 +25,7 @@ from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.errors import DataError
 from benchmarks.store import CellPaths, Detections, RunRecord, read_named, read_record, write_atomic
 from benchmarks.train import require_finite, seed_everything
+from canet.contract import Detector
 
 DETECTION_VERSION = 1
 """Raise it when `detect`, the cutting and merging of tiles or the limits of all models give other detections from the
@@ -35,12 +36,12 @@ same weights. What one model does after its network is part of its builder's ver
 class Trained:
     """A model with what its weights file says of it."""
 
-    model: nn.Module
+    model: Detector
     cell: Cell
     classes: tuple[str, ...]
 
 
-def build_cell_model(cell: Cell, num_classes: int) -> nn.Module:
+def build_cell_model(cell: Cell, num_classes: int) -> Detector:
     """The cell's model, initialised from its own random stream."""
     seed_everything(cell.stream("init"))
     return models.build_model(
@@ -90,7 +91,7 @@ def open_trained(path: Path, device: torch.device) -> Trained:
     return Trained(model.to(device).eval(), cell, classes)
 
 
-def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.device) -> nn.Module:
+def load_trained(cell: Cell, data: PreparedDataset, runs: Path, device: torch.device) -> Detector:
     """The trained model of a finished cell, in evaluation mode.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from canet.config import ORIGINS, CANetConfig
-from canet.detector import Anchors, ResizeNormalizePad, RoIPool, build_canet, build_roi_heads, build_rpn
+from canet.contract import Detector, ResizeNormalizePad
+from canet.detector import Anchors, RoIPool, build_canet, build_roi_heads, build_rpn
 from canet.roi_align import multilevel_roi_align
 
 
@@ -226,3 +228,21 @@ def test_matcher_settings_follow_the_config() -> None:
     assert (rpn.proposal_matcher.high_threshold, rpn.proposal_matcher.low_threshold) == (0.7, 0.3)
     assert rpn.loss_beta == 0
     assert rpn.head.cls_logits.out_channels == 3
+
+
+def test_what_the_loop_asks_of_a_model_is_declared() -> None:
+    """No model is asked with hasattr: a schedule and scalars are there for all, a trainer of its own is refused."""
+    model = build_canet(num_classes=3, image_size=64, scale="nano")
+    assert Detector.on_epoch(model, 0, 2) is None
+    assert Detector.curve_scalars(model) == {}
+    with pytest.raises(NotImplementedError, match="CANet has no trainer of its own library"):
+        model.fit_natively(Path(), Path(), epochs=1, batch_size=1, seed=0, epoch_ended=lambda *_: None)
+
+
+def test_a_builder_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.errors import RequestError
+    from benchmarks.models import build_model
+
+    monkeypatch.setattr("canet.detector.build_canet", lambda **_: torch.nn.Linear(1, 1))
+    with pytest.raises(RequestError, match=r"build_canet returns Linear, expected a canet.contract.Detector"):
+        build_model("canet", num_classes=3, image_size=64, scale="nano")
