@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +12,10 @@ from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
 from benchmarks.datasets.splits import Split, groups_of, load_split
+from benchmarks.detections import Detections, read
 from benchmarks.errors import DataError, RequestError
 from benchmarks.metrics.results import Interval, Metrics
-from benchmarks.store import (
-    CellPaths,
-    Detections,
-    RunRecord,
-    read_record,
-    write_atomic,
-    write_record,
-)
+from benchmarks.store import CellPaths, RunRecord, read_named, read_record, write_atomic, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,24 +39,15 @@ def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Me
         DataError: the detections are not those that the record was made from.
         RequestError: the data set is neither prepared nor embedded.
     """
-    saved = [_saved(paths.detections, record.detections_sha256)]
+    named = [(paths.detections, record.detections_sha256)]
     if record.val_detections_sha256 is not None:
-        saved.append(_saved(paths.val_detections, record.val_detections_sha256))
+        named.append((paths.val_detections, record.val_detections_sha256))
+    saved = [Detections.loads(read_named(path, digest), str(path)) for path, digest in named]
     data = ensure(record.cell.dataset, data_root)
     if data.manifest_digest != record.fingerprint.data:
         raise DataError(f"data set {data.name!r} is not the one the record was made from; prepare it again")
     split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
     return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
-
-
-def _saved(path: Path, digest: str | None) -> Detections:
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror or e}") from None
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{path} is not the file that its record was made from: digest mismatch")
-    return Detections.loads(content, str(path))
 
 
 def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
@@ -178,7 +162,6 @@ def _of_file(
     out: Path | None,
     data_root: Path | None,
 ) -> None:
-    from benchmarks.detection_files import read
     from benchmarks.metrics import EVALUATOR_VERSION, MAX_DETECTIONS
 
     if dataset is None:

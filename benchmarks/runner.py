@@ -24,6 +24,7 @@ from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, tr
 from benchmarks.datasets.prepared import PreparedDataset, open_prepared, require_unchanged
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
+from benchmarks.detections import Detections
 from benchmarks.devices import Source, provenance
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
@@ -32,7 +33,6 @@ from benchmarks.progress import CellProgress, Stopped
 from benchmarks.starting import cannot_start, trainable
 from benchmarks.store import (
     CellPaths,
-    Detections,
     EpochPoint,
     ModelFacts,
     ProfileRecord,

@@ -1,28 +1,25 @@
 """Records and the files beside them: written whole or not at all, checked when read.
 
-A record is JSON with a schema version and a digest of its own content. Detections lie beside it as
-a compressed, quantised `.npz`, and it is these that are evaluated. Torch-free.
+A record is JSON with a schema version and a digest of its own content. Detections (`benchmarks.detections`) lie beside
+it, and it is these that are evaluated. Torch-free.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
@@ -446,80 +443,3 @@ def load(paths: CellPaths) -> Stored:
             read_named(path, digest)
     profile = read_record(paths.profile, ProfileRecord) if paths.profile.exists() else None
     return Stored(run, profile, paths)
-
-
-# ---------------------------------------------------------------- detections
-
-_SCORE_STEPS = 65535
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections of a list of images, ragged: image i owns rows offsets[i] to offsets[i + 1].
-
-    boxes: (N, 4), x1 y1 x2 y2 in pixels; scores: (N,) in [0, 1]; labels: int64 (N,), 1..K. Ours are float32.
-    """
-
-    file_names: tuple[str, ...]
-    offsets: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.floating[Any]]
-    scores: npt.NDArray[np.floating[Any]]
-    labels: npt.NDArray[np.int64]
-
-    @classmethod
-    def from_images(
-        cls,
-        file_names: Sequence[str],
-        per_image: Iterable[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
-    ) -> Detections:
-        """From one (boxes, scores, labels) per image."""
-        boxes, scores, labels, offsets = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0)], [0]
-        for b, s, c in per_image:
-            boxes.append(np.asarray(b, dtype=np.float64).reshape(-1, 4))
-            scores.append(np.asarray(s, dtype=np.float64).reshape(-1))
-            labels.append(np.asarray(c).reshape(-1))
-            offsets.append(offsets[-1] + len(scores[-1]))
-        return cls(
-            tuple(file_names),
-            np.asarray(offsets, dtype=np.int64),
-            np.concatenate(boxes).astype(np.float32),
-            np.concatenate(scores).astype(np.float32),
-            np.concatenate(labels).astype(np.int64),
-        )
-
-    def image_index(self) -> npt.NDArray[np.int64]:
-        """Index of the image that each row belongs to, (N,)."""
-        return np.repeat(np.arange(len(self.file_names)), np.diff(self.offsets))
-
-    def dumps(self) -> bytes:
-        """Compressed npz. Boxes keep 1/32 px (coarser above 2,047 px), scores 1/65,535."""
-        largest = float(self.boxes.max(initial=1.0))
-        steps = 32
-        while steps > 1 and largest * steps > 65535:
-            steps //= 2
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            file_names=np.asarray(self.file_names, dtype=np.str_),
-            offsets=self.offsets.astype(np.int32),
-            box_steps=np.int32(steps),
-            boxes=np.clip(np.rint(self.boxes.astype(np.float64) * steps), 0, 65535).astype(np.uint16),
-            scores=np.rint(np.clip(self.scores.astype(np.float64), 0, 1) * _SCORE_STEPS).astype(np.uint16),
-            labels=self.labels.astype(np.uint16),
-        )
-        return buffer.getvalue()
-
-    @classmethod
-    def loads(cls, content: bytes, where: str) -> Detections:
-        """The inverse of `dumps`, up to the quantisation. DataError if `content` is damaged."""
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as z:
-                return cls(
-                    tuple(str(n) for n in z["file_names"]),
-                    z["offsets"].astype(np.int64),
-                    (z["boxes"].astype(np.float64) / int(z["box_steps"])).astype(np.float32),
-                    (z["scores"].astype(np.float64) / _SCORE_STEPS).astype(np.float32),
-                    z["labels"].astype(np.int64),
-                )
-        except Exception as e:
-            raise DataError(f"{where} is damaged ({type(e).__name__}); delete it and its record and run again") from e

@@ -22,8 +22,9 @@ from benchmarks.cells import Cell
 from benchmarks.cost.engines import arithmetic
 from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
+from benchmarks.detections import Detections
 from benchmarks.errors import DataError
-from benchmarks.store import CellPaths, Detections, RunRecord, read_named, read_record, write_atomic
+from benchmarks.store import CellPaths, RunRecord, read_named, read_record, write_atomic
 from benchmarks.train import require_finite, seed_everything
 from canet.contract import Detector
 

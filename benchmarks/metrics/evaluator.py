@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.detections import Detections
 from benchmarks.metrics import MAX_DETECTIONS, coco, errors, inspection
 from benchmarks.metrics.resampling import (
     Weights,
@@ -26,7 +27,6 @@ from benchmarks.metrics.resampling import (
 from benchmarks.metrics.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene, match, match_all, match_voc
 from benchmarks.metrics.spread import FEW_BOXES, LEAST_BOXES, LEAST_GROUPS, RATE, SHARE, exact, over_images
-from benchmarks.store import Detections
 
 RESAMPLES = 1000
 DRAWN = ("AP50", "AP", "AP_small")

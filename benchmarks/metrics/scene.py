@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.detections import Detections
 from benchmarks.errors import DataError
-from benchmarks.store import Detections
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]

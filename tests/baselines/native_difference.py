@@ -21,9 +21,10 @@ import safetensors.torch
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.prepared import ensure
 from benchmarks.datasets.splits import load_split
+from benchmarks.detections import Detections
 from benchmarks.metrics.evaluator import evaluate
 from benchmarks.runner import build_cell_model
-from benchmarks.store import Detections, RunRecord, read_record
+from benchmarks.store import RunRecord, read_record
 from tests.baselines.test_native import our_map50, their_validator
 
 

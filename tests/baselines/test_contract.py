@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.detections import Detections
 from benchmarks.metrics.evaluator import evaluate
 from benchmarks.models import MODELS, build_model, get, missing_extra, split_name
-from benchmarks.store import Detections
 
 CLASSES = ("square", "bar", "ring")
 SIZE = 128

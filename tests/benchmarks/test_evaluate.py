@@ -11,7 +11,7 @@ import pytest
 from benchmarks.datasets import own
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.splits import load_split
-from benchmarks.detection_files import read
+from benchmarks.detections import read
 from benchmarks.errors import DataError, RequestError
 from tests.benchmarks.test_metrics import oracle
 from tests.benchmarks.test_run import call

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.detections import Detections
 from benchmarks.errors import DataError
 from benchmarks.metrics import coco
 from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.scene import Scene
-from benchmarks.store import Detections
 
 CLASSES = ("crack", "pit", "scratch")
 COCO_VALUES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")

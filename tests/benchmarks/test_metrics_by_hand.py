@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.detections import Detections
 from benchmarks.metrics import errors, inspection
 from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.results import Metrics
 from benchmarks.metrics.scene import Scene, overlaps
 from benchmarks.metrics.spread import span
-from benchmarks.store import Detections
 
 A, B = 1, 2
 CLASSES = ("a", "b")

@@ -44,7 +44,7 @@ def test_help_starts_without_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["store", "cells", "compare", "report", "suites", "models", "metrics", "evaluate", "detection_files"]
+    "module", ["store", "cells", "compare", "report", "suites", "models", "metrics", "evaluate", "detections"]
 )
 def test_these_rooms_are_torch_free(module: str) -> None:
     code = f"import sys, benchmarks.{module}; assert 'torch' not in sys.modules"
@@ -453,9 +453,9 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
     from benchmarks import runner, suites
     from benchmarks.cells import Tile
     from benchmarks.cost.cells import profile_cells
+    from benchmarks.detections import Detections
     from benchmarks.evaluate import recompute
     from benchmarks.progress import CellProgress
-    from benchmarks.store import Detections
     from benchmarks.trained import load_trained
 
     (cell,) = suites.load("smoke").cells(

@@ -15,10 +15,11 @@ import torch
 from benchmarks import runner
 from benchmarks.cells import Cell
 from benchmarks.datasets.prepared import PreparedDataset, require_unchanged
+from benchmarks.detections import Detections
 from benchmarks.devices import Source
 from benchmarks.errors import DataError
 from benchmarks.progress import CellProgress
-from benchmarks.store import CellPaths, Detections, RunRecord, read_record, write_atomic, write_record
+from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic, write_record
 from tests.benchmarks.conftest import RECIPE, make_cell, make_record
 
 

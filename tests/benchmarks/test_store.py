@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks import store
+from benchmarks.detections import Detections
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import CellPaths, Detections, RunRecord, read_record, scan, write_atomic, write_record
+from benchmarks.store import CellPaths, RunRecord, read_record, scan, write_atomic, write_record
 from tests.benchmarks.conftest import make_cell, make_record
 
 

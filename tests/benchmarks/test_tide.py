@@ -13,10 +13,11 @@ import pytest
 
 from benchmarks.datasets.prepared import PreparedDataset, prepare
 from benchmarks.datasets.splits import load_split
+from benchmarks.detections import Detections
 from benchmarks.errors import RequestError
 from benchmarks.metrics import MAX_DETECTIONS, errors
 from benchmarks.metrics.scene import Scene
-from benchmarks.store import Detections, Stored, scan
+from benchmarks.store import Stored, scan
 from tests.benchmarks.test_metrics import CLASSES, empty_images, many_detections, plain
 
 RESULTS = Path(__file__).parents[2] / "results"

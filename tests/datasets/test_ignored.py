@@ -11,8 +11,8 @@ import torch
 from benchmarks.datasets import own
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import DetectionDataset, batches, train_transform
+from benchmarks.detections import Detections
 from benchmarks.metrics.evaluator import evaluate
-from benchmarks.store import Detections
 from tests.datasets.conftest import voc, write_folder
 from tests.datasets.test_own import edit_coco, png
 

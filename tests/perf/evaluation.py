@@ -23,8 +23,9 @@ import numpy as np
 
 from benchmarks.datasets.prepared import ensure
 from benchmarks.datasets.splits import load_split
+from benchmarks.detections import Detections
 from benchmarks.metrics.evaluator import RESAMPLES, evaluate
-from benchmarks.store import CellPaths, Detections, RunRecord, read_record
+from benchmarks.store import CellPaths, RunRecord, read_record
 from tests.perf.ratios import interval
 
 
