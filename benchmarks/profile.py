@@ -96,6 +96,10 @@ def main(
     counter: Annotated[
         str | None, typer.Option(help="fvcore: print its count, and what it does not count, beside ours; nothing else.")
     ] = None,
+    rewrite: Annotated[
+        Path | None,
+        typer.Option(help="Folder of records to complete with the parameters that run in evaluation; nothing else."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "--json", help="JSON file for everything, raw samples included, written as it comes."),
@@ -115,6 +119,9 @@ def main(
     from benchmarks.datasets.catalogue import get as get_dataset
 
     root = default_root(data_root)
+    if rewrite is not None:
+        _complete(rewrite, root)
+        return
     if counter not in (None, "fvcore"):
         raise RequestError(f"unknown --counter {counter!r}; there is fvcore, beside our own")
     of_suite = suites.load(suite)
@@ -340,6 +347,52 @@ def _print_session(
         )
     if machine["gpu"] is not None and all(cost.energy_j is None for cost in costs.values()):
         console.print("Energy was not measured: python -m pip install nvidia-ml-py", highlight=False)
+
+
+def _complete(folder: Path, root: Path) -> None:
+    """Add to records, and to profiles beside them, the parameters that run in evaluation: of the network built anew
+    from each cell, which must have as many parameters as the record says.
+    """
+    import torch
+
+    from benchmarks.cost.counts import parameters_in_evaluation
+    from benchmarks.cost.failures import reason
+    from benchmarks.datasets.catalogue import get as get_dataset
+    from benchmarks.store import scan, write_record
+    from benchmarks.trained import build_cell_model
+
+    counted: dict[tuple[Any, ...], tuple[int, int] | str] = {}
+    completed = 0
+    for stored in scan(folder):
+        facts, profile = stored.run.model, stored.profile
+        of_profile = None if profile is None else profile.parameters
+        if facts is None or (facts.in_evaluation is not None and (of_profile is None or "in_evaluation" in of_profile)):
+            continue
+        cell = stored.run.cell
+        key = (cell.dataset, *_asked(cell), cell.recipe.weights)
+        if key not in counted:
+            try:
+                model = build_cell_model(cell, len(get_dataset(cell.dataset, root).classes))
+                image = torch.zeros(3, cell.image_size, cell.image_size)
+                counted[key] = sum(p.numel() for p in model.parameters()), parameters_in_evaluation(model, [image])
+            except Exception as e:  # a library that is not here, or another version of it
+                counted[key] = reason(e)
+        found = counted[key]
+        if isinstance(found, str) or found[0] != facts.parameters:
+            why = (
+                found
+                if isinstance(found, str)
+                else f"built now, it has {found[0]} parameters, and had {facts.parameters}"
+            )
+            console.print(f"not completed: {stored.paths.record}: {why}", soft_wrap=True, highlight=False)
+            continue
+        more = facts.model_copy(update={"in_evaluation": found[1]})
+        write_record(stored.paths.record, stored.run.model_copy(update={"model": more}))
+        if profile is not None and of_profile is not None:
+            parameters = {**of_profile, "in_evaluation": found[1]}
+            write_record(stored.paths.profile, profile.model_copy(update={"parameters": parameters}))
+        completed += 1
+    console.print(f"completed {completed} records of {folder}", highlight=False)
 
 
 def _beside_fvcore(built: Mapping[str, nn.Module], images: Sequence[Tensor]) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import models
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
+from benchmarks.cost.counts import parameters_in_evaluation
 from benchmarks.cost.engines import arithmetic
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import TRANSFORMS_VERSION, DetectionDataset, train_transform
@@ -261,7 +262,7 @@ def _train_and_evaluate(
     require_unchanged(data, (*split.train, *split.val, *split.test))
     with _timed(timings, "build"):
         model = build_cell_model(cell, len(data.classes)).to(device)
-        known["model"] = _facts(model)
+        known["model"] = _facts(model, cell.image_size)
     split, left_out = trainable(model, cell, data, split)
     known["train_images"] = len(split.train)
     for line in (left_out, cannot_start(model, cell, data, split.train, device)):
@@ -353,14 +354,19 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
         timings[name] = time.monotonic() - began
 
 
-def _facts(model: Detector) -> ModelFacts:
-    made = model.provenance
+def _facts(model: Detector, image_size: int) -> ModelFacts:
+    made, device = model.provenance, next(model.parameters()).device
+    try:
+        touched = parameters_in_evaluation(model, [torch.zeros(3, image_size, image_size, device=device)])
+    except Exception:  # it will fail again where that is told
+        touched = None
     return ModelFacts(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         weights=made["weights"],
         frozen=tuple(made["frozen"]),
         norm=made["norm"],
+        in_evaluation=touched,
     )
 
 

@@ -84,6 +84,9 @@ class ModelFacts(Hashed):
     weights: str | None
     frozen: tuple[str, ...]
     norm: str
+    in_evaluation: int | None = added(
+        None, description="parameters that an inference touches; `benchmarks.cost.counts`"
+    )
 
 
 class _Record(Hashed):

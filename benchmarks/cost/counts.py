@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections import Counter
@@ -114,7 +115,7 @@ def parameters_in_evaluation(model: nn.Module, images: Sequence[Tensor]) -> int:
 
     Heads and embeddings that only training uses are left out, and so is what a library folds into other parameters
     before inference (`fused`, of the models that have it). It is a matter of the architecture, not of the weights: a
-    freshly built model gives the number of a trained one.
+    freshly built model gives the number of a trained one. A copy runs, and no random stream moves.
 
     Args:
         images: float32 (3, H, W) in [0, 1], on the model's device.
@@ -123,15 +124,10 @@ def parameters_in_evaluation(model: nn.Module, images: Sequence[Tensor]) -> int:
 
     from benchmarks.cost.operators import watching
 
-    if callable(fused := getattr(model, "fused", None)):
-        model = fused()
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), watching(model) as touched:
-            model(list(images))
-    finally:
-        model.train(was_training)
+    fused = getattr(model, "fused", None)
+    model = (fused() if callable(fused) else copy.deepcopy(model)).eval()
+    with torch.random.fork_rng(), torch.inference_mode(), watching(model) as touched:
+        model(list(images))
     return sum(p.numel() for p in model.parameters() if touched(p))
 
 

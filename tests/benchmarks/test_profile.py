@@ -25,7 +25,7 @@ from benchmarks.cost.session import Cost
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
 from benchmarks.models import build_model
-from benchmarks.store import CellPaths, write_record
+from benchmarks.store import CellPaths, ModelFacts, scan, write_record
 from tests.benchmarks.conftest import make_cell, make_record
 from tests.benchmarks.cost.planted import Planted
 
@@ -169,6 +169,24 @@ def test_training_memory_is_of_as_many_images_as_it_says(data_root: Path, synthe
     assert (content["images"], model["training_batch"]) == (1, batch)
     assert model["training_memory_bytes"] > model["peak_memory_bytes"]
     assert model["missing"] == {}
+
+
+def test_records_are_completed_without_weights(data_root: Path, synthetic, tmp_path: Path):
+    classes = len(catalogue.get("synthetic_small").classes)
+    network = build_model("fasterrcnn_fpn", num_classes=classes, image_size=96, scale="nano")
+    total = sum(p.numel() for p in network.parameters())
+    for fold, parameters in ((0, total), (1, total + 1)):
+        cell = make_cell(model="fasterrcnn_fpn", image_size=96, fold=fold)
+        facts = ModelFacts(parameters=parameters, trainable=total, weights=None, frozen=(), norm="batch")
+        write_record(CellPaths.of(tmp_path, cell).record, make_record(cell, model=facts))
+    command = ["--rewrite", str(tmp_path), "--data-root", str(data_root)]
+    done = CliRunner().invoke(profile.app, command)
+    assert done.exit_code == 0, done.output
+    assert "completed 1 records" in done.output
+    assert f"it has {total} parameters, and had {total + 1}" in done.output.replace("\n", " ")
+    found = {one.run.cell.fold: one.run.model.in_evaluation for one in scan(tmp_path)}
+    assert found == {0: total, 1: None}
+    assert "completed 0 records" in CliRunner().invoke(profile.app, command).output
 
 
 def test_fvcores_count_stands_beside_ours(data_root: Path, synthetic):
