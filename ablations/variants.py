@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ablations.registry import by_name
 from canet.config import CANetConfig
 
 
@@ -20,9 +21,8 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-VARIANTS: dict[str, Variant] = {
-    variant.name: variant
-    for variant in (
+VARIANTS: dict[str, Variant] = by_name(
+    (
         Variant("default", "nothing: the network as published", "CANet"),
         Variant("no_sae", "the pooled context before conv3", "w/o SAE", {"sae": False}),
         Variant("no_cbd", "the context block after conv3", "w/o CBD", {"cbd": False}),
@@ -93,7 +93,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant("pixel_shuffle", "a 2x2-periodic output of SAE", "pixel shuffle", {"sae_pixel_shuffle": True}),
     )
-}
+)
 
 
 def apply(name: str, config: CANetConfig) -> CANetConfig:

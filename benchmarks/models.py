@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.registry import by_name
 from ablations.variants import VARIANTS
 from benchmarks.errors import RequestError, nearest
 
@@ -94,9 +95,8 @@ def _mmdet(name: str, config: str, label: str, stage: Stage, family: str) -> Mod
     return ModelSpec(name, "baselines.mmdet_models:build_mmdet", label, family, stage, 1, scales, "mmdet", options)
 
 
-MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
+MODELS: dict[str, ModelSpec] = by_name(
+    (
         ModelSpec("canet", "canet.detector:build_canet", "CANet", "canet", "two-stage", 2, _ALL, ablatable=True),
         ModelSpec(
             "fasterrcnn_fpn",
@@ -253,7 +253,7 @@ MODELS: dict[str, ModelSpec] = {
             "cascade_rcnn", "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", "Cascade R-CNN", "multi-stage", "rcnn_mmdet"
         ),
     )
-}
+)
 
 
 def get(name: str) -> ModelSpec:

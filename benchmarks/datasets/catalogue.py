@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from ablations.registry import by_name
 from benchmarks.errors import RequestError, nearest
 
 
@@ -50,9 +51,8 @@ class DatasetSpec:
     """Whether its images may be crops of one larger image that overlap; a split must then keep those together."""
 
 
-CATALOGUE: dict[str, DatasetSpec] = {
-    spec.name: spec
-    for spec in (
+CATALOGUE: dict[str, DatasetSpec] = by_name(
+    (
         DatasetSpec(
             name="synthetic_small",
             title="Synthetic metal surfaces with small defects",
@@ -123,7 +123,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
             manifest="a7cc6bd9b651ef347e97d65bef2905e8a6dc3f56a0e9e8eeaeda30972b92804d",
         ),
     )
-}
+)
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,8 @@ class Guide:
 
 MASKS = "each 8-connected component of a class's mask becomes the box that just holds it, however small it is"
 
-ELSEWHERE: dict[str, Guide] = {
-    guide.name: guide
-    for guide in (
+ELSEWHERE: dict[str, Guide] = by_name(
+    (
         Guide(
             name="gc10_det",
             title="GC10-DET, metallic surfaces",
@@ -339,7 +338,7 @@ ELSEWHERE: dict[str, Guide] = {
             without=("test_images",),
         ),
     )
-}
+)
 
 
 OWN_VERSION = 2
