@@ -273,11 +273,23 @@ def preview(
     if out.suffix.lower() != ".png":
         raise RequestError(f"--out {out}: the mosaic is a PNG; name it so")
     data = prepared.ensure(name, data_root)
-    write(data, out, images)
+    write(data, out, images, _parts(name, data_root))
     _say(
         f"{out}"
         + ("" if catalogue.get(name, data_root).redistributable else ": for your eyes, the images may not be passed on")
     )
+
+
+def _parts(name: str, data_root: Path | None) -> dict[str, str]:
+    """What the default split list makes of each image: its fold, or its part where there is one fold only."""
+    from benchmarks.datasets.splits import load_split
+
+    spec = catalogue.get(name, data_root)
+    if spec.folds > 1:
+        lists = [load_split(name, spec.split, fold, data_root) for fold in range(spec.folds)]
+        return {file: f"fold {split.fold}" for split in lists for file in split.test}
+    split = load_split(name, spec.split, 0, data_root)
+    return {file: part for part in ("train", "val", "test") for file in getattr(split, part)}
 
 
 @app.command()
@@ -298,7 +310,7 @@ def stats(
     counts = statistics.table(frame, data.classes)
     table = Table("class", *counts.columns)
     for label, row in counts.iterrows():
-        shown = [f"{v:.1%}" if "below" in k or "share" in k else f"{v:,.0f}" for k, v in row.items()]
+        shown = ["-" if v != v else f"{v:.1%}" if "below" in k or "share" in k else f"{v:,.0f}" for k, v in row.items()]
         table.add_row(str(label), *shown)
     console.print(table)
     _say(f"defect-free images: {sum(not data.boxes(i['file_name']) for i in data.images)} of {len(data.images)}")
@@ -313,13 +325,21 @@ def splits(
     out: Annotated[Path | None, typer.Option("--out", help="write the lists made here into this folder")] = None,
     data_root: Root = None,
 ) -> None:
-    """Make a catalogued set's split lists anew, and compare them with those that are shipped."""
+    """Make a catalogued set's split lists anew, compared with those shipped; or show those of your own set."""
     from benchmarks.datasets import prepared
     from benchmarks.datasets import splits as lists
 
-    if name not in catalogue.CATALOGUE:
-        raise RequestError(f"{name!r} is not in the catalogue; {nearest(name, catalogue.CATALOGUE)}")
     data = prepared.ensure(name, data_root)
+    if name not in catalogue.CATALOGUE:
+        if out is not None:
+            raise RequestError(f"--out {out}: the lists of {name} lie in {data.root / 'splits'}")
+        for title in lists.titles(name, data_root):
+            count = lists.count_folds(name, title, data_root)
+            folds = [lists.load_split(name, title, fold, data_root) for fold in range(count)]
+            default = ", the default" if title == catalogue.get(name, data_root).split else ""
+            sizes = "; ".join(f"{len(s.train)} train, {len(s.val)} val, {len(s.test)} test" for s in folds)
+            _say(f"{title}{default}: {count} folds: {sizes}" if count > 1 else f"{title}{default}: {sizes}")
+        return
     for title, content in lists.make_all(data, report=_say).items():
         text = lists.dumps(content)
         shipped = lists.SHIPPED / f"{title}.json"

@@ -135,6 +135,8 @@ class FolderSource(Source):
         for name in self.names():
             info = self._files[name].stat()
             digest.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+        for name in self.broken():
+            digest.update(f"{name}\n".encode())
         return digest.hexdigest()
 
 

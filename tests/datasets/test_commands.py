@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -131,3 +132,45 @@ def test_help_starts_without_torch():
     script = "import sys; sys.argv = ['x', '--help']\ntry:\n import benchmarks.datasets.__main__ as m; m.main()\n"
     script += "except SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_preview_says_which_image_and_which_part(tmp_path):
+    from benchmarks.datasets import own, preview
+
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", coco_files()))
+    bare = preview.mosaic(data, 6)
+    told = preview.mosaic(data, 6, parts={"0.png": "fold 3"})
+    assert bare.size == told.size
+    first = (0, 240, 246, 264)  # below the first image
+    assert bare.crop(first).tobytes() != told.crop(first).tobytes()
+    assert preview.readable("Kratzer äß Трещина") == "Kratzer äß Трещина"
+    assert preview.readable("a\u6f22") == r"a\u6f22"  # not an empty box
+
+
+def test_show_and_splits_know_sets_of_ones_own(capsys, monkeypatch, tmp_path):
+    from tests.datasets.test_other_files import parted
+
+    root = ("--data-root", tmp_path / "data")
+    source = write_folder(tmp_path / "s", parted("yolo"))
+    code, told = run(capsys, monkeypatch, "prepare", "mine", "--from", source, "--format", "auto", *root)
+    assert code in (0, None), told.err
+    code, told = run(capsys, monkeypatch, "splits", "mine", *root)
+    assert "mine-own-v1, the default: 6 train, 2 val, 3 test" in told.out
+    assert "mine-5fold-v1: 5 folds" in told.out
+    code, told = run(capsys, monkeypatch, "show", "mine", *root)
+    assert code in (0, None), told.err
+    assert "mine-own-v1" in told.out
+    code, told = run(capsys, monkeypatch, "preview", "mine", *root)
+    assert code in (0, None), told.err
+    code, told = run(capsys, monkeypatch, "stats", "mine", *root)
+    assert "nan" not in told.out  # no box of class scratch
+
+
+def test_version(capsys, monkeypatch):
+    _, told = run_plain(capsys, monkeypatch, "--version")
+    assert re.fullmatch(r"canet-bench \d+\.\d+\S*", told.out.strip())
+
+
+def run_plain(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["datasets", *arguments])
+    return commands.main(), capsys.readouterr()

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -494,3 +495,11 @@ def test_hostile_archive(tmp_path, root):
     files = edit_coco(lambda c: c["images"][0].update(file_name="../../images/0.png"))
     own.prepare("mine", root, write_folder(tmp_path / "t", files))  # found by its base name, stored under that
     assert (root / "mine/images/0.png").is_file()
+
+
+def test_the_documentation_lists_every_finding_and_policy():
+    text = (Path(__file__).parents[2] / "docs/your-data.md").read_text(encoding="utf-8")
+    for kind, (meaning, actions) in KINDS.items():
+        does = "; ".join(f"`{action}`: {what}" for action, what in actions.items())
+        default = f"`{DEFAULTS[kind]}`" if kind in DEFAULTS else "refused"
+        assert f"| `{kind}` | {meaning} | {does} | {default} |" in text
