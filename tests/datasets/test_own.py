@@ -204,7 +204,7 @@ CASES = {
         lambda: yolo_all() | {"d/images/extra/x.png": png(77), "d/labels/extra/x.txt": b"0 0.5 0.5 0.2 0.2"},
         {"drop": (6, 5), "keep": (7, 6)},
     ),
-    "unknown_part": (
+    "unusable_part": (
         lambda: yolo_all() | {"d/data.yaml": b"train: images/train\nval: images/val\nnames: [dent, burr]\n"},
         {"keep": (6, 5)},
     ),
@@ -432,14 +432,15 @@ def damaged(files: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
     return files | {name: bytes(data)}
 
 
-def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
-    """1,200 damaged sets and archives: no traceback, nothing outside the target, nothing half-written."""
+@pytest.mark.parametrize("sets", [40, pytest.param(1200, marks=pytest.mark.slow)])
+def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root, sets):
+    """Damaged sets and archives: no traceback, nothing outside the target, nothing half-written."""
     rng = random.Random(0)
     good = {form: make() for form, make in FILES.items()}
     policies = ({}, {kind: "drop" for kind, (_, actions) in KINDS.items() if "drop" in actions})
     source = tmp_path / "s.zip"
     messages = []
-    for k in range(1200):
+    for k in range(sets):
         form = rng.choice(sorted(good))
         files = damaged(good[form], rng)
         write_zip(source, files)
@@ -454,7 +455,7 @@ def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
             messages.append(str(e))
         assert not root.exists() or {p.name for p in root.iterdir()} <= {"mine"}
         assert {p.name for p in tmp_path.iterdir()} <= {"s.zip", "data"}
-    assert len(messages) > 300
+    assert len(messages) > sets / 4
     assert all(m and "\n" not in m for m in messages)
     open_prepared("mine", root)
 

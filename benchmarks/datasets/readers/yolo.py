@@ -184,6 +184,8 @@ class _Governed:
 def _parts(source: Source, statements: Sequence[Statement], names: Names, tell: Tell) -> dict[str, set[str]] | None:
     """Images of train, val and test as one data.yaml lists them; None where it does not, or not all can be found."""
     stating = [s for s in statements if s.parts]
+    for s in stating[1:] if len(stating) > 1 else ():
+        tell("unusable_part", source.where(s.file), f"it states parts, and so does {stating[0].file}")
     if len(stating) != 1:
         return None
     (s,) = stating
@@ -195,7 +197,7 @@ def _parts(source: Source, statements: Sequence[Statement], names: Names, tell: 
         for entry in entries:
             found = _resolved(source, s, entry, names, files)
             if not found:
-                tell("unknown_part", source.where(s.file), f"`{part}` is {entry!r}, where no image is in the source")
+                tell("unusable_part", source.where(s.file), f"`{part}` is {entry!r}, where no image is in the source")
             out[part] |= set(found)
     return out if all(out.values()) else None
 
@@ -311,6 +313,9 @@ def read(source: Source, tell: Tell) -> Content:
 
     short = {} if parts is None else {names.short(image): part for part in parts for image in parts[part]}
     overlap = parts is not None and sum(map(len, parts.values())) != len(short)
+    if overlap:
+        stating = next(s.file for s in statements if s.parts)
+        tell("unusable_part", source.where(stating), f"`{'` and `'.join(parts or ())}` share images")
     return Content(governed.classes, samples(), parts={} if overlap else short)
 
 
