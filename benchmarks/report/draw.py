@@ -107,7 +107,7 @@ def _mark(row: Row) -> Mark:
     assert row.parameters is not None
     assert row.AP50 is not None
     interval = None if row.interval is None else (100 * row.interval[0], 100 * row.interval[1])
-    return Mark(row.label, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained)
+    return Mark(row.title, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained)
 
 
 def figure(all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = ()) -> bytes:

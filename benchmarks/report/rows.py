@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
+from benchmarks.errors import DataError
 from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.metrics.spread import DIFFERENCE, SHARE, Sample, Training, estimate, exact, pooled
 from benchmarks.store import RunRecord, Stored
@@ -107,6 +108,17 @@ class Row:
     """None: a CPU. Rows of one class are not compared with those of another."""
     machine: str
     statuses: tuple[str, ...]
+    pretrained: bool
+    never_found: Mapping[str, int]
+    """Classes of which not one box is found, and how many boxes there are, over all runs."""
+    request: Mapping[str, object]
+    apart: str = ""
+    """What tells the row from others of its label in its table."""
+
+    @property
+    def title(self) -> str:
+        """The label, and what tells it from others of the same."""
+        return f"{self.label} ({self.apart})" if self.apart else self.label
 
     @property
     def AP50(self) -> float | None:
@@ -132,12 +144,20 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     known = {stored.run.cell_id: stored.run for stored in (*published, *records)}
     spreads = _Spreads(known.values())
     groups: dict[tuple[str, ...], list[Stored]] = {}
+    tables: dict[tuple[object, ...], list[Stored]] = {}
     for stored in records:
         cell = stored.run.cell
-        recipe = digest_of([cell.split, cell.image_size, cell.device_class, cell.recipe.model_dump(mode="json")])
-        groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, recipe), []).append(stored)
+        # All of a cell but fold and seed, so that a field that is new tells rows apart by itself.
+        rest = digest_of(cell.model_dump(mode="json", exclude={"fold", "seed"}))
+        groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, rest), []).append(stored)
+        tables.setdefault((cell.dataset, cell.split, cell.image_size, cell.device_class), []).append(stored)
+    for group in groups.values():
+        _agree(group, ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator"))
+    for table in tables.values():
+        _agree(table, ("data", "evaluator"))
     order = {name: i for i, name in enumerate(models.MODELS)}
     out = _with_one_reference([_row(group, spreads) for _, group in sorted(groups.items())])
+    out = _told_apart(out)
     rank = {"default": 0}
     return sorted(
         out,
@@ -151,6 +171,63 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
             r.epochs,
         ),
     )
+
+
+def _agree(together: list[Stored], fields: Iterable[str]) -> None:
+    """DataError unless records that are averaged, or stand in one table, were made with the same.
+
+    The message names two cells and the command that mends it.
+    """
+    first = together[0]
+    for other in together[1:]:
+        for field in fields:
+            a, b = (getattr(s.run.fingerprint, field) for s in (first, other))
+            if a != b and first.run.metrics is not None and other.run.metrics is not None:
+                old = other if field != "evaluator" or b < a else first
+                command = f"python -m benchmarks.evaluate --rewrite {old.paths.record}"
+                remedy = command if field == "evaluator" else f"run {old.run.cell.name} again, or leave it out"
+                shown = f"{str(a)[:12]} and {str(b)[:12]}"
+                raise DataError(
+                    f"{first.paths.record} and {other.paths.record} do not belong together: {field} {shown}; {remedy}"
+                )
+
+
+def _told_apart(found: list[Row]) -> list[Row]:
+    """Rows of one label in one table, with what their cells differ in."""
+    same: dict[tuple[object, ...], list[Row]] = {}
+    for row in found:
+        same.setdefault((row.dataset, row.split, row.image_size, row.device_class, row.label), []).append(row)
+    out = []
+    for row in found:
+        others = same[row.dataset, row.split, row.image_size, row.device_class, row.label]
+        fields = [k for k in row.request if len({repr(other.request.get(k)) for other in others}) > 1]
+        out.append(replace(row, apart=", ".join(f"{k} {row.request.get(k)}" for k in fields)))
+    return out
+
+
+def _request(cell: Cell) -> dict[str, object]:
+    """What a row's cells have in common, flat, by names as the suite files have them."""
+    flat: dict[str, object] = {}
+    for key, value in cell.model_dump(mode="json", exclude={"fold", "seed", "dataset", "split", "image_size"}).items():
+        if key == "recipe":
+            flat |= value
+        elif key == "tile" and value is not None:
+            flat["tile"] = f"{value['size']}, overlap {value['overlap']}"
+        else:
+            flat[key] = value
+    return flat
+
+
+def _never_found(measured: list[Metrics]) -> dict[str, int]:
+    """Classes of which no run finds a single box, and how many boxes of them there are in all runs."""
+    boxes: Counter[str] = Counter()
+    found: set[str] = set()
+    for metrics in measured:
+        for name, of_class in metrics.per_class.items():
+            boxes[name] += of_class.boxes
+            if of_class.AP50:
+                found.add(name)
+    return {name: n for name, n in boxes.items() if n and name not in found}
 
 
 def _with_one_reference(found: list[Row]) -> list[Row]:
@@ -209,6 +286,9 @@ def _row(group: list[Stored], spreads: _Spreads) -> Row:
         device_class=cell.device_class,
         machine=first.provenance.device_name or f"{first.provenance.threads} CPU threads",
         statuses=tuple(sorted({s.run.status for s in group})),
+        pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
+        never_found=_never_found(measured),
+        request=_request(cell),
     )
 
 

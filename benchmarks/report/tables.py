@@ -21,6 +21,7 @@ _HEAD = (
     "GMACs",
     *HEADLINE,
     "latency ratio",
+    "start",
     "epochs",
     "runs",
 )
@@ -46,15 +47,17 @@ def _percent(value: Value) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     notes = [s for s in row.statuses if s != "ok"] + (["untrained"] if row.untrained else [])
+    notes += [f"never finds {name}, {n} boxes" for name, n in row.never_found.items() if not row.untrained]
     ratio = _number(row.ratio, 2)
     if row.ratio_interval is not None:
         ratio += f" ({_span(row.ratio_interval, 2)})"
     return (
-        row.label + (f" ({', '.join(notes)})" if notes else ""),
+        row.title + (f" ({', '.join(notes)})" if notes else ""),
         _number(row.parameters, 2, 1e-6),
         _number(row.macs, 2, 1e-9),
         *(_percent(row.accuracy[name]) for name in HEADLINE.values()),
         ratio,
+        "pretrained" if row.pretrained else "scratch",
         str(row.epochs),
         str(row.runs),
     )
@@ -84,7 +87,7 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
     if not shown:
         return []
     lines = _head(("model", *shown))
-    lines += [f"| {r.label} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section]
+    lines += [f"| {r.title} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section]
     return [*lines, ""]
 
 
@@ -118,7 +121,7 @@ def _differences(section: Sequence[Row]) -> list[str]:
             continue
         how = partial(estimate, bounds=DIFFERENCE, test_share=row.test_share)
         if (effect := paired(row.samples, against.samples, how)) is not None:
-            found.append((row.label, against.label, effect))
+            found.append((row.title, against.title, effect))
     if not found:
         return []
     lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in"))
@@ -143,9 +146,9 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
     out = []
     if all(row.runs == 1 for row in measured):
         out.append("**One training each: nothing is ranked.**")
-    elif few := [row.label for row in measured if row.runs < LEAST_RUNS]:
+    elif few := [row.title for row in measured if row.runs < LEAST_RUNS]:
         out.append(f"**Fewer than {LEAST_RUNS} trainings, and ranked against nothing: {', '.join(few)}.**")
-    covers = {row.label: row.accuracy["AP50"] for row in measured}
+    covers = {row.title: row.accuracy["AP50"] for row in measured}
     alone = [label for label, value in covers.items() if value.covers == "images only"]
     if alone:
         whose = "Intervals" if len(alone) == len(covers) else f"The intervals of {', '.join(alone)}"
@@ -265,6 +268,8 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
         "FLOPs are twice that. Operators that were not counted are listed in each profile record.",
         "- Latency ratio: end to end at batch 1, on trained weights and real images, timed in turns in one process; "
         "the median of paired ratios with its 95% interval. No absolute time is quoted for a CPU.",
+        "- Start: from scratch, or from a pretrained backbone. A class of which a model finds not one box in any run "
+        "is named beside it, with the number of its boxes over all runs. Rows of one label say in what they differ.",
         f"- A model whose AP50 is below {UNTRAINED_BELOW:.1f} is called untrained.",
         "",
         "Drawn by `python -m benchmarks.report` from the records under `results/`.",

@@ -10,11 +10,13 @@ import pytest
 from scipy.stats import t
 
 from benchmarks.cells import NativeRecipe
+from benchmarks.errors import DataError
+from benchmarks.metrics.results import ClassMetrics
 from benchmarks.report import draw
 from benchmarks.report.rows import _with_one_reference, rows
 from benchmarks.report.tables import _counterpart, _differences, markdown, models_table, sections
 from benchmarks.store import scan
-from tests.benchmarks.conftest import make_cell, make_metrics
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
 
 @pytest.fixture
@@ -288,3 +290,46 @@ def test_the_models_table_merges_data_sets_and_invents_nothing(results: Path) ->
 def test_the_readme_has_the_models_table_of_the_records() -> None:
     root = Path(__file__).parents[2]
     assert models_table(scan(root / "results")) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_rows_differ_by_every_field_of_the_cell_and_say_in_what(stored, tmp_path: Path) -> None:
+    tiled = make_cell(tile={"size": 640, "overlap": 64})
+    slower = make_cell(recipe=RECIPE.model_copy(update={"lr": 5e-4}))
+    for cell, ap50 in ((make_cell(), 0.5), (tiled, 0.3), (slower, 0.4)):
+        for seed in range(2):
+            stored("results", cell.model_copy(update={"seed": seed}), metrics=make_metrics(ap50))
+    found = rows(scan(tmp_path / "results"))
+    assert {(r.AP50, r.runs) for r in found} == {(0.5, 2), (0.3, 2), (0.4, 2)}
+    by = {r.AP50: r.title for r in found}
+    assert "tile 640, overlap 64" in by[0.3]
+    assert "lr 0.0005" in by[0.4]
+    assert len(set(by.values())) == 3
+    assert "| CANet (" in markdown(scan(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("field", ["data", "evaluator", "builder"])
+def test_what_was_made_with_something_else_is_not_averaged(stored, tmp_path: Path, field: str) -> None:
+    one = make_record().fingerprint
+    other = one.model_copy(update={field: "x" if field == "data" else 9})
+    stored("results", fingerprint=one), stored("results", make_cell(seed=1), fingerprint=other)
+    with pytest.raises(DataError, match=f"{field}.* and ") as error:
+        rows(scan(tmp_path / "results"))
+    assert "-s0-" in str(error.value)
+    assert "-s1-" in str(error.value)
+    assert "\n" not in str(error.value)
+    if field == "builder":  # two models of one table may have builders of different versions
+        stored("two", fingerprint=one), stored("two", make_cell(model="retinanet"), fingerprint=other)
+        assert len(rows(scan(tmp_path / "two"))) == 2
+
+
+def test_a_class_that_is_never_found_is_said_beside_the_mean(stored, tmp_path: Path) -> None:
+    def of(pit: float, dent: float) -> dict:
+        classes = {"pit": (pit, 20), "dent": (dent, 21), "none": (None, 0)}
+        return {n: ClassMetrics(AP=ap50, AP50=ap50, boxes=boxes) for n, (ap50, boxes) in classes.items()}
+
+    stored("results", metrics=make_metrics(0.4, per_class=of(0.8, 0.0)))
+    stored("results", make_cell(seed=1), metrics=make_metrics(0.4, per_class=of(0.8, 0.0)))
+    stored("results", make_cell(model="fcos"), metrics=make_metrics(0.4, per_class=of(0.8, 0.1)))
+    one, two = sorted(rows(scan(tmp_path / "results")), key=lambda r: r.name)
+    assert (one.never_found, two.never_found) == ({"dent": 42}, {})
+    assert "| CANet (never finds dent, 42 boxes) |" in markdown(scan(tmp_path / "results"))
