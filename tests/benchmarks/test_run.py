@@ -225,21 +225,28 @@ def test_compare_passes_on_itself_and_fails_on_changed_detections(
     stored.paths.detections.write_bytes(content)
     done = call("compare", out, copy, "--data-root", data_root)
     assert done.returncode == 1
-    assert "digest mismatch" in " ".join(done.stdout.split())
+    message = " ".join(done.stderr.split())
+    assert stored.paths.detections.name in message
+    assert "digest mismatch" in message
 
 
-def test_a_damaged_record_stops_the_run_by_name(finished: tuple[Path, str], data_root: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_a_damaged_record_is_set_aside_and_its_cell_run_again(
+    finished: tuple[Path, str], data_root: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished[0], copy)
     (stored,) = scan(copy)
-    record = json.loads(stored.paths.record.read_text())
+    path = stored.paths.record
+    record = json.loads(path.read_text())
     record["metrics"]["AP50"] = 0.99
-    stored.paths.record.write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
+    assert "to run" in call("run", *smoke(copy, data_root), "--list").stdout
+    assert path.exists(), "a list changes nothing"
     done = call("run", *smoke(copy, data_root))
-    assert done.returncode == 1
-    assert "was changed after it was written" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert f"set aside as {path.name}.damaged" in " ".join(done.stdout.split())
+    assert json.loads(path.with_name(f"{path.name}.damaged").read_text()) == record
+    assert read_record(path, RunRecord).metrics == stored.run.metrics
 
 
 OWN = """
