@@ -43,10 +43,11 @@ family_and_precision = pytest.mark.parametrize(
 )
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, num_classes: int = 3) -> nn.Module:
     """On the CPU, always the same."""
     torch.manual_seed(0)
-    return build_model(name, num_classes=3, image_size=SIZE, scale=next(iter(get(name).scales.values()))).train()
+    scale = next(iter(get(name).scales.values()))
+    return build_model(name, num_classes=num_classes, image_size=SIZE, scale=scale).train()
 
 
 def batch(
@@ -71,5 +72,6 @@ class SameDraws(TorchFunctionMode):
             where = kwargs.pop("device", None)
             return func(*args, **kwargs).to(where or "cpu")
         if func in self._LIKE:
-            return func(args[0].cpu(), *args[1:], **kwargs).to(args[0].device)
+            where = kwargs.pop("device", args[0].device)
+            return func(args[0].cpu(), *args[1:], **kwargs).to(where)
         return func(*args, **kwargs)

@@ -120,14 +120,14 @@ def test_the_loop_trains_in_every_precision(
     cell: Cell = make_cell(model=name, recipe=recipe)
     names = [image["file_name"] for image in synthetic.images[:8]]
     dataset = DetectionDataset(synthetic, names, transform=train_transform("flips"))
-    model = build(name).to(device)
+    model = build(name, len(synthetic.classes)).to(device)
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     curve = train(model, dataset, cell, device=device, checkpoint=tmp_path / "resume", progress=CellProgress())
     assert len(curve) == 2
     assert all(torch.isfinite(p).all() for p in model.parameters())
     after = [p for p in model.parameters() if p.requires_grad]
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > 0.9 * len(before)
-    again = build(name).to(device)
+    again = build(name, len(synthetic.classes)).to(device)
     resumed = train(again, dataset, cell, device=device, checkpoint=tmp_path / "resume", progress=CellProgress())
     assert len(resumed) == 2
     assert resumed[0] == curve[0], "of the file"
