@@ -235,7 +235,6 @@ OVERFIT = {
     "ssd300": (20, 2e-4),  # VGG16 has no norms
     "ssdlite": (120, 2e-3),
     "yolov9t": (80, 2e-3),
-    "yolov10n": (80, 2e-3),
     "yolo11n": (80, 2e-3),
     "yolo12n": (80, 2e-3),
 }
@@ -314,6 +313,7 @@ SMALL = {
     "yolov3_tiny:near_start": (120, 2e-3),
     "yolov5n:near_start": (120, 2e-3),
     "yolov8n:near_start": (120, 2e-3),
+    "yolov10n:near_start": (120, 2e-3),
     "yolo26n": (120, 2e-3),
 }
 
