@@ -71,10 +71,11 @@ def test_narrowing() -> None:
     suite = suites.load("small_defects")
     quick = {"datasets": ["synthetic_small"]}
     every = [c.name for c in suite.cells("quick", **quick)]
-    assert every == ["canet", "canet:no_sae", "canet:no_cbd", "canet:fpn", "fasterrcnn_fpn", "retinanet", "yolov8n"]
+    blocks = ["canet", "canet:fpn_convs", "canet:no_sae", "canet:no_cbd", "canet:fpn"]
+    assert every == [*blocks, "fasterrcnn_fpn", "retinanet", "yolov8n:near_start", "yolov8n"]
     assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:1]
-    assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:4]
-    assert [c.name for c in suite.cells("quick", select=["yolov8n", "canet:no_sae"], **quick)] == [every[1], every[6]]
+    assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:5]
+    assert [c.name for c in suite.cells("quick", select=["yolov8n", "canet:no_sae"], **quick)] == [every[2], every[8]]
     assert [c.name for c in suite.cells("quick", select=["canet:one_head"], **quick)] == ["canet:one_head"]
     (cell,) = suite.cells("quick", select=["retinanet"], folds=[3], seeds=[7], epochs=1, **quick)
     assert (cell.fold, cell.seed, cell.recipe.epochs) == (3, 7, 1)
