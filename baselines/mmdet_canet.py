@@ -38,7 +38,7 @@ class CANetBackbone(ResNet, BaseModule):
         self.out_indices = tuple(out_indices)
         self.init_cfg = init_cfg
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # as the library wants it
         levels = tuple(super().forward(x).values())
         return tuple(levels[i] for i in self.out_indices)
 

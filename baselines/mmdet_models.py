@@ -139,7 +139,7 @@ class MMDetDetector(Detector):
     """
 
     def __init__(self, detector: nn.Module, image_size: int) -> None:
-        data = detector.data_preprocessor
+        data: Any = detector.data_preprocessor
         transform = ResizeNormalizePad(image_size, max(32, data.pad_size_divisor))
         mean, std = [0.0] * 3, [1.0] * 3
         if data._enable_normalize:
@@ -278,7 +278,7 @@ def build_mmdet(
         from_scratch(model)
     else:
         loaded = _require_weights(model, config, scale, weights)
-    detector = _build(model)
+    detector: Any = _build(model)
     try:
         detector.init_weights()
     except Exception as error:
@@ -338,7 +338,7 @@ def _require_weights(model: Any, config: str, scale: str, weights: str) -> str:
     """The checkpoint that a configuration loads; raises where there is none."""
     if weights != "imagenet":
         raise ValueError(f"weights={weights!r}: expected None or 'imagenet'")
-    initial = model.backbone.get("init_cfg") or {}
+    initial: Any = model.backbone.get("init_cfg") or {}
     if scale != "published" or initial.get("type") != "Pretrained":
         raise RuntimeError(f"there are no weights for {config} at scale {scale!r}: use weights=None")
     return str(initial.checkpoint)

@@ -20,6 +20,7 @@ MobileNetV3 have one scale, the backbone that they are named after.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -236,6 +237,12 @@ class PyramidDetector(Detector):
     """What RetinaNet and FCOS share: torchvision's forward in the contract's three parts."""
 
     ignores = True
+    # torchvision's, of the other base class.
+    backbone: nn.Module
+    head: nn.Module
+    anchor_generator: nn.Module
+    postprocess_detections: Callable[..., list[Target]]
+    compute_loss: Callable[..., dict[str, Tensor]]
 
     def network(self, batch: Batch) -> dict[str, Any]:
         features = list(self.backbone(batch.images.tensors).values())
@@ -377,6 +384,14 @@ class SSDDetector(Detector, SSD):
 
     torchvision itself stretches them to that square.
     """
+
+    # torchvision's, of the other base class.
+    backbone: nn.Module
+    head: nn.Module
+    anchor_generator: nn.Module
+    proposal_matcher: Callable[[Tensor], Tensor]
+    postprocess_detections: Callable[..., list[Target]]
+    compute_loss: Callable[..., dict[str, Tensor]]
 
     def __init__(self, shipped: SSD, num_classes: int, anchors: str) -> None:
         generator, (size, _) = shipped.anchor_generator, shipped.transform.fixed_size

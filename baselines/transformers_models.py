@@ -131,7 +131,7 @@ def _without_caches(module: Any) -> None:
     """
     for kind in vars(module).values():
         for name, value in list(vars(kind).items()) if isinstance(kind, type) else ():
-            function = getattr(value, "__func__", None)
+            function: Any = getattr(value, "__func__", None)
             if isinstance(value, staticmethod) and name.startswith("_cached_") and hasattr(function, "__wrapped__"):
                 setattr(kind, name, staticmethod(function.__wrapped__))
 
@@ -160,11 +160,12 @@ def build_dfine(*, num_classes: int, image_size: int, scale: str, weights: str |
     from transformers.models.d_fine import modeling_d_fine
 
     _without_caches(modeling_d_fine)
+    backbone = {**_BACKBONE, "out_indices": [3, 4] if scale == "n" else [2, 3, 4]}
+    sizes = {**_SIZES[scale], "num_labels": num_classes}
     config = DFineConfig(
-        backbone_config=HGNetV2Config(**_BACKBONE, out_indices=[3, 4] if scale == "n" else [2, 3, 4]),
+        backbone_config=HGNetV2Config(**backbone),
         freeze_backbone_batch_norms=False,  # from scratch
         initializer_bias_prior_prob=0.01,  # of every class, as usual; the library's default depends on their number
-        num_labels=num_classes,
-        **_SIZES[scale],
+        **sizes,
     )
     return DFineDetector(DFineForObjectDetection(config), RTDetrImageProcessor(), image_size)
