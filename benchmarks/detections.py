@@ -276,6 +276,8 @@ class _Images:
         by_id = [] if number is None else self._by_id.get(number, [])
         if not by_id and isinstance(number, str) and (called := self._called(number)) is not None:
             by_id = [called]
+        if not by_id and isinstance(number, str) and number.isdecimal():
+            by_id = self._by_id.get(int(number), [])
         if isinstance(name, str):
             called = self._called(name)
             if called is None:
@@ -324,6 +326,8 @@ class _Classes:
         name = entry.get("category_name")
         number = _plain(entry.get("category_id"))
         by_id = None if number is None else self._by_id.get(number)
+        if by_id is None and isinstance(number, str) and number.isdecimal():
+            by_id = self._by_id.get(int(number))
         if isinstance(name, str):
             label = self._labels.get(name)
             if label is None:

@@ -252,7 +252,8 @@ class Inspector:
             self.report("corrupt_image", name, str(e).removeprefix(f"{name}: "))
             return None
         for kind in decoded.peculiar:
-            scaled = f"; values {self.deep} of the set become 0 to 255" if kind == "deep_image" else ""
+            fixed = kind == "deep_image" and self.policy.get(kind) == "fix"
+            scaled = f"; values {self.deep} of the set become 0 to 255" if fixed else ""
             if self.report(kind, name, f"the image {KINDS[kind][0]}{scaled}") != "fix":
                 return None
         if decoded.peculiar:
@@ -283,21 +284,21 @@ class Inspector:
 
     def _once(self, sample: Sample, boxes: list[Box]) -> tuple[Box, ...]:
         """The boxes, without those that were stated before if the policy says so."""
-        seen: set[tuple[str, ...]] = set()
+        corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes]).reshape(-1, 4)
+        labels = np.array([box.label for box in boxes])
         out = []
-        for box in boxes:
-            place = (box.label, *(f"{v:.2f}" for v in (box.x1, box.y1, box.x2, box.y2)))
-            if place in seen:
-                detail = f"box [{', '.join(place[1:])}] ({box.label}) is stated twice"
+        for k, box in enumerate(boxes):
+            same = (labels[:k] == box.label) & (np.abs(corners[:k] - corners[k]).max(axis=1, initial=0) <= ROUNDING)
+            if same.any():
+                detail = f"box [{', '.join(f'{v:g}' for v in corners[k])}] ({box.label}) is stated twice"
                 if self.report("duplicate_box", sample.origin, detail) != "keep":
                     continue
-            seen.add(place)
             out.append(box)
         return tuple(out)
 
     def _box(self, box: Box, sample: Sample, width: int, height: int) -> Box | None:
         if sample.relative:
-            box = replace(box, x1=box.x1 * width, x2=box.x2 * width, y1=box.y1 * height, y2=box.y2 * height)
+            (box,) = _stretched((box,), width, height)
         shown = f"box [{box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g}] ({box.label})"
         if not sample.relative and are_fractions([box]):
             action = self.report("box_fraction", sample.origin, f"{shown} is within one pixel: fractions of the image")

@@ -40,7 +40,7 @@ def _opened(data: bytes, where: str, load: bool = True) -> Iterator[Image.Image]
                 if load:
                     image.load()
                 yield image
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):  # ultralytics makes Pillow try formats that it has no package for
         raise DataError(f"{where}: not a JPEG, PNG, BMP, TIFF or WebP image; replace the file") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise DataError(f"{where}: too many pixels ({e})") from None
@@ -87,12 +87,15 @@ def values(data: bytes, where: str) -> NDArray[np.int64]:
 def shades(data: bytes, where: str) -> NDArray[np.int64]:
     """The (height, width) brightness of a mask: above 0 where it is not black, whatever number a palette gives that.
 
-    DataError as for `decode`.
+    DataError as for `decode`, and for colours other than a palette's.
     """
     with _opened(data, where) as image:
         if image.mode in ("1", "L", "I", "I;16"):
             return np.asarray(image).astype(np.int64)
-        shown = np.asarray(image.convert("RGB")).max(axis=2).astype(np.int64)
+        colours = np.asarray(image.convert("RGB"))
+        if image.mode != "P" and (colours != colours[..., :1]).any():
+            raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
+        shown = colours.max(axis=2).astype(np.int64)
         if image.mode == "P" and not shown.any():  # a palette that was never set
             return np.asarray(image).astype(np.int64)
         return shown
@@ -118,6 +121,8 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
     Args:
         deep: what becomes 0 and 255 of an image with more than 8 bits a channel.
     """
+    with _opened(data, where, load=False) as image:  # Pillow turns a TIFF when it is loaded, and forgets that it did
+        turned_tiff = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
     with _opened(data, where) as image:
         peculiar = []
         pixels = _deep(image, data)
@@ -133,6 +138,8 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
         if turned in range(2, 9):
             peculiar.insert(0, "rotated_image")
             image = image.transpose(_TURNS[turned])
+        elif turned_tiff:
+            peculiar.insert(0, "rotated_image")
         if getattr(image, "n_frames", 1) > 1:
             peculiar.append("many_frames")
         return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar))

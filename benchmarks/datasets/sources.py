@@ -162,10 +162,8 @@ class ZipSource(Source):
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{self.path} holds {len(infos)} members, more than the {MAX_MEMBERS} allowed")
         total = 0
-        windows = not any("/" in info.filename for info in infos)
         for info in infos:
-            # Some tools on Windows write its own separator, which no archive should have.
-            name = info.filename.replace("\\", "/") if windows else info.filename
+            name = info.filename.replace("\\", "/")  # some tools on Windows write its own separator
             if is_unsafe(name):
                 raise DataError(
                     f"{self.path}: member {name!r} points outside the archive or is no name; nothing was read"

@@ -269,11 +269,6 @@ READ: dict[str, tuple[Callable[[], Files], int, int]] = {
         6,
         6,
     ),
-    "several boxes in one object": (
-        lambda: vocs(text=voc(thing(bounds(18, 12, 30, 20), bounds(18.008, 12, 30.004, 20)))),
-        6,
-        12,
-    ),
     "the same numbers under cam1 and cam2": (
         lambda: (
             vocs(3, "cam1/img/{}.png", "cam1/xml/{}.xml")
@@ -394,6 +389,11 @@ REFUSED: dict[str, tuple[Callable[[], Files], str, str]] = {
     "another size, as floats": (lambda: coco(i_width=96.0, i_height=64.0), "size_differs", "96x64"),
     "another size, as text": (lambda: coco(i_width="96", i_height="64"), "size_differs", "96x64"),
     "a box twice in YOLO": (lambda: yolo() | {"labels/p3.txt": LINE + LINE}, "duplicate_box", "labels/p3.txt"),
+    "a box twice, rounded otherwise": (
+        lambda: yolo() | {"labels/p3.txt": LINE + b"0 0.5 0.50000100 0.2500001 0.25\n"},
+        "duplicate_box",
+        "labels/p3.txt",
+    ),
     "a box twice in VOC": (
         lambda: vocs() | {"xml/3.xml": voc(thing(bounds(18, 12, 30, 20)) * 2)},
         "duplicate_box",
@@ -537,6 +537,54 @@ def test_twelve_bits_in_sixteen(tmp_path, channels):
     assert len(np.unique(np.asarray(Image.open(data.path("p1.png"))))) > 200
     assert np.asarray(Image.open(data.path("p0.png"))).max() in (63, 64)  # of the set's range, not its own
     assert any("6 x deep_image=fix" in line and "values 0 to 4095" in line for line in lines)
+
+
+def test_several_boxes_in_one_object(tmp_path):
+    files = vocs(text=voc(thing(bounds(18, 12, 30, 20), bounds(2, 3, 9, 8))))
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+    assert set(map(str, boxes_of(data).values())) == {str([BASE, [2.0, 3.0, 7.0, 5.0]])}
+
+
+def test_flags_as_text(tmp_path):
+    files = coco(a_iscrowd=lambda k: "1" if k == 2 else "0")
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+    assert (len(data.annotations), len(data.ignored("p2.png"))) == (5, 1)
+
+
+def test_an_area_in_fractions(tmp_path):
+    files = coco(a_bbox=[0.375, 0.375, 0.25, 0.25], a_area=0.03, a_segmentation=[[0.4, 0.4, 0.5, 0.4, 0.5, 0.6]])
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+    assert data.annotations[0]["area"] == pytest.approx(0.03 * 48 * 32)
+
+
+def test_masks_in_colours_are_no_single_class(tmp_path):
+    out = io.BytesIO()
+    pixels = np.zeros((32, 48, 3), dtype=np.uint8)
+    pixels[2:9, 3:9, 0] = pixels[20:29, 3:9, 1] = 255
+    Image.fromarray(pixels).save(out, "PNG")
+    files = {f"images/{i}.png": image(i) for i in range(6)} | {f"masks/{i}.png": out.getvalue() for i in range(6)}
+    with pytest.raises(DataError, match="a mask in colours"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), form="masks")
+
+
+def test_a_tiff_that_lies_on_its_side(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways = image(3, "TIFF", size=(32, 48), exif=exif)
+    files = without(yolo(), "images/p3.png") | {"images/p3.tif": sideways}
+    source = write_folder(tmp_path / "s", files)
+    with pytest.raises(DataError, match="rotated_image"):
+        own.prepare("mine", tmp_path / "data", source)
+    data = own.prepare("mine", tmp_path / "data", source, policy={"rotated_image": "fix"})
+    assert boxes_of(data)["p3.png"] == [BASE]
+
+
+def test_the_parts_of_voc(tmp_path):
+    files = vocs(8) | {"ImageSets/Main/train.txt": b"0\n1\n2\n3\n", "ImageSets/Main/trainval.txt": b"0\n5\n"}
+    files |= {"ImageSets/Main/val.txt": b"4\n5\n", "ImageSets/Main/test.txt": b"6\n7\n"}
+    own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+    split = load_split("mine", "mine-own-v1", 0, tmp_path / "data")
+    assert (split.val, split.test) == (("4.png", "5.png"), ("6.png", "7.png"))
 
 
 def test_names_of_classes_as_they_are_written(tmp_path):

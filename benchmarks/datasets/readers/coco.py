@@ -218,8 +218,13 @@ def _box(a: Any, category: dict[str, str], k: int) -> tuple[Box | None, str, str
     if label is None:
         return None, "unknown_class", f"annotation {k} has category_id {a.get('category_id')!r}, which is not listed"
     x, y, w, h = (float(v) for v in bbox)
-    ignore = "crowd" if a.get("iscrowd") else "difficult" if a.get("ignore") else ""
+    ignore = "crowd" if _is_set(a.get("iscrowd")) else "difficult" if _is_set(a.get("ignore")) else ""
     return Box(label, x, y, x + w, y + h, ignore, _mask_area(a)), "", ""
+
+
+def _is_set(flag: Any) -> bool:
+    """A flag, also where it is written as text: "0" is not set."""
+    return flag not in (None, "", "0", "0.0", "false", "False") and bool(flag)
 
 
 def _mask_area(a: dict[str, Any]) -> float | None:
