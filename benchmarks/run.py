@@ -187,11 +187,12 @@ def main(
     elif with_profile:
         _profile(ended_well, data, out, where, all_threads, loaded.reference, full=tier != "quick", limits=limits)
 
-    from benchmarks.report import draw, tables
+    from benchmarks.report import budget, draw, tables
 
     records = [load(CellPaths.of(out, cell)) for cell in stored]
     if records and not limits.asked:
-        published = list(scan(RESULTS / loaded.results))  # single trainings take their spread from them
+        # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
+        published = [*scan(RESULTS / loaded.results), *scan(RESULTS / budget.BUDGET)]
         draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
         console.print(tables.console_table(records, published))
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import published, tables
+from benchmarks.report import budget, published, tables
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -62,15 +62,22 @@ def write(
     contents = (figure(rows(records, published), beside=panels), tables.markdown(records, published).encode())
     drawn = dict(zip(names, contents, strict=True))
     for name, content in drawn.items():
-        path = folder / name
-        if not path.exists() or path.read_bytes() != content:
-            write_atomic(path, content)
+        _keep(folder / name, content)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file unless it is there as it should be."""
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
 
 
 def write_all(results: Path, reports: Path) -> int:
     """Draw the reports of all records below `results`; the number of records."""
     records = list(scan(results))
-    write(records, reports)
+    studied = list(scan(results / budget.BUDGET))
+    write(records, reports, published=studied)
+    known = {s.run.cell_id: s.run for s in (*studied, *records)}
+    _keep(reports / "budget.md", budget.markdown(budget.courses(known.values())).encode())
     if beside := list(scan(results / PUBLISHED)):
         write(beside, reports, beside_published=True)
     return len(records) + len(beside)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ablations.effects import Learning
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.errors import DataError
 from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.metrics.spread import DIFFERENCE, SHARE, Sample, Training, estimate, exact, pooled
+from benchmarks.report import budget
+from benchmarks.report.budget import Course
 from benchmarks.store import RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
@@ -112,6 +115,8 @@ class Row:
     never_found: Mapping[str, int]
     """Classes of which not one box is found, and how many boxes there are, over all runs."""
     request: Mapping[str, object]
+    learning: Learning
+    """Whether it is trained to its end; what is not told to be is ranked against nothing."""
     apart: str = ""
     """What tells the row from others of its label in its table."""
 
@@ -143,6 +148,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     records = list(records)
     known = {stored.run.cell_id: stored.run for stored in (*published, *records)}
     spreads = _Spreads(known.values())
+    studied = budget.courses(known.values())
     groups: dict[tuple[str, ...], list[Stored]] = {}
     tables: dict[tuple[object, ...], list[Stored]] = {}
     for stored in records:
@@ -156,7 +162,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     for table in tables.values():
         _agree(table, ("data", "evaluator"))
     order = {name: i for i, name in enumerate(models.MODELS)}
-    out = _with_one_reference([_row(group, spreads) for _, group in sorted(groups.items())])
+    out = _with_one_reference([_row(group, spreads, studied) for _, group in sorted(groups.items())])
     out = _told_apart(out)
     rank = {"default": 0}
     return sorted(
@@ -255,7 +261,7 @@ def label_of(cell: Cell) -> str:
     return f"{label} native" if isinstance(cell.recipe, NativeRecipe) else label
 
 
-def _row(group: list[Stored], spreads: _Spreads) -> Row:
+def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> Row:
     first = group[0].run
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
@@ -289,6 +295,7 @@ def _row(group: list[Stored], spreads: _Spreads) -> Row:
         pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
         never_found=_never_found(measured),
         request=_request(cell),
+        learning=budget.verdict(cell, studied),
     )
 
 

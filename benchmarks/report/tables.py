@@ -112,12 +112,16 @@ def _counterpart(row: Row, section: Sequence[Row]) -> Row | None:
 def _differences(section: Sequence[Row]) -> list[str]:
     """A Markdown table of AP50 against the reference, and of ablations against the whole model.
 
-    Only of models that were trained `LEAST_RUNS` times: what fewer trainings say of a difference ranks nothing.
+    Only of models that were trained to the end, `LEAST_RUNS` times: what others say of a difference ranks nothing.
     """
     found: list[tuple[str, str, Effect]] = []
     for row in section:
         against = _counterpart(row, section)
-        if against is None or len(set(row.samples) & set(against.samples)) < LEAST_RUNS:
+        if (
+            against is None
+            or {row.learning, against.learning} != {"converged"}
+            or len(set(row.samples) & set(against.samples)) < LEAST_RUNS
+        ):
             continue
         how = partial(estimate, bounds=DIFFERENCE, test_share=row.test_share)
         if (effect := paired(row.samples, against.samples, how)) is not None:
@@ -148,6 +152,11 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
         out.append("**One training each: nothing is ranked.**")
     elif few := [row.title for row in measured if row.runs < LEAST_RUNS]:
         out.append(f"**Fewer than {LEAST_RUNS} trainings, and ranked against nothing: {', '.join(few)}.**")
+    for verdict in ("still learning", "not told"):
+        which = [row.title for row in measured if row.learning == verdict and row.runs >= LEAST_RUNS]
+        if which:
+            why = "Still learning" if verdict == "still learning" else "Not told whether trained to the end"
+            out.append(f"**{why}, and ranked against nothing: {', '.join(which)}.**")
     covers = {row.title: row.accuracy["AP50"] for row in measured}
     alone = [label for label, value in covers.items() if value.covers == "images only"]
     if alone:
@@ -255,7 +264,7 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
         "images.",
         f"- Differences are paired, by the same method: both models on the same resamples of the same test images, the "
         f"same folds and seeds. They are given, with p and Holm's p for all of its table, from {LEAST_RUNS} trainings "
-        "of each on; with fewer nothing is ranked.",
+        "of each on, where both are trained to the end (budget.md); all else is ranked against nothing.",
         "- Other protocols stand in columns of their own and are not to be compared with COCO's: VOC07 takes 11 "
         "recall points (+1: box widths of x2 - x1 + 1), VOC12 all of them; DeepPCB asks for an IoU above 0.33, F is "
         "its best F-score over thresholds, or that at the threshold that is best on the validation images.",

@@ -24,7 +24,7 @@ from benchmarks.metrics.spread import Sample, Training, estimate
 FILE = Path(__file__).with_name("coverage.npz")
 RUNS = (1, 3, 5, 10)
 TRAININGS = 200
-DRAWS = 60
+DRAWS = 150
 _STEPS = 100
 
 Floats = npt.NDArray[np.floating]

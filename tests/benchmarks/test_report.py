@@ -79,7 +79,7 @@ def test_differences_are_to_the_reference_and_of_ablations_to_the_whole(stored, 
 
     for seed in range(3):
         of(0.6, seed), of(0.55, seed, variant="no_sae"), of(0.5, seed, model="fasterrcnn_fpn")
-    found = [replace(row, reference="fasterrcnn_fpn") for row in rows(scan(tmp_path / "results"))]
+    found = [replace(row, reference="fasterrcnn_fpn", learning="converged") for row in rows(scan(tmp_path / "results"))]
     lines = _differences(found)[2:-1]
     # Differences 0.1, 0.096, 0.092 and their like: SD 0.004, standard error 0.0023, t of 2 freedoms 4.303.
     assert lines == [
@@ -87,6 +87,8 @@ def test_differences_are_to_the_reference_and_of_ablations_to_the_whole(stored, 
         "| CANet w/o SAE | CANet | -4.6 (-5.6 to -3.6) | 0.003 | 0.003 | 0 of 3 runs |",
     ]
     assert _differences([replace(row, reference=None, samples={}) for row in found]) == []
+    for verdict in ("still learning", "not told"):
+        assert _differences([found[0], *(replace(row, learning=verdict) for row in found[1:])]) == []
 
 
 def test_one_training_each_ranks_nothing(stored, tmp_path: Path) -> None:

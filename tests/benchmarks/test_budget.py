@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import budget, draw
+from benchmarks.report.rows import rows
+from benchmarks.store import scan
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
+
+ONCE = RECIPE.epochs
+FLAT = (0.800, 0.805, 0.795, 0.800, 0.800)
+
+
+@pytest.fixture
+def study(stored, tmp_path: Path):
+    """Trainings of a model at some epochs, one a seed, in the folder of the study or that of the results."""
+
+    def make(values, times: int = 1, folder: str = "results", **changes: object) -> None:
+        recipe = RECIPE.model_copy(update={"epochs": times * ONCE})
+        for seed, ap50 in enumerate(values):
+            cell = make_cell(seed=seed, recipe=recipe, **changes)
+            stored(folder, cell, metrics=make_metrics(ap50), timings_s={"train": 60.0 * times})
+
+    return make
+
+
+def told(tmp_path: Path) -> dict[str, str]:
+    results = tmp_path / "results"
+    published = list(scan(results / budget.BUDGET))
+    return {f"{r.name} {r.epochs}": r.learning for r in rows(scan(results), published)}
+
+
+def test_a_row_is_converged_still_learning_or_not_told(study, tmp_path: Path) -> None:
+    long = "results/_budget"
+    study(FLAT), study(FLAT[:3], 2, long)
+    study(FLAT, model="retinanet"), study([v + 0.1 for v in FLAT[:3]], 2, long, model="retinanet")
+    study(FLAT, model="fcos"), study([v + 0.019 for v in FLAT[:3]], 2, long, model="fcos")
+    study(FLAT, model="yolov8n", scale="n")
+    assert told(tmp_path) == {
+        f"canet {ONCE}": "converged",
+        f"retinanet {ONCE}": "still learning",
+        f"fcos {ONCE}": "not told",
+        f"yolov8n {ONCE}": "not told",
+    }
+
+
+def test_variants_of_canet_take_the_worse_verdict_of_the_two_ends(study, tmp_path: Path) -> None:
+    (
+        study(FLAT),
+        study(FLAT[:3], 2, "results/_budget"),
+        study(FLAT, variant="no_sae"),
+        study(FLAT, model="fasterrcnn_fpn"),
+    )
+    assert told(tmp_path)[f"canet:no_sae {ONCE}"] == "not told", "of one end nothing is known"
+    study([v + 0.1 for v in FLAT[:3]], 2, "results/_budget", model="fasterrcnn_fpn")
+    assert told(tmp_path)[f"canet:no_sae {ONCE}"] == "still learning"
+    assert told(tmp_path)[f"canet {ONCE}"] == "converged"
+
+
+def test_a_shorter_training_takes_nothing_from_a_longer_one(study, tmp_path: Path) -> None:
+    study(FLAT, 2), study(FLAT[:3], 4, "results/_budget"), study([0.5] * 3, 1)
+    found = told(tmp_path)
+    assert (found[f"canet {ONCE}"], found[f"canet {2 * ONCE}"]) == ("not told", "converged")
+
+
+def test_one_training_is_never_converged(study, tmp_path: Path) -> None:
+    study(FLAT[:1]), study(FLAT[:1], 2, "results/_budget")
+    assert told(tmp_path) == {f"canet {ONCE}": "not told"}
+
+
+def test_the_table_has_lengths_gain_bound_verdict_and_cost(study, tmp_path: Path) -> None:
+    study(FLAT), study(FLAT[:3], 2, "results/_budget"), study([0.85], 4, "results/_budget")
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    text = (tmp_path / "reports" / "budget.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| CANet")]
+    assert line.startswith("| CANet | – | 80.0 (5) | 80.0 (3) | 85.0 (1) | +0.0 | +")
+    assert line.endswith("| converged | 1.0 |")
+
+
+def test_what_is_not_trained_to_the_end_is_named_and_ranked_against_nothing(study, tmp_path: Path) -> None:
+    study(FLAT), study([0.6] * 5, model="fasterrcnn_fpn")
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    text = (tmp_path / "reports" / "summary.md").read_text()
+    assert "**Not told whether trained to the end, and ranked against nothing: CANet, Faster R-CNN FPN.**" in text
+    assert "| p |" not in text
