@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,7 @@ def _finish(
     try:
         made = splits.make_list(data, folds=folds, overlaps=overlaps, how=groups, report=say)
         lists |= {title: made, **splits.make_fews(data, title, made)}
+        _say_what_leaks(data, parts if theirs else {}, splits.stated(made), say)
     except DataError as e:
         if not theirs:
             raise
@@ -215,6 +216,19 @@ def _finish(
         prepared.write(work / relative, text)
         manifest["files"][relative] = {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}
     prepared.write(work / "manifest.json", prepared.to_json(manifest))
+
+
+def _say_what_leaks(
+    data: PreparedDataset, parts: Mapping[str, str], groups: Sequence[Sequence[str]], say: Report
+) -> None:
+    """A line where images that belong together lie in more than one of the source's parts."""
+    spread = [group for group in groups if len({parts[name] for name in group if name in parts}) > 1]
+    if spread:
+        shown = ", ".join(f"{name} ({parts.get(name, 'no part')})" for name in spread[0][:3])
+        say(
+            f"{data.name}: {len(spread)} groups of images that belong together lie in several of the source's parts, "
+            f"for example {shown}: what is tested was seen in training; the folds keep them together"
+        )
 
 
 def _their_split(data: PreparedDataset, parts: Mapping[str, str], say: Report) -> dict[str, Any]:

@@ -682,6 +682,18 @@ def test_the_parts_of_the_source_are_kept_and_the_default(tmp_path, layout):
     assert len(list((tmp_path / "out/images/val").rglob("*.png"))) == 2
 
 
+def test_parts_that_share_a_photograph_are_said(tmp_path):
+    files = parted("yolo")
+    with Image.open(io.BytesIO(files["train/images/train_p1.png"])) as picture:
+        again = np.asarray(picture) // 2 + 60
+    out = io.BytesIO()
+    Image.fromarray(again.astype(np.uint8)).save(out, "PNG")
+    lines: list[str] = []
+    source = write_folder(tmp_path / "s", files | {"test/images/test_p0.png": out.getvalue()})
+    own.prepare("mine", tmp_path / "data", source, report=lines.append)
+    assert [line for line in lines if "1 groups of images" in line and "test_p0.png (test)" in line]
+
+
 def test_a_prepared_set_is_not_replaced_by_another(tmp_path):
     from benchmarks.errors import RequestError
 
