@@ -27,19 +27,39 @@ def fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table where the console is wide enough for one; else an entry after the other, a line per value."""
-    table, entries = Table(*head), [[str(value) for value in row] for row in rows]
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", drop: Sequence[str] = ()
+) -> list[str]:
+    """A table where the console is wide enough for one; else an entry after the other, a line per value.
+
+    Args:
+        drop: columns that may be left out to make it fit, in this order; no value of the others is then broken. Without
+            any, values may be broken between words.
+
+    Returns:
+        The columns that were left out.
+    """
+    entries = [[str(value) for value in row] for row in rows]
+    for dropped in range(len(drop) + 1):
+        kept = [i for i, name in enumerate(head) if name not in drop[:dropped]]
+        table = Table(title=title or None, title_justify="left")
+        for i in kept:
+            right = bool(drop) and i > 0
+            table.add_column(escape(head[i]), no_wrap=bool(drop), justify="right" if right else "left")
+        for entry in entries:
+            table.add_row(*(escape(entry[i]) for i in kept))
+        takes = console.measure(table, options=console.options.update(width=10_000))  # unbounded by this console
+        if (takes.maximum if drop else takes.minimum) <= console.width:
+            console.print(table)
+            return list(drop[:dropped])
+    if title:
+        console.print(title, highlight=False)
     for entry in entries:
-        table.add_row(*map(escape, entry))
-    if console.measure(table).minimum <= console.width:  # no word is broken
-        console.print(table)
-        return
-    for entry in entries:
-        shown = [(name, value) for name, value in zip(head, entry, strict=True) if value]
-        console.print(f"[bold]{escape(shown[0][1])}[/]", soft_wrap=True, highlight=False)
-        for name, value in shown[1:]:
-            console.print(f"  {name}: {escape(value)}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]{escape(entry[0])}[/]", soft_wrap=True, highlight=False)
+        for name, value in zip(head[1:], entry[1:], strict=True):
+            if value:
+                console.print(f"  {escape(name)}: {escape(value)}", soft_wrap=True, highlight=False)
+    return []
 
 
 def run_app(app: typer.Typer) -> None:

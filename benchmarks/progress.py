@@ -17,11 +17,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 Event = tuple[str, dict[str, Any]]
 
@@ -100,6 +102,30 @@ class CellProgress:
         self._done, self._last = 0, time.monotonic()
 
 
+def _columns(width: int) -> list[ProgressColumn]:
+    """What fits beside each other: always a title, the count and the ETA; then a bar, the rate, the time, a note."""
+
+    def text(template: str, most: int | None = None, style: str = "none") -> TextColumn:
+        column = Column(no_wrap=True, overflow="ellipsis", max_width=most)
+        return TextColumn(template, style=style, table_column=column)
+
+    title = next(
+        most for least, most in ((160, None), (120, 36), (100, 32), (80, 28), (60, 20), (0, 12)) if width >= least
+    )
+    columns: list[ProgressColumn] = [text("{task.description}", title)]
+    if width >= 60:
+        columns.append(BarColumn(bar_width=20 if width >= 160 else 10))
+    columns.append(MofNCompleteColumn())
+    if width >= 80:
+        columns.append(text("{task.fields[rate]}", style="cyan"))
+    if width >= 100:
+        columns.append(TimeElapsedColumn())
+    columns += [TextColumn("ETA"), TimeRemainingColumn(compact=True)]
+    if width >= 120:
+        columns.append(text("{task.fields[note]}", style="dim"))
+    return columns
+
+
 class RunProgress:
     """Draws a run: all cells together, and each that is under way with its epoch, rate, ETA and loss.
 
@@ -112,20 +138,13 @@ class RunProgress:
         self._cells, self._started, self._ended = cells, 0, 0
         self._live = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", style="cyan"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}", style="dim"),
+            *_columns(console.width),
             console=console,
             disable=not self._live,
             refresh_per_second=4,
             speed_estimate_period=60,
         )
-        self._all: TaskID = self._bars.add_task("[bold]suite", total=max(iterations, 1), rate="", note="")
+        self._all: TaskID = self._bars.add_task("", total=max(iterations, 1), rate="", note="")
         self._under_way: dict[object, tuple[str, float, TaskID]] = {}
 
     def __enter__(self) -> RunProgress:
@@ -144,7 +163,7 @@ class RunProgress:
         self._bars.console.print(text, soft_wrap=True, highlight=False)
 
     def _note(self) -> None:
-        self._bars.update(self._all, note=f"{self._ended} of {self._cells} cells done")
+        self._bars.update(self._all, description=f"[bold]{self._ended}/{self._cells} cells")
 
     def start(self, key: object, name: str, dataset: str, iterations: int) -> None:
         """The cell `key` begins; `iterations` is what its training takes in all."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
@@ -194,7 +193,7 @@ def main(
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
         published = [*scan(RESULTS / loaded.results), *scan(RESULTS / budget.BUDGET)]
         draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
-        console.print(tables.console_table(records, published))
+        tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     if publish:
         _publish(ended_well, out, RESULTS / loaded.results)
@@ -275,14 +274,14 @@ def _open(names: list[str], root: Path) -> dict[str, PreparedDataset]:
 
 
 def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
-    table = Table("data set", "model", "scale", "fold", "seed", "px", "epochs", "id", "state")
+    rows = []
     for cell in cells:
         state = "finished" if cell in finished else "to run"
         if cell not in finished and CellPaths.of(out, cell).checkpoint.exists():
             state = "interrupted"
         row = (cell.dataset, cell.name, cell.scale, cell.fold, cell.seed, cell.image_size, cell.recipe.epochs)
-        table.add_row(*map(str, row), cell.id[:8], state)
-    console.print(table)
+        rows.append((*row, cell.id[:8], state))
+    print_table(("data set", "model", "scale", "fold", "seed", "px", "epochs", "id", "state"), rows)
 
 
 _WORKER_BYTES = 2 * 2**30

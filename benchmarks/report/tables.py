@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from rich.table import Table
-
 from ablations.effects import LEAST_RUNS, Effect, holm, paired
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
+from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
 from benchmarks.metrics.spread import DIFFERENCE, estimate
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
@@ -25,6 +24,10 @@ _HEAD = (
     "epochs",
     "runs",
 )
+
+
+_DROPPED = ("runs", "epochs", "GMACs", "params (M)", "AP small", "latency ratio", "AP")
+"""Columns that a narrow terminal does without, the first first."""
 
 
 def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
@@ -176,17 +179,15 @@ def _head(labels: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(labels) + " |", "| --- |" + " ---: |" * (len(labels) - 1)]
 
 
-def console_table(records: Iterable[Stored], published: Iterable[Stored] = ()) -> Table:
-    """One table for the terminal, a section per data set."""
-    table = Table(*_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
+def print_tables(records: Iterable[Stored], published: Iterable[Stored] = ()) -> None:
+    """For the terminal, a table per data set, with as many columns as fit."""
+    left_out: dict[str, None] = {}
     for title, section in sections(rows(records, published)).items():
-        table.add_section()
-        table.add_row(f"[bold]{title}[/]" + "".join(f"\n{line}" for line in _superseded(section)))
-        for row in section:
-            table.add_row(*_cells(row))
-    return table
+        lines = "\n".join([title, *_superseded(section)])
+        found = [_cells(row) for row in section]
+        left_out |= dict.fromkeys(print_table(_HEAD, found, title=lines, drop=_DROPPED))
+    if left_out:
+        console.print(f"[dim]not shown, for lack of room: {', '.join(left_out)}[/]", highlight=False)
 
 
 def models_table(records: Iterable[Stored]) -> str:

@@ -186,6 +186,30 @@ def test_workers_die_with_their_parent() -> None:
     assert not alive
 
 
+@pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40])
+def test_bars_show_count_and_eta_however_narrow_the_terminal(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width)
+    with RunProgress(console, 250, 405_000) as progress:
+        progress.start("a", "canet:no_context_convs", "synthetic_small", 1620)
+        cell = CellProgress(lambda event: progress.handle("a", event))
+        for epoch in range(2):
+            for _ in range(400):
+                cell.iteration(epoch, 12, {"loss": 0.75}, 131.4)
+            cell.epoch(epoch, 12, {"loss": 0.75}, 131.4)
+        out.truncate(0)
+        progress._bars.refresh()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n").strip("\0\n ")
+    lines = [line for line in text.splitlines() if line.strip()][-2:]
+    suite, one = lines
+    assert all(len(line) <= width for line in lines)
+    assert "800/405000" in suite
+    assert "800/1620" in one
+    assert all("ETA" in line for line in lines)
+    assert all(re.search(r"ETA +(-|\d)", line) for line in lines), lines
+    assert ("━" in one or "╸" in one or "╺" in one) == (width >= 60)
+
+
 def test_progress_on_a_terminal_and_in_a_file() -> None:
     for terminal in (True, False):
         out = io.StringIO()
@@ -208,7 +232,7 @@ def test_progress_on_a_terminal_and_in_a_file() -> None:
         assert "resuming after epoch 1" in text
         assert "AP50 0.5" in text
         if terminal:
-            assert "1 of 2 cells done" in text
+            assert "1/2 cells" in text
             assert "31 img/s" in text
             assert "ETA" in text
         else:

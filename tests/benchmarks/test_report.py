@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import t
 
+from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
 from benchmarks.metrics.results import ClassMetrics
-from benchmarks.report import draw
+from benchmarks.report import draw, tables
 from benchmarks.report.rows import _with_one_reference, rows
 from benchmarks.report.tables import _counterpart, _differences, markdown, models_table, sections
 from benchmarks.store import scan
@@ -225,6 +228,20 @@ def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stor
     titles = {title: [row.name for row in section] for title, section in sections(found).items()}
     assert titles["synthetic_small, 160 px, on nvidia-h200"] == ["canet:no_sae"]
     assert titles["synthetic_small, 160 px"] == ["canet", "canet:no_sae"]
+
+
+@pytest.mark.parametrize("width", [140, 100, 80, 60, 40])
+def test_a_table_breaks_no_value_however_narrow_the_terminal(results: Path, monkeypatch, width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    monkeypatch.setattr(cli, "console", console)
+    monkeypatch.setattr(tables, "console", console)
+    tables.print_tables(list(scan(results)))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    for value in ("CANet w/o SAE", "60.0 (55.0–65.0)", "neu_det, 160 px"):
+        assert value in text
+    assert ("not shown" in text) == ("┃ runs ┃" not in text)
 
 
 def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
