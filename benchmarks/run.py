@@ -186,15 +186,17 @@ def main(
     elif with_profile:
         _profile(ended_well, data, out, where, all_threads, loaded.reference, full=tier != "quick", limits=limits)
 
-    from benchmarks.report import budget, draw, tables
-
     records = [load(CellPaths.of(out, cell)) for cell in stored]
-    if records and not limits.asked:
+    if records and not limits.asked and time.monotonic() < limits.deadline + _REPORT_S / 2:
+        from benchmarks.report import budget, draw, tables
+
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
         published = [*scan(RESULTS / loaded.results), *scan(RESULTS / budget.BUDGET)]
         draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
         tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
+    elif records:
+        console.print("no time is left for figure and tables; the same command draws them")
     if publish:
         _publish(ended_well, out, RESULTS / loaded.results)
         if (measured := _latency_path(out, loaded, where)).exists():
