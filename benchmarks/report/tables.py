@@ -26,7 +26,7 @@ _HEAD = (
 )
 
 
-_DROPPED = ("runs", "epochs", "GMACs", "params (M)", "AP small", "latency ratio", "AP")
+_DROPPED = ("runs", "epochs", "start", "GMACs", "params (M)", "AP small", "latency ratio", "AP")
 """Columns that a narrow terminal does without, the first first."""
 
 
