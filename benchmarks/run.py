@@ -347,8 +347,13 @@ def _default_workers(device: torch.device, threads: int, jobs: int) -> int | Gpu
     return GpuRoom(most, lambda: torch.cuda.mem_get_info(device)[0])
 
 
+_GPU_CELLS = 4  # processes take turns on a GPU: with 17 it did no more images a second than with 4
+
+
 class GpuRoom:
     """How many cells a GPU takes at a time: one, until its first epoch has shown what it takes; then as memory allows.
+
+    More than `_GPU_CELLS` would only all end later (docs/cost-and-time.md).
 
     Args:
         most: what cores and host memory allow.
@@ -356,7 +361,7 @@ class GpuRoom:
     """
 
     def __init__(self, most: int, free: Callable[[], int]) -> None:
-        self._most, self._free = most, free
+        self._most, self._free = min(most, _GPU_CELLS), free
         self._before = free()
         self._now = 1
 

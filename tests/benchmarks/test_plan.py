@@ -89,10 +89,14 @@ def test_a_gpu_takes_one_cell_until_that_has_shown_what_it_takes() -> None:
     free = 80
     room = GpuRoom(15, lambda: free)
     assert room() == 1
-    free -= 4
+    free -= 20
     room.first_epoch()
-    assert room() == 13, "80 by 4 and half as much again"
+    assert room() == 2, "80 by 20 and half as much again"
+    wide = GpuRoom(15, lambda: free)
+    free -= 1
+    wide.first_epoch()
+    assert wide() == 4, "more take turns"
     tight = GpuRoom(15, lambda: free)
-    free -= 60
+    free -= 50
     tight.first_epoch()
     assert tight() == 1
