@@ -3,7 +3,8 @@
 `published_figure.svg` has the published points in a panel of their own, beside our records of the same models.
 
 Marks are those of the published figure: one-stage red crosses, two-stage blue plus signs,
-multi-stage green triangles. Whiskers are the intervals of `Row.interval`.
+multi-stage green triangles; hollow where a model is still learning, half-filled where that is not told. Faint points
+are single trainings, whiskers the intervals of `Row.interval`.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.effects import Learning
 from benchmarks.report import budget, published, tables
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
 from benchmarks.store import Stored, scan, write_atomic
 
 _MARKS = {
-    "one-stage": ("x", "#c81e1e"),
-    "two-stage": ("+", "#1d4ed8"),
+    "one-stage": ("X", "#c81e1e"),
+    "two-stage": ("P", "#1d4ed8"),
     "multi-stage": ("v", "#15803d"),
     "other": ("o", "#7c3aed"),
 }
 _UNTRAINED = "#9ca3af"
+_FILLS: dict[str, Any] = {"converged": "full", "not told": "left", "still learning": "none"}
+_DARK = {"#ffffff": "#0d1117", "#111827": "#e6edf3", "#374151": "#b6c0cc", "#000000": "#e6edf3", "#e5e7eb": "#2d333b"}
+"""Colours of the page and its ink, and what they become where a reader's page is dark."""
 _LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
 _STYLE: Any = {
     "svg.hashsalt": "canet-bench",
@@ -93,6 +98,10 @@ class Mark:
     y: float
     interval: tuple[float, float] | None = None
     untrained: bool = False
+    values: tuple[float, ...] = ()
+    """Of single trainings."""
+    learning: Learning | None = None
+    """None: not ours to judge."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ class Panel:
     title: str
     y_label: str
     marks: Sequence[Mark]
+    caption: str = ""
 
 
 def published_panel() -> list[Panel]:
@@ -114,34 +124,72 @@ def _mark(row: Row) -> Mark:
     assert row.parameters is not None
     assert row.AP50 is not None
     interval = None if row.interval is None else (100 * row.interval[0], 100 * row.interval[1])
-    return Mark(row.title, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained)
+    label = row.title + (" *" if row.pretrained else "")
+    values = tuple(100 * v for v in row.accuracy["AP50"].values)
+    return Mark(label, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained, values, row.learning)
 
 
 def figure(all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = ()) -> bytes:
     """The trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
+    # Not pyplot: it would take the backend of a calling notebook, and a user's settings.
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     shown = [r for r in all_rows if r.AP50 is not None and r.parameters is not None]
     own = []
     for title, section in tables.sections(all_rows).items():
         if marks := [_mark(row) for row in section if row in shown]:
-            own.append(Panel(title, "AP50 / (%)", marks))
+            own.append(Panel(title, "AP50 / (%)", marks, _caption(section)))
     panels = [*beside, *own]
-    with matplotlib.rc_context(_STYLE):
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
+    with matplotlib.rc_context({**defaults, **_STYLE}):
         n = max(len(panels), 1)
-        fig, axes = plt.subplots(1, n, figsize=(6.0 * n, 4.4), squeeze=False, layout="constrained")
+        fig = Figure(figsize=(6.0 * n, 4.4), layout="constrained")
+        FigureCanvasAgg(fig)
+        axes = fig.subplots(1, n, squeeze=False)
         if not panels:
             axes[0, 0].text(0.5, 0.5, "no records yet", ha="center", va="center", transform=axes[0, 0].transAxes)
         for ax, panel in zip(axes[0], panels, strict=False):
             _draw(fig, ax, panel)
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
-        fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor="white")
-        plt.close(fig)
-    return buffer.getvalue()
+        fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor="#ffffff")
+    return _with_dark_mode(buffer.getvalue()) if format == "svg" else buffer.getvalue()
+
+
+def _with_dark_mode(svg: bytes) -> bytes:
+    """One file for light and dark pages: a style sheet that turns page and ink where the reader prefers dark."""
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
+        for light, dark in _DARK.items()
+        for what in ("fill", "stroke")
+    )
+    sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    return svg.replace(b"<defs>", sheet.encode() + b"<defs>", 1)
+
+
+def _caption(section: Sequence[Row]) -> str:
+    """What the panel shows, in it: split, epochs, trainings, what whiskers and fillings are."""
+    measured = [row for row in section if row.AP50 is not None]
+    epochs = ", ".join(str(e) for e in sorted({row.epochs for row in measured}))
+    runs = sorted({row.runs for row in measured})
+    trainings = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    covers = {row.accuracy["AP50"].covers for row in measured} - {"nothing"}
+    whiskers = " or ".join(sorted(covers)) or "none"
+    verdicts = {row.learning for row in measured}
+    meaning = {
+        "still learning": "hollow: still learning",
+        "not told": "half-filled: not shown to be trained to the end",
+    }
+    fills = [text for verdict, text in meaning.items() if verdict in verdicts]
+    pretrained = ["*: pretrained"] if any(row.pretrained for row in measured) else []
+    parts = [
+        f"{measured[0].split}, {epochs} epochs, trainings a model: {trainings}",
+        f"whiskers: 95%, {whiskers}",
+        "; ".join([*fills, *pretrained]),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _draw(fig: Any, ax: Any, panel: Panel) -> None:
@@ -153,9 +201,18 @@ def _draw(fig: Any, ax: Any, panel: Panel) -> None:
         color = _UNTRAINED if m.untrained else color
         if m.interval is not None:
             ax.plot([m.x, m.x], m.interval, color=color, alpha=0.35, linewidth=1.2, solid_capstyle="butt", zorder=2)
-        ax.plot(m.x, m.y, marker=marker, color=color, markersize=8, markeredgewidth=1.8, linestyle="none", zorder=3)
+        if len(m.values) > 1:
+            ax.plot(
+                [m.x] * len(m.values), m.values, marker=".", color=color, alpha=0.35, markersize=4, linestyle="none"
+            )
+        fill = _FILLS.get(m.learning or "converged", "full")
+        style: Any = {"markerfacecoloralt": "#ffffff", "fillstyle": fill, "linestyle": "none", "zorder": 3}
+        ax.plot(m.x, m.y, marker=marker, color=color, markersize=9, markeredgewidth=1.2, **style)
     ax.set_title(panel.title)
     ax.set_xlabel("Model parameters / (M)")
+    if panel.caption:
+        below: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "fontsize": 7.5}
+        ax.annotate(panel.caption, (0, 0), xytext=(0, -34), color="#374151", **below)
     ax.set_ylabel(panel.y_label)
     xs = [m.x for m in marks]
     margin = max(0.18 * (max(xs) - min(xs)), 0.1)

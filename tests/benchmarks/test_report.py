@@ -354,3 +354,27 @@ def test_a_class_that_is_never_found_is_said_beside_the_mean(stored, tmp_path: P
     one, two = sorted(rows(scan(tmp_path / "results")), key=lambda r: r.name)
     assert (one.never_found, two.never_found) == ({"dent": 42}, {})
     assert "| CANet (never finds dent, 42 boxes) |" in markdown(scan(tmp_path / "results"))
+
+
+def test_the_figure_does_not_depend_on_the_readers_settings(results: Path, tmp_path: Path) -> None:
+    """A user's matplotlibrc changes nothing, and a notebook's backend stays."""
+    import matplotlib
+
+    found = rows(scan(results))
+    before = draw.figure(found)
+    with matplotlib.rc_context(
+        {"lines.linewidth": 7, "axes.facecolor": "pink", "font.size": 22, "axes.spines.top": False}
+    ):
+        matplotlib.use("svg")
+        assert draw.figure(found) == before
+        assert matplotlib.get_backend().lower() == "svg"
+    assert b"prefers-color-scheme: dark" in before
+
+
+def test_the_figure_tells_who_is_trained_to_the_end(results: Path) -> None:
+    found = rows(scan(results))
+    ended = [replace(row, learning="converged") for row in found]
+    assert draw.figure(ended) != draw.figure(found)
+    assert "half-filled" in draw._caption(found)
+    assert "half-filled" not in draw._caption(ended)
+    assert "hollow" in draw._caption([replace(row, learning="still learning") for row in found])
