@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,9 @@ RECIPE_VERSION = 1
 """Raise it when the training loop computes other numbers from the same recipe."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+Weights = Literal["imagenet"] | Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None
+"""What a training starts from: a pretrained backbone, the weights file with that digest, or random numbers."""
 
 Augment = Literal["none", "mosaic", "copy_paste", "scale_jitter", "hflip", "flips", "flips_photo"]
 """Augmentations, in the order in which they are applied (`benchmarks.datasets.loading`)."""
@@ -73,7 +76,7 @@ class Recipe(Hashed):
     clip_norm: float | None = Field(None, gt=0)
     augment: Augment | tuple[Augment, ...] = Field("flips", description="one, or several that add up")
     precision: Precision = "fp32"
-    weights: Literal["imagenet"] | None = None
+    weights: Weights = None
 
     @field_validator("augment")
     @classmethod
@@ -118,7 +121,7 @@ class NativeRecipe(Hashed):
     trainer: Literal["library"]
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    weights: None = None
+    weights: Weights = None
 
 
 class Cell(Hashed):

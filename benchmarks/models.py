@@ -32,7 +32,7 @@ class ModelSpec:
     computes change. `scales` maps the scale that a suite names to the one the builder gets, so
     that a model with a single scale of its own still fits into every suite. `variants` are named
     changes to `options`; an ablatable model has those of `ablations.variants` instead. `native` says that
-    it has `fit_natively`, the trainer of its own library.
+    it has `fit_natively`, the trainer of its own library, and `weights_files` that its builder loads a weights file.
     """
 
     name: str
@@ -47,6 +47,7 @@ class ModelSpec:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ablatable: bool = False
     native: bool = False
+    weights_files: bool = False
 
     def scale(self, requested: str) -> str:
         """The builder's scale for the scale a suite asks for."""
@@ -82,6 +83,7 @@ def _yolo(
         options={"yaml": yaml or f"{name}.yaml"},
         variants=variants | ({"nms_free": {"nms_free": True}} if two_heads else {}),
         native=True,
+        weights_files=True,
     )
 
 
@@ -196,6 +198,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             _only("l"),
             extra="yolo",
             native=True,
+            weights_files=True,
         ),
         ModelSpec(
             "dfine",

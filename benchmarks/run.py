@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -91,6 +92,10 @@ def main(
         list[int] | None, typer.Option(metavar="N", min=0, help="instead of the tier's seeds (repeatable)")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="instead of the recipe's")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="start from this weights file, as yolov8n.pt; for models whose library loads one (YOLO)"),
+    ] = None,
     tile: Annotated[
         int | None, typer.Option(min=64, help="cut large images into tiles of this side that overlap by a quarter")
     ] = None,
@@ -146,6 +151,8 @@ def main(
         split=_splits(split or (), names, root),
         root=root,
     )
+    if weights is not None:
+        cells = _from_weights(cells, weights)
     where = pick_device(device)
     cells = [cell.model_copy(update={"device_class": device_class(where)}) for cell in cells]
     cells = plan.in_order(cells, order.value, (loaded.models[0].model, loaded.reference))
@@ -177,7 +184,7 @@ def main(
     at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
     if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
-    jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, before=before) for cell in todo}
+    jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, weights, before=before) for cell in todo}
     left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
@@ -256,6 +263,28 @@ def _splits(asked: Sequence[str], names: Sequence[str], root: Path) -> dict[str,
             lists = f"--split names {len(its)} lists of {name}" if its else f"--split names no list of {name}"
             raise RequestError(f"{lists}; give one of each data set, or narrow the run with --dataset")
     return {name: title for name, (title,) in chosen.items()}
+
+
+def _from_weights(cells: list[Cell], file: Path) -> list[Cell]:
+    """The cells, started from a weights file whose digest they name; RequestError for models that load none."""
+    from benchmarks.models import MODELS, get
+
+    without = sorted({cell.name for cell in cells if not get(cell.model).weights_files})
+    if without:
+        able = ", ".join(name for name, spec in MODELS.items() if spec.weights_files)
+        raise RequestError(
+            f"--weights: {', '.join(without)} load no weights file; narrow the run with --model to {able}"
+        )
+    if small := sorted({cell.name for cell in cells if cell.variant == "near_start"}):
+        raise RequestError(
+            f"--weights: {', '.join(small)} start from random weights; ask for the model without variant"
+        )
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as e:
+        raise RequestError(f"--weights {file}: {e.strerror or e}") from None
+    recipes = [cell.recipe.model_copy(update={"weights": f"sha256:{digest}"}) for cell in cells]
+    return [cell.model_copy(update={"recipe": recipe}) for cell, recipe in zip(cells, recipes, strict=True)]
 
 
 def _check_extras(cells: list[Cell], explicit: bool) -> None:

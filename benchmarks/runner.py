@@ -141,6 +141,8 @@ class Job:
     device: str
     threads: int | None
     loaders: int = 0
+    weights: Path | None = None
+    """The file that the recipe names by its digest."""
     beside: int = 1
     """Cells that run at a time on this machine, this one included."""
     before: Source | None = None
@@ -165,6 +167,7 @@ def run_job(job: Job, progress: CellProgress) -> bool:
         progress=progress,
         loaders=job.loaders,
         beside=job.beside,
+        weights=job.weights,
         before=job.before,
     )
     return record.status == "ok" and isinstance(job.cell.recipe, Recipe)
@@ -194,6 +197,7 @@ def run_cell(
     progress: CellProgress,
     loaders: int = 0,
     beside: int = 1,
+    weights: Path | None = None,
     before: Source | None = None,
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
@@ -201,6 +205,7 @@ def run_cell(
     Args:
         loaders: processes that read training images.
         beside: cells that run at a time on this machine, for the record: timings depend on it.
+        weights: the file that the recipe names by its digest.
         before: of `benchmarks.devices.provenance`.
 
     Raises:
@@ -216,7 +221,7 @@ def run_cell(
     error = None
     try:
         with arithmetic("fp32", device.type):  # on CUDA, torch would take TF32 for convolutions
-            _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, timings, known)
+            _train_and_evaluate(cell, data, mark, paths, device, progress, loaders, weights, timings, known)
     except Stopped:
         raise
     except Diverged as e:
@@ -254,6 +259,7 @@ def _train_and_evaluate(
     device: torch.device,
     progress: CellProgress,
     loaders: int,
+    weights: Path | None,
     timings: dict[str, float],
     known: dict[str, Any],
 ) -> None:
@@ -261,7 +267,7 @@ def _train_and_evaluate(
     split = load_split(cell.dataset, cell.split, cell.fold, data.root.parent)
     require_unchanged(data, (*split.train, *split.val, *split.test))
     with _timed(timings, "build"):
-        model = build_cell_model(cell, len(data.classes)).to(device)
+        model = build_cell_model(cell, len(data.classes), weights).to(device)
         known["model"] = _facts(model, cell.image_size)
     split, left_out = trainable(model, cell, data, split)
     known["train_images"] = len(split.train)

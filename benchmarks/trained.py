@@ -42,17 +42,37 @@ class Trained:
     classes: tuple[str, ...]
 
 
-def build_cell_model(cell: Cell, num_classes: int) -> Detector:
-    """The cell's model, initialised from its own random stream."""
+def build_cell_model(cell: Cell, num_classes: int, weights_file: Path | None = None) -> Detector:
+    """The cell's model, initialised from its own random stream.
+
+    Args:
+        weights_file: the file whose digest the recipe names, where it names one; without it, as where the weights are
+            replaced by trained ones, the model is built with random numbers.
+
+    Raises:
+        DataError: `weights_file` is not the file that the recipe names.
+    """
+    weights = cell.recipe.weights
+    if weights is not None and weights.startswith("sha256:"):
+        if weights_file is not None and f"sha256:{_digest(weights_file)}" != weights:
+            raise DataError(f"{weights_file} has changed since the run began: its digest is not that of the cell")
+        weights = None if weights_file is None else str(weights_file)
     seed_everything(cell.stream("init"))
     return models.build_model(
         cell.model,
         num_classes=num_classes,
         image_size=cell.image_size,
         scale=cell.scale,
-        weights=cell.recipe.weights,
+        weights=weights,
         variant=cell.variant,
     )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror or e}") from None
 
 
 def save_trained(model: nn.Module, cell: Cell, classes: Sequence[str], path: Path) -> str:

@@ -65,6 +65,7 @@ def test_these_rooms_are_torch_free(module: str) -> None:
         (("--suite", "small_defects", "--epochs", "0"), "epochs"),
         (("--suite", "small_defects", "--tile", "50"), "tile"),
         (("--suite", "smoke", "--time-limit", "9x"), "write it like 9m"),
+        (("--suite", "smoke", "--weights", "x.pt"), "canet load no weights file"),
         (("--suite", "smoke", "--split", "synthetic_small-few11-v1"), "did you mean 'synthetic_small-few10-v1'"),
         (("--suite", "smoke", "--model", "my.detectors:build"), "no module 'my.detectors'"),
         (("--suite", "nowhere/mine.yaml"), "No such file"),
@@ -274,7 +275,7 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
     assert "nothing to train" in call("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
     (tmp_path / "parts.py").write_text(OWN + "# changed")
     assert "to run" in call("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
-    assert call("report", "--results", tmp_path / "runs", "--out", tmp_path / "report").returncode == 0
+    assert call("report", "--results", tmp_path / "runs", "--reports", tmp_path / "report").returncode == 0
 
 
 GPU_STUDY = ("--suite", "gpu_study", "--dataset", "synthetic_small", "--device", "cpu")
