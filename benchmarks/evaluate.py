@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+Evaluator = Literal["ours", "pycocotools"]
+
 
 def measure(data: PreparedDataset, split: Split, test: Detections, val: Detections | None) -> Metrics:
     """Metrics of a fold's test part; the operating point is chosen on its validation part, where `val` is given."""
@@ -39,6 +41,14 @@ def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Me
         DataError: the detections are not those that the record was made from.
         RequestError: the data set is neither prepared nor embedded.
     """
+    data, split, saved = _opened(record, paths, data_root)
+    return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
+
+
+def _opened(
+    record: RunRecord, paths: CellPaths, data_root: Path | None
+) -> tuple[PreparedDataset, Split, list[Detections]]:
+    """Data set and fold of a record, and its detections of test and, where there are any, validation images."""
     named = [(paths.detections, record.detections_sha256)]
     if record.val_detections_sha256 is not None:
         named.append((paths.val_detections, record.val_detections_sha256))
@@ -46,8 +56,7 @@ def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Me
     data = ensure(record.cell.dataset, data_root)
     if data.manifest_digest != record.fingerprint.data:
         raise DataError(f"data set {data.name!r} is not the one the record was made from; prepare it again")
-    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
-    return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
+    return data, load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root), saved
 
 
 def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
@@ -91,6 +100,10 @@ def main(
     rewrite: Annotated[
         bool, typer.Option("--rewrite", help="write records anew, with the metrics of today's evaluator")
     ] = False,
+    evaluator: Annotated[
+        Evaluator,
+        typer.Option(help="ours, or pycocotools: the reference implementation, for COCO's numbers of records"),
+    ] = "ours",
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
 ) -> None:
     """Compute the metrics of records again from their saved detections, or those of anybody's detections."""
@@ -104,7 +117,35 @@ def main(
     for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("ids", ids), ("out", out)):
         if value is not None:
             raise RequestError(f"--{name} goes with --detections; a record says itself what it is of")
+    if evaluator == "pycocotools":
+        if rewrite:
+            raise RequestError("--rewrite writes our evaluator's metrics; leave out --evaluator")
+        _by_pycocotools([p for p in records or () if not p.name.endswith(".profile.json")], data_root)
+        return
     _of_records([p for p in records or () if not p.name.endswith(".profile.json")], rewrite, data_root)
+
+
+def _by_pycocotools(records: Sequence[Path], data_root: Path | None) -> None:
+    """COCO's nine numbers of records by pycocotools, beside the recorded ones; DataError where they differ."""
+    from benchmarks.metrics.reference import NAMES, coco_numbers
+
+    table = Table("record", *NAMES)
+    differs = []
+    for path in records:
+        record = read_record(path, RunRecord)
+        if record.metrics is None:
+            raise RequestError(f"{path} holds no metrics: its status is {record.status!r}")
+        stem = path.name.removesuffix(".json")
+        data, split, saved = _opened(record, CellPaths(path.parent.parent, path.parent.name, stem), data_root)
+        numbers = coco_numbers(data.coco(split.test), saved[0], data.classes)
+        recorded = [getattr(record.metrics, name) for name in NAMES]
+        table.add_row(stem, *("-" if v is None else f"{v:.4f}" for v in numbers))
+        if not all(map(_within, recorded, numbers)):
+            differs.append(stem)
+    console.print(table)
+    if differs:
+        raise DataError(f"pycocotools has other numbers than are recorded: {', '.join(differs)}")
+    console.print("pycocotools has the recorded numbers, to 1e-9", highlight=False)
 
 
 def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) -> None:

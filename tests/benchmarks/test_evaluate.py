@@ -333,3 +333,17 @@ def test_yolo_labels_of_an_export_whose_images_were_renamed(tmp_path: Path) -> N
         (labels / file.name).write_text("".join(f"{line} 0.9\n" for line in file.read_text().splitlines()))
     got = read(labels, data, order).detections
     np.testing.assert_allclose(got.boxes[:, 0], [2, 3, 4, 5, 6, 7], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ["plain", "crowds", "many_detections", "no_detections"])
+def test_the_reference_implementation_has_the_numbers_that_are_recorded(make: str) -> None:
+    """Through `evaluate`, also where an image has more than 100 detections, of which the best 100 count."""
+    from benchmarks.metrics.evaluator import evaluate
+    from benchmarks.metrics.reference import NAMES, coco_numbers
+    from tests.benchmarks import test_metrics
+
+    truth, found = getattr(test_metrics, make)(np.random.default_rng(3))
+    truth["annotations"][1]["ignore"] = 1
+    got = evaluate(truth, found, test_metrics.CLASSES, resamples=2)
+    theirs = coco_numbers(truth, found, test_metrics.CLASSES)
+    assert [getattr(got, name) for name in NAMES] == pytest.approx(theirs, abs=1e-9)
