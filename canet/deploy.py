@@ -97,7 +97,7 @@ def conv2d(
     add: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """relu(conv(x) + add), both optional, in one pass of oneDNN for float32 and bfloat16 on CPU."""
+    """relu(conv(x) + add), both optional, in one pass of oneDNN for float32, and for bfloat16 where the CPU has it."""
     if (add is not None or relu) and _fusable(x):
         geometry = [padding, padding], [stride, stride], [1, 1], 1
         if add is not None:
@@ -119,7 +119,7 @@ def conv2d(
 def _fusable(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
         and torch.backends.mkldnn.is_available()
         and not x.requires_grad
         and not torch.compiler.is_compiling()

@@ -68,7 +68,10 @@ def test_gradient_is_that_of_the_librarys_own_loss() -> None:
     theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
-        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+        # Each is a sum over thousands of pixels in float32, in another order in each pass on some CPUs: what a small
+        # element is off by goes with the large ones (up to 67 here).
+        atol = 1e-5 * max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(ours[name], gradient, atol=atol, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("classes", [3, 80])
