@@ -179,7 +179,7 @@ def agree(recorded: Metrics, again: Metrics) -> bool:
 
 def _numbers(metrics: Metrics) -> dict[str, Any]:
     return metrics.model_dump(
-        mode="json", exclude={"intervals", "standard_errors", "draws", "groups"}, exclude_unset=True
+        mode="json", exclude={"intervals", "standard_errors", "draws", "groups", "effective_groups"}, exclude_unset=True
     )
 
 

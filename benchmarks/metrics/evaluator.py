@@ -26,7 +26,7 @@ from benchmarks.metrics.resampling import (
 )
 from benchmarks.metrics.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene, match, match_all, match_voc
-from benchmarks.metrics.spread import FEW_BOXES, LEAST_BOXES, LEAST_GROUPS, RATE, SHARE, exact, over_images
+from benchmarks.metrics.spread import FEW_BOXES, LEAST_BOXES, LEAST_GROUPS, RATE, SHARE, effective, exact, over_images
 
 RESAMPLES = 1000
 DRAWN = ("AP50", "AP", "AP_small")
@@ -71,6 +71,8 @@ def evaluate(
     scene = Scene.of(truth, detections, classes, per_image=MAX_DETECTIONS)
     group = _groups(truth, groups)
     number = int(group.max(initial=-1)) + 1
+    boxes_of_groups = np.bincount(group[scene.gt_image[~scene.gt_ignored]], minlength=number)
+    alike = effective(boxes_of_groups) if boxes_of_groups.any() else float(number)
     weights = draw(group, resamples)
     found = match_all(scene, 0.5)
     resampled: dict[str, Floats] = {}
@@ -104,7 +106,7 @@ def evaluate(
         by_size = {n: coco.mean(precision[:, :, k, a]) for a, n in enumerate(names)}
         at_50 = precision[coco.AT_50, :, k, 0]
         of_class = int(((scene.gt_class == k) & ~scene.gt_ignored).sum())
-        span = over_images(ap[0, k, coco.AT_50], number) if of_class >= LEAST_BOXES else None
+        span = over_images(ap[0, k, coco.AT_50], number, alike) if of_class >= LEAST_BOXES else None
         per_class[name] = ClassMetrics(
             **by_size,
             AP50=coco.mean(at_50),
@@ -146,14 +148,21 @@ def evaluate(
         per_class=per_class,
         inspection=_inspect(scene, weights, found, other, resampled),
     )
-    intervals, deviations = _spans(resampled, scene, number)
+    intervals, deviations = _spans(resampled, scene, number, alike)
     draws = {
         name: tuple(np.round(values[1:], 4).tolist())
         for name in DRAWN
         if number >= LEAST_GROUPS and (values := resampled.get(name)) is not None and not np.isnan(values).any()
     }
     return Metrics.model_validate(
-        {**measured, "intervals": intervals, "standard_errors": deviations, "draws": draws, "groups": number}
+        {
+            **measured,
+            "intervals": intervals,
+            "standard_errors": deviations,
+            "draws": draws,
+            "groups": number,
+            "effective_groups": alike,
+        }
     )
 
 
@@ -165,7 +174,9 @@ def _groups(truth: Mapping[str, Any], groups: Mapping[str, int] | None) -> Ints:
     return np.unique([groups[image["file_name"]] for image in images], return_inverse=True)[1].astype(np.int64)
 
 
-def _spans(resampled: Mapping[str, Floats], scene: Scene, groups: int) -> tuple[dict[str, Interval], dict[str, float]]:
+def _spans(
+    resampled: Mapping[str, Floats], scene: Scene, groups: int, alike: float
+) -> tuple[dict[str, Interval], dict[str, float]]:
     """Intervals over images by name, those of counts exact, and standard errors of the others."""
     intervals: dict[str, Interval] = {}
     errors: dict[str, float] = {}
@@ -183,7 +194,7 @@ def _spans(resampled: Mapping[str, Floats], scene: Scene, groups: int) -> tuple[
             if value is not None and (exactly := exact(value, math.floor(counted * alone))) is not None:
                 intervals[name] = exactly
             continue
-        span = over_images(values, groups, RATE if what == "false_positives_per_image" else SHARE)
+        span = over_images(values, groups, alike, RATE if what == "false_positives_per_image" else SHARE)
         if span is not None:
             intervals[name], errors[name] = span
     return intervals, errors

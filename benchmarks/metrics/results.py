@@ -112,7 +112,8 @@ class Metrics(Hashed):
     _operating: at the threshold that is best on validation images).
     `intervals` are 95% intervals over images of this one training, by name; `inspection.NAME` for what is in
     `inspection`; `standard_errors` are those over images. `draws` are some metrics of each resample of the test images,
-    of which `groups` do not show the same place; they are the same for every model, in the same order.
+    of which `groups` do not show the same place (`effective_groups` by the boxes in them, Kish's); the draws are the
+    same for every model, in the same order.
     boxes_small, _medium and _large count as COCO does: a box of exactly 32 x 32 or 96 x 96 is in two bins.
     """
 
@@ -135,6 +136,7 @@ class Metrics(Hashed):
     standard_errors: dict[str, float] = Field(default_factory=dict)
     draws: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     groups: int | None = None
+    effective_groups: float | None = None
     images: int
     boxes: int
     boxes_small: int

@@ -6,8 +6,9 @@ alone is in s^2 already. Of R seeds on one fold the mean has the variance
 
     V = G/(G - 1) cov + s^2 / R
 
-of G groups, with Satterthwaite's degrees of freedom, and the interval is Student's on a scale on which it cannot leave
-the bounds of the metric (the logit). Of K folds, whose test images are disjoint,
+of G groups (the effective number, by the boxes in each), with Satterthwaite's degrees of freedom, and the interval is
+Student's on a scale on which it cannot leave the bounds of the metric (the logit). Of K folds, whose test images are
+disjoint,
 
     V = mean(cov)/K + e (1/K + test/train),    e = max(variance of the folds' means - mean(cov), s^2 / R)
 
@@ -53,12 +54,13 @@ _NOTHING = 1e-12
 class Sample:
     """A metric of one run, the same of bootstrap resamples of its test images, and the number of their overlap groups.
 
+    groups: the effective number, see `effective`.
     error: standard error over images where there are no draws.
     """
 
     value: float
     draws: Sequence[float] = ()
-    groups: int | None = None
+    groups: float | None = None
     error: float | None = None
 
 
@@ -133,7 +135,7 @@ def estimate(
     images = [part for part in parts if part is not None]
     known = len(images) == folds
     over_images = statistics.fmean(v for v, _ in images) if known else 0.0
-    image_freedom = sum(g for _, g in images) if known else 1
+    image_freedom = sum(g for _, g in images) if known else 1.0
     own = pooled([s.value for s in fold] for fold in by_fold.values())
     borrowed = training if runs < LEAST_RUNS else None
     trained = _together(own, borrowed)
@@ -167,10 +169,10 @@ def estimate(
     return Estimate(mean, interval, covers, error, freedom, runs, folds, seeds, values, borrowed)
 
 
-def _over_images(runs: Sequence[Sample]) -> tuple[float, int] | None:
+def _over_images(runs: Sequence[Sample]) -> tuple[float, float] | None:
     """Variance over images of what the runs of one fold have in common, and its freedom."""
     groups = next((s.groups for s in runs if s.groups is not None), None)
-    if groups is None or groups < 2:
+    if groups is None or groups <= 1:
         return None
     lengths = {len(s.draws) for s in runs}
     if lengths != {0} and len(lengths) == 1:
@@ -212,18 +214,28 @@ def span(mean: float, error: float, freedom: float, bounds: Bounds = SHARE) -> I
     return tuple(low + (high - low) / (1 + math.exp(-x)) for x in (middle - width, middle + width))  # type: ignore[return-value]
 
 
+def effective(sizes: np.typing.NDArray[np.integer]) -> float:
+    """Effective number of groups with so many boxes, (sum n)^2 / sum n^2 (Kish, 1965): a few large ones say less."""
+    whole = float(np.square(sizes.astype(float)).sum())
+    return float(sizes.sum()) ** 2 / whole if whole else 0.0
+
+
 def over_images(
-    values: np.typing.NDArray[np.floating], groups: int, bounds: Bounds = SHARE
+    values: np.typing.NDArray[np.floating], groups: int, alike: float | None = None, bounds: Bounds = SHARE
 ) -> tuple[Interval, float] | None:
     """Interval over images of one run, and its standard error, from the sample's own value and its resamples.
 
     None with fewer than `LEAST_GROUPS` groups, or where the metric is not defined.
+
+    Args:
+        alike: the effective number of groups.
     """
     value, draws = values[0], values[1:]
-    if groups < LEAST_GROUPS or np.isnan(value) or np.count_nonzero(~np.isnan(draws)) < 2:
+    alike = float(groups) if alike is None else alike
+    if groups < LEAST_GROUPS or alike < 2 or np.isnan(value) or np.count_nonzero(~np.isnan(draws)) < 2:
         return None
-    error = float(np.nanstd(draws, ddof=1)) * math.sqrt(groups / (groups - 1))
-    return span(float(value), error, groups - 1, bounds), error
+    error = float(np.nanstd(draws, ddof=1)) * math.sqrt(alike / (alike - 1))
+    return span(float(value), error, alike - 1, bounds), error
 
 
 def exact(share: float, n: int) -> Interval | None:

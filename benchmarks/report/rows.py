@@ -100,6 +100,11 @@ class Row:
     boxes_small: int
     accuracy: Mapping[str, Value]
     samples: Mapping[tuple[int, int], Sample]
+    samples_small: Mapping[tuple[int, int], Sample]
+    """The same of AP small."""
+    groups: int | None
+    good: int | None
+    """Groups of test images of one run, and how many of these images are good parts."""
     test_share: float | None
     parameters: int | None
     macs: float | None
@@ -282,6 +287,9 @@ def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> R
         boxes_small=sum(m.boxes_small for m in measured),
         accuracy={name: _value(name, [s.run for s in group], spreads) for name in ACCURACY},
         samples=_samples("AP50", [s.run for s in group]),
+        samples_small=_samples("AP_small", [s.run for s in group]),
+        groups=measured[0].groups if measured else None,
+        good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,
         test_share=_test_share([s.run for s in group]),
         parameters=next((s.run.model.parameters for s in group if s.run.model), None),
         macs=profile.macs.macs if profile and profile.macs else None,
@@ -334,9 +342,9 @@ def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], Samp
     return out
 
 
-def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], int | None, float | None]:
+def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], float | None, float | None]:
     """Draws, groups and standard error of a metric, as far as the record has them."""
-    groups = metrics.groups or metrics.images
+    groups = metrics.effective_groups or metrics.groups or metrics.images
     if drawn := metrics.draws.get(name):
         return drawn, groups, None
     if (error := metrics.standard_errors.get(name)) is None and (span := metrics.intervals.get(name)) is not None:

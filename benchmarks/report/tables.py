@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
-from ablations.effects import LEAST_RUNS, Effect, holm, paired
+from ablations.effects import LEAST_RUNS, Effect
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
-from benchmarks.metrics.spread import DIFFERENCE, estimate
+from benchmarks.report.comparisons import compared, verdict
 from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
 from benchmarks.store import Stored
 
@@ -94,51 +93,28 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
     return [*lines, ""]
 
 
-def _counterpart(row: Row, section: Sequence[Row]) -> Row | None:
-    """What a row is compared with; None where that is missing or could be several.
-
-    An ablation with the whole model, a library's own training with ours, all others with the table's reference.
-    Where the model was trained in several ways, with the one of as many epochs, and of the same scale.
-    """
-    whole = models.label(models.split_name(row.name)[0], "default")
-    reference = next((r.reference for r in section if r.reference), None)
-    label = whole if row.label != whole else models.label(reference, "default") if reference else None
-    if label == row.label:
-        return None
-    left = [r for r in section if r.label == label]
-    for same in (lambda r: r.epochs == row.epochs, lambda r: r.scale == row.scale):
-        if len(left) > 1:
-            left = [r for r in left if same(r)]
-    return left[0] if len(left) == 1 else None
-
-
 def _differences(section: Sequence[Row]) -> list[str]:
-    """A Markdown table of AP50 against the reference, and of ablations against the whole model.
-
-    Only of models that were trained to the end, `LEAST_RUNS` times: what others say of a difference ranks nothing.
-    """
-    found: list[tuple[str, str, Effect]] = []
-    for row in section:
-        against = _counterpart(row, section)
-        if (
-            against is None
-            or {row.learning, against.learning} != {"converged"}
-            or len(set(row.samples) & set(against.samples)) < LEAST_RUNS
-        ):
-            continue
-        how = partial(estimate, bounds=DIFFERENCE, test_share=row.test_share)
-        if (effect := paired(row.samples, against.samples, how)) is not None:
-            found.append((row.title, against.title, effect))
+    """A Markdown table of differences against the reference, and of ablations against the whole model."""
+    found = compared(section)
     if not found:
         return []
-    lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in"))
-    adjusted = iter(holm([e.p for *_, e in found if e.p is not None]))
-    for label, against_label, e in found:
-        low, high = (f"{100 * v:+.1f}" for v in e.interval or (float("nan"),) * 2)
-        p = ("–", "–") if e.p is None else (_p(e.p), _p(next(adjusted)))
-        shown = f"{100 * e.mean:+.1f}" + (f" ({low} to {high})" if e.interval is not None else "")
-        lines.append("| " + " | ".join((label, against_label, shown, *p, f"{e.better} of {e.runs} runs")) + " |")
+    lines = _head(("model", "against", "AP50, difference", "p", "p, Holm", "better in", "AP small, difference"))
+    for c in found:
+        p = ("–", "–") if c.AP50.p is None or c.adjusted is None else (_p(c.AP50.p), _p(c.adjusted))
+        better = f"{c.AP50.better} of {c.AP50.runs} runs"
+        cells = (c.row.title, c.against.title, _effect(c.AP50), *p, better, _effect(c.AP_small))
+        lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _effect(effect: Effect | None) -> str:
+    if effect is None:
+        return "–"
+    shown = f"{100 * effect.mean:+.1f}"
+    if effect.interval is None:
+        return shown
+    low, high = (f"{100 * v:+.1f}" for v in effect.interval)
+    return f"{shown} ({low} to {high})"
 
 
 def _p(value: float) -> str:
@@ -155,10 +131,10 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
         out.append("**One training each: nothing is ranked.**")
     elif few := [row.title for row in measured if row.runs < LEAST_RUNS]:
         out.append(f"**Fewer than {LEAST_RUNS} trainings, and ranked against nothing: {', '.join(few)}.**")
-    for verdict in ("still learning", "not told"):
-        which = [row.title for row in measured if row.learning == verdict and row.runs >= LEAST_RUNS]
+    for learning in ("still learning", "not told"):
+        which = [row.title for row in measured if row.learning == learning and row.runs >= LEAST_RUNS]
         if which:
-            why = "Still learning" if verdict == "still learning" else "Not told whether trained to the end"
+            why = "Still learning" if learning == "still learning" else "Not told whether trained to the end"
             out.append(f"**{why}, and ranked against nothing: {', '.join(which)}.**")
     covers = {row.title: row.accuracy["AP50"] for row in measured}
     alone = [label for label, value in covers.items() if value.covers == "images only"]
@@ -231,7 +207,7 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
     records = list(records)
     lines = ["# Summary", ""]
     for title, section in sections(rows(records, published)).items():
-        lines += [f"## {title}", "", *_head(_HEAD)]
+        lines += [f"## {title}", "", *(f"- {sentence}" for sentence in verdict(section)), "", *_head(_HEAD)]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in section]
         first = section[0]
         references = {row.reference for row in section if row.reference}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.metrics.spread import Sample, Training, estimate
+from benchmarks.metrics.spread import Sample, Training, effective, estimate
 
 FILE = Path(__file__).with_name("coverage.npz")
 RUNS = (1, 3, 5, 10)
@@ -98,10 +98,13 @@ def simulate(name: str, groups: int, times: int, seed: int = 0) -> tuple[dict[in
     each = np.array([population.AP50(training, whole)[0] for training in pool])
     borrowed = Training(float(each.var(ddof=1)), 20, 25)
     runs = np.empty((times, max(RUNS), 1 + DRAWS))
+    boxes = np.bincount(population.group, population.boxes.sum(axis=1)).astype(int)
+    number = np.empty(times)
     for i in range(times):
         drawn = np.bincount(rng.integers(0, population.groups, groups), minlength=population.groups)
         # Groups that were drawn twice are two groups: a resample takes each of them so many times.
         owner = np.repeat(np.arange(population.groups), drawn)
+        number[i] = effective(boxes[owner])
         counts = np.concatenate(
             [np.ones((groups, 1)), rng.multinomial(groups, np.full(groups, 1 / groups), DRAWS).T], 1
         )
@@ -114,8 +117,8 @@ def simulate(name: str, groups: int, times: int, seed: int = 0) -> tuple[dict[in
     covered = {}
     for n in RUNS:
         hits = 0
-        for sample in runs:
-            seeds = {(0, s): Sample(float(r[0]), r[1:], groups) for s, r in enumerate(sample[:n])}
+        for i, sample in enumerate(runs):
+            seeds = {(0, s): Sample(float(r[0]), r[1:], number[i]) for s, r in enumerate(sample[:n])}
             got = estimate(seeds, training=borrowed)
             assert got is not None
             assert got.interval is not None

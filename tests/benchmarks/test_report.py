@@ -16,8 +16,10 @@ from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
 from benchmarks.metrics.results import ClassMetrics
 from benchmarks.report import draw, tables
+from benchmarks.report.comparisons import counterpart as _counterpart
+from benchmarks.report.comparisons import verdict
 from benchmarks.report.rows import _with_one_reference, rows
-from benchmarks.report.tables import _counterpart, _differences, _percent, markdown, models_table, sections
+from benchmarks.report.tables import _differences, _percent, markdown, models_table, sections
 from benchmarks.store import scan
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
@@ -86,12 +88,12 @@ def test_differences_are_to_the_reference_and_of_ablations_to_the_whole(stored, 
     lines = _differences(found)[2:-1]
     # Differences 0.1, 0.096, 0.092 and their like: SD 0.004, standard error 0.0023, t of 2 freedoms 4.303.
     assert lines == [
-        "| CANet | Faster R-CNN FPN | +9.6 (+8.6 to +10.6) | < 0.001 | 0.001 | 3 of 3 runs |",
-        "| CANet w/o SAE | CANet | -4.6 (-5.6 to -3.6) | 0.003 | 0.003 | 0 of 3 runs |",
+        "| CANet | Faster R-CNN FPN | +9.6 (+8.6 to +10.6) | < 0.001 | 0.001 | 3 of 3 runs | +0.0 (+0.0 to +0.0) |",
+        "| CANet w/o SAE | CANet | -4.6 (-5.6 to -3.6) | 0.003 | 0.003 | 0 of 3 runs | +0.0 (+0.0 to +0.0) |",
     ]
     assert _differences([replace(row, reference=None, samples={}) for row in found]) == []
-    for verdict in ("still learning", "not told"):
-        assert _differences([found[0], *(replace(row, learning=verdict) for row in found[1:])]) == []
+    for learning in ("still learning", "not told"):
+        assert _differences([found[0], *(replace(row, learning=learning) for row in found[1:])]) == []
 
 
 def test_one_training_each_ranks_nothing(stored, tmp_path: Path) -> None:
@@ -378,3 +380,31 @@ def test_the_figure_tells_who_is_trained_to_the_end(results: Path) -> None:
     assert "half-filled" in draw._caption(found)
     assert "half-filled" not in draw._caption(ended)
     assert "hollow" in draw._caption([replace(row, learning="still learning") for row in found])
+
+
+def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
+    """Best, lead, who it is not told from, what is still learning, what is never found, and n."""
+
+    def of(ap50: float, **changes: object) -> None:
+        for seed in range(3):
+            value = ap50 + 0.001 * seed * (len(changes) + 1)
+            drawn = tuple(value + 0.001 * i for i in range(50))
+            small = tuple(value / 2 + 0.001 * i for i in range(50))
+            metrics = make_metrics(value, AP_small=value / 2, draws={"AP50": drawn, "AP_small": small}, groups=40)
+            stored("results", make_cell(seed=seed, **changes), metrics=metrics)
+
+    of(0.6), of(0.601, variant="no_sae"), of(0.5, model="fasterrcnn_fpn"), of(0.7, model="fcos")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    found = [replace(r, learning="still learning", never_found={"pit": 5}) if r.name == "fcos" else r for r in found]
+    sentences = verdict(found)
+    assert sentences[0].startswith("Best on AP50: CANet w/o SAE, 60.3, +10.1 (")
+    assert sentences[0].endswith("over Faster R-CNN FPN; not told from CANet.")
+    assert sentences[1].startswith("Best on small defects (AP small): CANet w/o SAE")
+    assert sentences[2:] == [
+        "Still learning, and ranked against nothing: FCOS.",
+        "FCOS never finds pit (5 boxes).",
+        "Trainings a model: 3; 60 test images in 40 groups.",
+    ]
+    alone = verdict([replace(row, runs=1) for row in found[:2]])
+    assert alone == ["One training each: nothing is ranked.", "Trainings a model: 1; 180 test images in 40 groups."]
+    assert "- Fewer than two models are trained to the end 3 times" in markdown(scan(tmp_path / "results"))

@@ -1,0 +1,125 @@
+"""What may be said of several rows: who is compared with whom, differences, the verdict. Data; others draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
+from benchmarks import models
+from benchmarks.metrics.spread import DIFFERENCE, Sample, estimate
+from benchmarks.report.rows import Row
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """AP50 of a row minus that of another, the same of small defects, and Holm's p of the first over its table."""
+
+    row: Row
+    against: Row
+    AP50: Effect
+    AP_small: Effect | None
+    adjusted: float | None
+
+
+def compared(section: Sequence[Row]) -> list[Comparison]:
+    """Each row of a table with its counterpart, where both may be ranked."""
+    pairs = [(row, other) for row in section if (other := counterpart(row, section)) is not None]
+    found = []
+    for row, against in pairs:
+        effect = difference(row, against, row.samples, against.samples)
+        if effect is not None:
+            small = difference(row, against, row.samples_small, against.samples_small)
+            found.append((row, against, effect, small))
+    adjusted = iter(holm([effect.p for _, _, effect, _ in found if effect.p is not None]))
+    return [Comparison(*four, None if four[2].p is None else next(adjusted)) for four in found]
+
+
+def difference(a: Row, b: Row, ours: Mapping[Key, Sample], theirs: Mapping[Key, Sample]) -> Effect | None:
+    """Paired difference of two rows; None unless both are trained to the end, `LEAST_RUNS` times together."""
+    if not (rankable(a) and rankable(b)) or len(set(ours) & set(theirs)) < LEAST_RUNS:
+        return None
+    return paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+
+
+def rankable(row: Row) -> bool:
+    """Trained to the end, often enough."""
+    return row.learning == "converged" and row.runs >= LEAST_RUNS
+
+
+def verdict(section: Sequence[Row]) -> list[str]:
+    """A table in sentences: who is best and by how much, of whom that is not told, and what stands apart."""
+    measured = [row for row in section if row.AP50 is not None]
+    if not measured:
+        return []
+    out = []
+    ranked = [row for row in measured if rankable(row)]
+    if len(ranked) > 1:
+        for name, what in (("AP50", "AP50"), ("AP_small", "small defects (AP small)")):
+            if (sentence := _best(ranked, name, what)) is not None:
+                out.append(sentence)
+    elif all(row.runs == 1 for row in measured):
+        out.append("One training each: nothing is ranked.")
+    else:
+        out.append(f"Fewer than two models are trained to the end {LEAST_RUNS} times: nothing is ranked.")
+    learning = [row.title for row in measured if row.learning == "still learning"]
+    if learning:
+        out.append(f"Still learning, and ranked against nothing: {', '.join(learning)}.")
+    for row in measured:
+        if row.never_found and not row.untrained:
+            classes = ", ".join(f"{name} ({n} boxes)" for name, n in row.never_found.items())
+            out.append(f"{row.title} never finds {classes}.")
+    runs = sorted({row.runs for row in measured})
+    first = measured[0]
+    trainings = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    each = f"{first.images // max(first.runs, 1)} test images"
+    each += f" in {first.groups} groups" if first.groups is not None else ""
+    each += f", {first.good} of them good parts" if first.good is not None else ""
+    out.append(f"Trainings a model: {trainings}; {each}.")
+    return out
+
+
+def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
+    """Who is best, and the lead over the next that it is told from; whom it is not told from."""
+    have = [row for row in ranked if row.accuracy[name].value is not None]
+    if len(have) < 2:
+        return None
+
+    def value(row: Row) -> float:
+        found = row.accuracy[name].value
+        assert found is not None
+        return found
+
+    first, *others = sorted(have, key=value, reverse=True)
+    of = (lambda row: row.samples) if name == "AP50" else (lambda row: row.samples_small)
+    untold, told = [], []
+    for row in others:
+        effect = difference(first, row, of(first), of(row))
+        if effect is None or effect.interval is None or effect.interval[0] <= 0:
+            untold.append(row.title)
+        else:
+            low, high = (f"{100 * v:+.1f}" for v in effect.interval)
+            told.append(f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}")
+    out = f"Best on {what}: {first.title}, {100 * value(first):.1f}"
+    out += f", {told[0]}" if told else ""
+    out += f"; not told from {', '.join(untold)}" if untold else ""
+    return out + "."
+
+
+def counterpart(row: Row, section: Sequence[Row]) -> Row | None:
+    """What a row is compared with; None where that is missing or could be several.
+
+    An ablation with the whole model, a library's own training with ours, all others with the table's reference.
+    Where the model was trained in several ways, with the one of as many epochs, and of the same scale.
+    """
+    whole = models.label(models.split_name(row.name)[0], "default")
+    reference = next((r.reference for r in section if r.reference), None)
+    label = whole if row.label != whole else models.label(reference, "default") if reference else None
+    if label == row.label:
+        return None
+    left = [r for r in section if r.label == label]
+    for same in (lambda r: r.epochs == row.epochs, lambda r: r.scale == row.scale):
+        if len(left) > 1:
+            left = [r for r in left if same(r)]
+    return left[0] if len(left) == 1 else None
