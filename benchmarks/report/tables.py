@@ -156,12 +156,14 @@ def _head(labels: Sequence[str]) -> list[str]:
 
 
 def print_tables(records: Iterable[Stored], published: Iterable[Stored] = ()) -> None:
-    """For the terminal, a table per data set, with as many columns as fit."""
+    """For the terminal, a table per data set with as many columns as fit, and its verdict."""
     left_out: dict[str, None] = {}
     for title, section in sections(rows(records, published)).items():
         lines = "\n".join([title, *_superseded(section)])
         found = [_cells(row) for row in section]
         left_out |= dict.fromkeys(print_table(_HEAD, found, title=lines, drop=_DROPPED))
+        for sentence in verdict(section):
+            console.print(sentence, highlight=False, markup=False)
     if left_out:
         console.print(f"[dim]not shown, for lack of room: {', '.join(left_out)}[/]", highlight=False)
 

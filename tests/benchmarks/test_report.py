@@ -19,7 +19,7 @@ from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
 from benchmarks.report.rows import _with_one_reference, rows
-from benchmarks.report.tables import _differences, _percent, markdown, models_table, sections
+from benchmarks.report.tables import _differences, _percent, markdown, models_table, print_tables, sections
 from benchmarks.store import scan
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
@@ -408,3 +408,8 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     alone = verdict([replace(row, runs=1) for row in found[:2]])
     assert alone == ["One training each: nothing is ranked.", "Trainings a model: 1; 180 test images in 40 groups."]
     assert "- Fewer than two models are trained to the end 3 times" in markdown(scan(tmp_path / "results"))
+
+
+def test_the_terminal_has_the_verdict_too(results: Path, capsys) -> None:
+    print_tables(scan(results))
+    assert "One training each: nothing is ranked." in " ".join(capsys.readouterr().out.split())
