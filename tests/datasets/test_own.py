@@ -400,10 +400,11 @@ def test_export_of_a_fold(tmp_path, root, synthetic):
 def test_round_trips_of_neu_det(tmp_path, root, neu):
     from tests.datasets.conftest import archive
 
-    voc_read = own.prepare("neu_voc", root, archive("NEU-DET.zip"), policy={"duplicate_image": "keep"})
+    known = dict(catalogue.get("neu_det").known)
+    voc_read = own.prepare("neu_voc", root, archive("NEU-DET.zip"), policy=known)
     equal_up_to(neu, voc_read, 0)
     export(neu, "yolo", tmp_path / "yolo")
-    via_yolo = own.prepare("neu_yolo", root, tmp_path / "yolo", policy={"duplicate_image": "keep"})
+    via_yolo = own.prepare("neu_yolo", root, tmp_path / "yolo", policy=known)
     equal_up_to(neu, via_yolo, 1e-6)
 
 
