@@ -90,7 +90,8 @@ def save_trained(model: nn.Module, cell: Cell, classes: Sequence[str], path: Pat
         "classes": json.dumps(list(classes)),
         "image_size": str(cell.image_size),
     }
-    content = save(tensors, metadata=about)
+    # One entry: safetensors writes several in a random order, and the same weights are to be the same file.
+    content = save(tensors, metadata={"about": json.dumps(about)})
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -134,8 +135,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a weights file; DataError when it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as f:
-            return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as e:
+            about = json.loads((f.metadata() or {}).get("about", "{}"))
+            return about, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as e:
         raise DataError(f"{path} cannot be loaded ({e}); move its record away and run again") from None
 
 

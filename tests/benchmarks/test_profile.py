@@ -80,7 +80,9 @@ def test_command_takes_trained_weights(data_root: Path, synthetic, tmp_path: Pat
         write_record(paths.record, make_record(cell))
         torch.manual_seed(5 + fold)
         weights = build_model("fasterrcnn_fpn", num_classes=classes, image_size=96, scale="nano").state_dict()
-        save_file({k: v.contiguous() for k, v in weights.items()}, paths.weights, {"cell_id": cell.id})
+        save_file(
+            {k: v.contiguous() for k, v in weights.items()}, paths.weights, {"about": json.dumps({"cell_id": cell.id})}
+        )
     found = profile._trained_cell(tmp_path, "synthetic_small", "fasterrcnn_fpn", "default", "nano", 96)
     assert found == cell, "the first fold"
     model = profile._load(found, "synthetic_small", data_root, tmp_path)

@@ -116,7 +116,7 @@ def test_an_export_that_finds_something_else_is_refused():
 
 
 def test_only_canet_is_deployed():
-    with pytest.raises(CannotRun, match="only CANet"):
+    with pytest.raises(CannotRun, match="no exact inference form"):
         Form("deploy").of(_model("fasterrcnn_fpn"), IMAGES)
     model = _model("canet")
     with torch.inference_mode():
