@@ -283,8 +283,8 @@ def is_own(name: str) -> bool:
         module not in MODELS
         and not name.startswith(MMDET)
         and function.isidentifier()
+        and "." in module  # a name without one is a model's, written wrongly perhaps
         and all(part.isidentifier() for part in module.split("."))
-        and ("." in module or importlib.util.find_spec(module) is not None)
     )
 
 

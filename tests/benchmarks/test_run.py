@@ -261,20 +261,21 @@ def build(*, num_classes, image_size, scale, weights=None):
 
 @pytest.mark.slow
 def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path, data_root: Path, synthetic) -> None:
-    (tmp_path / "parts.py").write_text(OWN)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "parts.py").write_text(OWN)
     suite = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(suite.replace("name: smoke", "name: mine"))
     command = [
-        *("--suite", "mine.yaml", "--model", "parts:build", "--split", "synthetic_small-few30-v1", "--epochs", 1),
+        *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", "synthetic_small-few30-v1", "--epochs", 1),
         *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
     ]
     path = f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"
     done = call("run", *command, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr + done.stdout
     (stored,) = scan(tmp_path / "runs")
-    assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("parts:build", 30, "ok")
+    assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("shop.parts:build", 30, "ok")
     assert "nothing to train" in call("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
-    (tmp_path / "parts.py").write_text(OWN + "# changed")
+    (tmp_path / "shop" / "parts.py").write_text(OWN + "# changed")
     assert "to run" in call("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
     assert call("report", "--results", tmp_path / "runs", "--reports", tmp_path / "report").returncode == 0
 
