@@ -312,7 +312,7 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     assert "latency of" not in call("run", *command, "--data-root", data_root).stdout, "it is there"
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, synthetic) -> None:
     """Eight workers, too little time: nothing is lost, and each cell is there once at the end."""
     command = ["--suite", "smoke", "--device", "cpu", "--model", "retinanet", "--epochs", 3, "--workers", 8]
