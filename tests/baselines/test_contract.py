@@ -232,7 +232,7 @@ OVERFIT = {
     "fasterrcnn_mobilenet": (160, 1e-3),
     "retinanet_v2": (100, 2e-3),
     "fcos": (60, 2e-3),
-    "ssd300": (20, 2e-4),  # VGG16 has no norms
+    "ssd300": (40, 2e-4),  # VGG16 has no norms
     "ssdlite": (120, 2e-3),
     "yolov9t": (80, 2e-3),
     "yolo11n": (80, 2e-3),
