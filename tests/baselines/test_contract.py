@@ -241,7 +241,16 @@ OVERFIT = {
 OVERFIT_ALWAYS = ("canet", "fasterrcnn_fpn", "retinanet", "yolov8n")
 
 
-@pytest.mark.parametrize("name", [_param(name, slow=name not in OVERFIT_ALWAYS) for name in OVERFIT])
+OVERFIT_NIGHTLY = ("fasterrcnn_mobilenet", "ssd300")  # minutes each
+
+
+def _overfit_param(name: str):
+    param = _param(name, slow=name not in OVERFIT_ALWAYS)
+    nightly = [pytest.mark.nightly] if name in OVERFIT_NIGHTLY else []
+    return pytest.param(*param.values, marks=[*param.marks, *nightly])
+
+
+@pytest.mark.parametrize("name", [_overfit_param(name) for name in OVERFIT])
 def test_overfits_four_images(name: str):
     """AP50 of at least 0.9 on the images it was trained on, by the benchmark's own evaluator."""
     pairs = [scene(i) for i in range(4)]

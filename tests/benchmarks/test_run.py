@@ -289,7 +289,8 @@ def test_the_gpu_study_lists_its_cells_without_a_gpu(tmp_path: Path, data_root: 
     assert done.stdout.count("to run") == len(suites.load("gpu_study").cells("study", datasets=["synthetic_small"]))
 
 
-@pytest.mark.timing
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, synthetic) -> None:
     """Of its own cells one iteration of each kind of model, and its latency phase at another size."""
     few = ("--split", "synthetic_small-few10-v1", "--epochs", 1, "--fold", 0, "--seed", 0, "--time-limit", "30m")
@@ -334,7 +335,8 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
     assert {(record.status, len(record.curve)) for record in records} == {("ok", 3)}
 
 
-@pytest.mark.timing
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_root: Path, synthetic) -> None:
     """In one worker after two other models, and in a process of its own."""
     command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--time-limit", "1h"]
