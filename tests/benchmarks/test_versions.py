@@ -21,6 +21,9 @@ from tests.benchmarks.conftest import RECIPE, make_cell
 
 FILE = Path(__file__).with_name("versions.json")
 RELATIVE = 2e-3  # two steps on another CPU differ by far less, a changed initialisation by far more
+# But for MMDetection's networks of fifty and more layers: AdamW's first step is the sign of a gradient, and where rounding
+# decides that, the weight moves the other way (0.4% of the loss of ResNeXt, 0.2% of Res2Net's, between two CPUs).
+RELATIVE_AFTER_A_STEP = {"mmdet": 1e-2}
 
 
 def losses(name: str, synthetic) -> list[float]:
@@ -64,9 +67,11 @@ def test_numbers_change_only_with_a_version(name: str, synthetic) -> None:
     known = json.loads(FILE.read_text())
     assert name in known, f"new model: write {FILE.name} again"
     assert known[name]["versions"] == versions(name), f"a version was raised: write {FILE.name} again"
-    assert losses(name, synthetic) == pytest.approx(known[name]["losses"], rel=RELATIVE), (
-        "the numbers changed and no version did; raise the one that moved"
-    )
+    changed = "the numbers changed and no version did; raise the one that moved"
+    (before, after), (known_before, known_after) = losses(name, synthetic), known[name]["losses"]
+    assert before == pytest.approx(known_before, rel=RELATIVE), changed
+    later = RELATIVE_AFTER_A_STEP.get(models.get(name).extra or "", RELATIVE)
+    assert after == pytest.approx(known_after, rel=later), changed
 
 
 def _summary(boxes, scores, labels) -> dict[str, float]:
