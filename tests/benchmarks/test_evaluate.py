@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -294,7 +295,7 @@ def test_contradictions_are_refused(tmp_path: Path, change: dict, message: str) 
 def test_ids_of_several_files_need_a_word(tmp_path: Path) -> None:
     """train.json and val.json both count from 0: the ids say nothing, unless the part is all of one file."""
     parts = {"train": NAMES[:4], "val": NAMES[4:]}
-    files = {f"s/{part}/{n}": png(hash(n) % 1000) for part, names in parts.items() for n in names}
+    files = {f"s/{part}/{n}": png(crc32(n.encode()) % 1000) for part, names in parts.items() for n in names}
     contents = {part: coco_of(names, list(range(len(names))), CATEGORIES) for part, names in parts.items()}
     files |= {f"s/{part}/_annotations.coco.json": json.dumps(c).encode() for part, c in contents.items()}
     data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "src", files))

@@ -12,6 +12,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -652,7 +653,7 @@ def parted(layout: str) -> Files:
         called = "images/{}/{}" if layout == "named" else "{}/images/{}" if layout == "yolo" else "{}/{}"
         for name in [k for k in some if k.endswith(".png")]:
             base = f"{part}_{name.rpartition('/')[2]}"
-            files[called.format(part, base)] = image(abs(hash((part, name))) % 9999)
+            files[called.format(part, base)] = image(crc32(f"{part}/{name}".encode()) % 9999)
             if layout == "yolo":
                 files[f"{part}/labels/{base[:-4]}.txt"] = LINE
         if layout != "yolo":
