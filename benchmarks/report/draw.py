@@ -183,6 +183,9 @@ def _caption(section: Sequence[Row]) -> str:
         "not told": "half-filled: not shown to be trained to the end",
     }
     fills = [text for verdict, text in meaning.items() if verdict in verdicts]
+    built = [row.title for row in measured if row.as_built]
+    if built:
+        fills.append(f"parameters as built: {'all' if len(built) == len(measured) else ', '.join(built)}")
     pretrained = ["*: pretrained"] if any(row.pretrained for row in measured) else []
     parts = [
         f"{measured[0].split}, {epochs} epochs, trainings a model: {trainings}",

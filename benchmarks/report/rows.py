@@ -107,6 +107,8 @@ class Row:
     """Groups of test images of one run, and how many of these images are good parts."""
     test_share: float | None
     parameters: int | None
+    """Those that run in evaluation; as built where no record says more (`as_built`)."""
+    as_built: bool
     macs: float | None
     latency_ms: float | None
     ratio: float | None
@@ -260,6 +262,21 @@ def _with_one_reference(found: list[Row]) -> list[Row]:
     ]
 
 
+def parameters_of(group: Iterable[Stored]) -> tuple[int | None, bool]:
+    """A model's parameters that run in evaluation, and False; as built, and True, where no record has them."""
+    built = None
+    for stored in group:
+        facts, profile = stored.run.model, stored.profile
+        touched = facts.in_evaluation if facts is not None else None
+        if touched is None and profile is not None and profile.parameters is not None:
+            touched = profile.parameters.get("in_evaluation")
+        if touched is not None:
+            return touched, False
+        if built is None and facts is not None:
+            built = facts.parameters
+    return built, built is not None
+
+
 def label_of(cell: Cell) -> str:
     """How figures and tables name a cell's model, variant and, where it is the library's own, training."""
     label = models.label(cell.model, cell.variant)
@@ -291,7 +308,8 @@ def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> R
         groups=measured[0].groups if measured else None,
         good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,
         test_share=_test_share([s.run for s in group]),
-        parameters=next((s.run.model.parameters for s in group if s.run.model), None),
+        parameters=parameters_of(group)[0],
+        as_built=parameters_of(group)[1],
         macs=profile.macs.macs if profile and profile.macs else None,
         latency_ms=latency.p50["end_to_end"] if latency else None,
         ratio=latency.ratio if latency else None,

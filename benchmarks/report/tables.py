@@ -10,7 +10,18 @@ from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
 from benchmarks.report.comparisons import compared, verdict
-from benchmarks.report.rows import GAINS, HEADLINE, INSPECTION, PROTOCOLS, UNTRAINED_BELOW, Row, Value, label_of, rows
+from benchmarks.report.rows import (
+    GAINS,
+    HEADLINE,
+    INSPECTION,
+    PROTOCOLS,
+    UNTRAINED_BELOW,
+    Row,
+    Value,
+    label_of,
+    parameters_of,
+    rows,
+)
 from benchmarks.store import Stored
 
 _HEAD = (
@@ -37,6 +48,11 @@ def _span(span: tuple[float, float], digits: int, factor: float = 1.0) -> str:
     return f"{span[0] * factor:.{digits}f}–{span[1] * factor:.{digits}f}"
 
 
+def parameters_text(parameters: int | None, as_built: bool) -> str:
+    """In millions, with a word where they are not those that run in evaluation."""
+    return _number(parameters, 2, 1e-6) + (" as built" if as_built else "")
+
+
 def _percent(value: Value) -> str:
     """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width."""
     shown = _number(value.value, 1, 100)
@@ -55,7 +71,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         ratio += f" ({_span(row.ratio_interval, 2)})"
     return (
         row.title + (f" ({', '.join(notes)})" if notes else ""),
-        _number(row.parameters, 2, 1e-6),
+        parameters_text(row.parameters, row.as_built),
         _number(row.macs, 2, 1e-9),
         *(_percent(row.accuracy[name]) for name in HEADLINE.values()),
         ratio,
@@ -174,13 +190,13 @@ def models_table(records: Iterable[Stored]) -> str:
     for stored in records:
         cell, facts = stored.run.cell, stored.run.model
         if facts is not None:
-            size = f"{facts.parameters / 1e6:.2f}"
-            groups.setdefault((cell.name, cell.scale, size, _recipe(stored)), []).append(stored)
+            built = str(facts.parameters)
+            groups.setdefault((cell.name, cell.scale, built, _recipe(stored)), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
     ranked = sorted(groups.items(), key=lambda item: (order.get(item[1][0].run.cell.model, len(order)), item[0]))
     labels = ("model", "family", "scale", "params (M)", "GMACs", "trained with")
     lines = ["| " + " | ".join(labels) + " |", "| --- | --- | --- | ---: | ---: | --- |"]
-    for (_, scale, size, recipe), group in ranked:
+    for (_, scale, _, recipe), group in ranked:
         first = group[0].run.cell
         macs = {
             f"{s.profile.macs.macs / 1e9:.2f} at {s.run.cell.image_size} px": None
@@ -189,6 +205,7 @@ def models_table(records: Iterable[Stored]) -> str:
         }
         where = dict.fromkeys(f"{s.run.cell.dataset} {s.run.cell.recipe.epochs} epochs" for s in group)
         label, family = label_of(first), models.get(first.model).family
+        size = parameters_text(*parameters_of(group))
         cells = (label, family, scale, size, ", ".join(macs) or "–", f"{recipe}: {', '.join(where)}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -252,6 +269,9 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
         "(defect-free ones with one) at the threshold of the best F1 on the validation images; best F1 is that of the "
         "test images themselves, an upper bound; ECE is the calibration error of scores from 0.1.",
         "- Errors: the points of AP50 that mending one kind of error alone would gain (TIDE).",
+        "- Parameters are those that an inference touches, in the form in which a model's library ships it: heads that "
+        'only training uses, and norms that are folded, are not among them (docs/cost-and-time.md). "As built" stands '
+        "where a record has no other count.",
         "- GMACs are multiply-accumulates of one image at the size given, counted on the operators that really run; "
         "FLOPs are twice that. Operators that were not counted are listed in each profile record.",
         "- Latency ratio: end to end at batch 1, on trained weights and real images, timed in turns in one process; "

@@ -282,7 +282,7 @@ def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
     for table in text.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, "every row has the columns of the head"
-    assert "| CANet | 1.80 | – | 50.0 (44.9–55.1) |" in text
+    assert "| CANet | 1.80 as built | – | 50.0 (44.9–55.1) |" in text
 
 
 def test_no_records_still_draw(tmp_path: Path) -> None:
@@ -308,6 +308,22 @@ def test_the_models_table_merges_data_sets_and_invents_nothing(results: Path) ->
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| CANet", "| CANet w/o SAE", "| RetinaNet", "| YOLOv8n"]
     assert "neu_det 2 epochs, synthetic_small 2 epochs" in lines[2]
     assert " | – | " in lines[2], "no profile, no multiply-accumulates"
+
+
+def test_parameters_are_those_that_run_in_evaluation_or_say_that_they_are_not(stored, tmp_path: Path) -> None:
+    facts = make_record().model
+    stored("results", model=facts)
+    touched = facts.model_copy(update={"in_evaluation": 1_500_000})
+    stored("results", make_cell(seed=1), model=touched)
+    stored("results", make_cell(model="retinanet"), model=facts)
+    found = {row.label: row for row in rows(scan(tmp_path / "results"))}
+    assert (found["CANet"].parameters, found["CANet"].as_built) == (1_500_000, False)
+    assert (found["RetinaNet"].parameters, found["RetinaNet"].as_built) == (1_800_000, True)
+    for table in (markdown(scan(tmp_path / "results")), models_table(scan(tmp_path / "results"))):
+        assert "| 1.50 |" in table
+        assert "| 1.80 as built |" in table
+    assert "parameters as built: RetinaNet" in draw._caption(list(found.values()))
+    assert "as built" not in draw._caption([found["CANet"]])
 
 
 def test_the_readme_has_the_models_table_of_the_records() -> None:
