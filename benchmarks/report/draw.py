@@ -1,6 +1,6 @@
 """The trade-off figure: AP50 over parameters, a panel per data set. Byte-identical for equal records.
 
-`published_figure.svg` has the published points in a panel of their own, beside our records of the same models.
+`published_figure.svg` has the published points, with our counts of their models.
 
 Marks are those of the published figure: one-stage red crosses, two-stage blue plus signs,
 multi-stage green triangles; hollow where a model is still learning, half-filled where that is not told. Faint points
@@ -83,9 +83,9 @@ def write_all(results: Path, reports: Path) -> int:
     write(records, reports, published=studied)
     known = {s.run.cell_id: s.run for s in (*studied, *records)}
     _keep(reports / "budget.md", budget.markdown(budget.courses(known.values())).encode())
-    if beside := list(scan(results / PUBLISHED)):
-        write(beside, reports, beside_published=True)
-    return len(records) + len(beside)
+    if (results / PUBLISHED).is_dir():  # ours, and not what somebody keeps of their own
+        _keep(reports / "published_figure.svg", figure([], beside=published_panel()))
+    return len(records)
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class Mark:
     """Of single trainings."""
     learning: Learning | None = None
     """None: not ours to judge."""
+    counted: float | None = None
+    """Our count of a published point's model, in millions."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,13 @@ class Panel:
 
 
 def published_panel() -> list[Panel]:
-    """The published points as they are."""
-    marks = [Mark(p.name, p.stage, p.params_m, p.map50) for p in published.points()]
-    return [Panel("as published: data set not named, parameters on mixed bases", "mAP50 / (%)", marks)]
+    """The published points as they are, with our counts of their models."""
+    marks = [Mark(p.name, p.stage, p.params_m, p.map50, counted=p.counted_m) for p in published.points()]
+    caption = (
+        "data set not named; rings: our counts of the models, all parameters, two classes\n"
+        "the published axis mixes all parameters with trainable ones, and two labels look swapped"
+    )
+    return [Panel("as published", "mAP50 / (%)", marks, caption)]
 
 
 def _mark(row: Row) -> Mark:
@@ -208,6 +214,10 @@ def _draw(fig: Any, ax: Any, panel: Panel) -> None:
             ax.plot(
                 [m.x] * len(m.values), m.values, marker=".", color=color, alpha=0.35, markersize=4, linestyle="none"
             )
+        if m.counted is not None:
+            ax.plot([m.x, m.counted], [m.y, m.y], color="#374151", linewidth=0.8, zorder=2)
+            ring: Any = {"markerfacecolor": "none", "markeredgewidth": 0.8, "zorder": 4}
+            ax.plot(m.counted, m.y, marker="o", color="#374151", markersize=13, **ring)
         fill = _FILLS.get(m.learning or "converged", "full")
         style: Any = {"markerfacecoloralt": "#ffffff", "fillstyle": fill, "linestyle": "none", "zorder": 3}
         ax.plot(m.x, m.y, marker=marker, color=color, markersize=9, markeredgewidth=1.2, **style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_the_sixteen_points_are_the_suites_models() -> None:
     assert all(p.stage == models.get(p.model).stage for p in found)
     canet = next(p for p in found if p.name == "CANet")
     assert (canet.params_m, canet.map50) == (53.70, 88.7)
+
+
+def test_the_counts_beside_the_points_are_those_of_the_audit() -> None:
+    reports = Path(__file__).parents[2] / "reports"
+    with (reports / "published_params.csv").open(encoding="utf-8", newline="") as file:
+        counted = {row["name"]: float(row["total_2cls_3anchors_m"]) for row in csv.DictReader(file)}
+    assert {p.name: p.counted_m for p in points()} == counted
 
 
 def counts(model: str, total: float, trainable: float, eighty: float) -> tuple[Count, ...]:

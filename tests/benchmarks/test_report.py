@@ -103,6 +103,7 @@ def test_one_training_each_ranks_nothing(stored, tmp_path: Path) -> None:
         stored("results", make_cell(model=model), metrics=make_metrics(ap50, AP50_draws=drawn))
         stored("results/_published", make_cell(dataset="neu_det", model=model), metrics=make_metrics(ap50))
     draw.write_all(tmp_path / "results", tmp_path / "reports")
+    draw.write(list(scan(tmp_path / "results" / "_published")), tmp_path / "reports", beside_published=True)
     for name in ("summary.md", "published_figure.md"):
         text = (tmp_path / "reports" / name).read_text()
         tables = text.partition("## How to read it")[0]
@@ -291,16 +292,18 @@ def test_no_records_still_draw(tmp_path: Path) -> None:
     assert (tmp_path / "reports" / "trade_off.svg").read_bytes().startswith(b"<?xml")
 
 
-def test_the_published_points_stand_beside_records_of_their_models(stored, tmp_path: Path) -> None:
+def test_the_published_points_stand_alone_and_short_trainings_beside_them_only_in_a_run(stored, tmp_path: Path) -> None:
+    results, reports = tmp_path / "results", tmp_path / "reports"
     stored("results/_published", make_cell(dataset="neu_det", model="atss"), metrics=make_metrics(0.3))
     stored("results/_published", make_cell(dataset="neu_det", model="deformable_detr"), metrics=make_metrics(0.05))
-    assert draw.write_all(tmp_path / "results", tmp_path / "reports") == 2
-    text = (tmp_path / "reports" / "published_figure.md").read_text()
-    assert "| ATSS |" in text
-    assert "Deformable-DETR (untrained)" in text
-    figure = (tmp_path / "reports" / "published_figure.svg").read_bytes()
-    assert figure == draw.figure(rows(scan(tmp_path / "results" / "_published")), beside=draw.published_panel())
-    assert figure != draw.figure(rows(scan(tmp_path / "results" / "_published")))
+    assert draw.write_all(results, reports) == 0
+    assert not (reports / "published_figure.md").exists()
+    alone = (reports / "published_figure.svg").read_bytes()
+    assert alone == draw.figure([], beside=draw.published_panel())
+    found = list(scan(results / "_published"))
+    draw.write(found, tmp_path / "run", beside_published=True)
+    assert (tmp_path / "run" / "published_figure.svg").read_bytes() != alone
+    assert "Deformable-DETR (untrained)" in (tmp_path / "run" / "published_figure.md").read_text()
 
 
 def test_the_models_table_merges_data_sets_and_invents_nothing(results: Path) -> None:
