@@ -26,7 +26,7 @@ RUNS_ONCE, RUNS_TWICE = 5, 3
 """Trainings at the schedule and at twice the schedule that a verdict rests on."""
 
 
-class Sample(Protocol):
+class RunMetricLike(Protocol):
     """A metric of one run and of resamples of its test images; a dataclass."""
 
     @property
@@ -35,7 +35,7 @@ class Sample(Protocol):
     def draws(self) -> Sequence[float]: ...
 
 
-class Estimate(Protocol):
+class EstimateLike(Protocol):
     """What an interval method says of several samples."""
 
     @property
@@ -50,7 +50,7 @@ class Estimate(Protocol):
     def freedom(self) -> float: ...
 
 
-S = TypeVar("S", bound=Sample)
+S = TypeVar("S", bound=RunMetricLike)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def differences(ours: Mapping[Key, S], theirs: Mapping[Key, S]) -> dict[Key, S]:
 
 
 def paired(
-    ours: Mapping[Key, S], theirs: Mapping[Key, S], estimate: Callable[[Mapping[Key, S]], Estimate | None]
+    ours: Mapping[Key, S], theirs: Mapping[Key, S], estimate: Callable[[Mapping[Key, S]], EstimateLike | None]
 ) -> Effect | None:
     """The effect over the runs that both have; None without any.
 

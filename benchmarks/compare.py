@@ -46,7 +46,7 @@ _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "note":
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One comparison of one cell."""
 
     cell: str
@@ -56,8 +56,8 @@ class Finding:
     head: str
 
 
-def compare(base: list[Stored], head: list[Stored], *, tolerance: float) -> list[Finding]:
-    """Findings for every cell of `base`, then a note for each cell that `head` alone has.
+def compare(base: list[Stored], head: list[Stored], *, tolerance: float) -> list[Check]:
+    """Checks for every cell of `base`, then a note for each cell that `head` alone has.
 
     Args:
         tolerance: accuracy in [0, 1] by which a cell of `head` may lie below that of `base`.
@@ -68,21 +68,21 @@ def compare(base: list[Stored], head: list[Stored], *, tolerance: float) -> list
         new = heads.pop(old.run.cell_id, None)
         name = f"{old.run.cell.dataset}/{old.paths.stem}"
         if new is None:
-            out.append(Finding(name, "record", "fail", "present", "missing"))
+            out.append(Check(name, "record", "fail", "present", "missing"))
             continue
         out += _one(name, old, new, tolerance)
-    out += [Finding(f"{s.run.cell.dataset}/{s.paths.stem}", "record", "note", "-", "new") for s in heads.values()]
+    out += [Check(f"{s.run.cell.dataset}/{s.paths.stem}", "record", "note", "-", "new") for s in heads.values()]
     return out + _sessions(base, head)
 
 
-def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Finding]:
+def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Check]:
     out = []
     if old.run.fingerprint != new.run.fingerprint:
         before, after = old.run.fingerprint.model_dump(), new.run.fingerprint.model_dump()
         changed = [k for k in before if before[k] != after[k]]
         shorten = {k: (str(before[k])[:12], str(after[k])[:12]) for k in changed}
         for key, (b, h) in shorten.items():
-            out.append(Finding(name, f"fingerprint {key}", "note", b, h))
+            out.append(Check(name, f"fingerprint {key}", "note", b, h))
     out.append(_status(name, old.run.status, new.run.status))
     if (facts := _both(out, name, "parameters", old.run.model, new.run.model)) is not None:
         out.append(_equal(name, "parameters", facts[0].parameters, facts[1].parameters))
@@ -94,33 +94,33 @@ def _one(name: str, old: Stored, new: Stored, tolerance: float) -> list[Finding]
     return out
 
 
-def _status(name: str, old: str, new: str) -> Finding:
+def _status(name: str, old: str, new: str) -> Check:
     """Worse is what is not ok and was; what failed before and is ok now got better."""
     worse = new != "ok" and old != new
-    return Finding(name, "status", "fail" if worse else "pass", old, new)
+    return Check(name, "status", "fail" if worse else "pass", old, new)
 
 
-def _both(out: list[Finding], name: str, what: str, old: T | None, new: T | None) -> tuple[T, T] | None:
+def _both(out: list[Check], name: str, what: str, old: T | None, new: T | None) -> tuple[T, T] | None:
     """Both where there are both; what `old` has and `new` lacks is a failure, added to `out`."""
     if old is not None and new is None:
-        out.append(Finding(name, what, "fail", "present", "missing"))
+        out.append(Check(name, what, "fail", "present", "missing"))
     return None if old is None or new is None else (old, new)
 
 
-def _accuracy(name: str, old: Metrics, new: Metrics, tolerance: float) -> list[Finding]:
-    out: list[Finding] = []
+def _accuracy(name: str, old: Metrics, new: Metrics, tolerance: float) -> list[Check]:
+    out: list[Check] = []
     for label, metric in ACCURACY.items():
         what = f"{label} (tolerance {tolerance:g})"
         if (values := _both(out, name, what, old.value(metric), new.value(metric))) is not None:
             # A drop of exactly the tolerance passes, however 0.50 - 0.02 is rounded.
             verdict: Verdict = "fail" if values[0] - values[1] > tolerance + ROUNDING else "pass"
-            out.append(Finding(name, what, verdict, f"{values[0]:.4f}", f"{values[1]:.4f}"))
+            out.append(Check(name, what, verdict, f"{values[0]:.4f}", f"{values[1]:.4f}"))
     return out
 
 
-def _cost(name: str, old: ProfileRecord, new: ProfileRecord) -> list[Finding]:
+def _cost(name: str, old: ProfileRecord, new: ProfileRecord) -> list[Check]:
     """What a model costs, as far as it is the same on another day: no absolute time."""
-    out: list[Finding] = []
+    out: list[Check] = []
     if (shapes := _both(out, name, "output shapes", old.output_shapes, new.output_shapes)) is not None:
         out.append(_equal(name, "output shapes", *shapes))
     if old.parameters is not None and new.parameters is not None:
@@ -134,7 +134,7 @@ def _cost(name: str, old: ProfileRecord, new: ProfileRecord) -> list[Finding]:
         ):
             if (values := _both(out, name, what, a, b)) is not None:
                 bad = abs(values[1] - values[0]) > MACS_TOLERANCE * values[0]
-                out.append(Finding(name, what, "fail" if bad else "pass", f"{values[0]:.4g}", f"{values[1]:.4g}"))
+                out.append(Check(name, what, "fail" if bad else "pass", f"{values[0]:.4g}", f"{values[1]:.4g}"))
     out.append(_grown(name, "file size", FILE_TOLERANCE, old.checkpoint_bytes, new.checkpoint_bytes))
     if old.provenance.device == new.provenance.device:
         for what, a, b in (
@@ -144,31 +144,31 @@ def _cost(name: str, old: ProfileRecord, new: ProfileRecord) -> list[Finding]:
             out.append(_grown(name, what, MEMORY_TOLERANCE, a, b))
     if old.latency is not None:
         out.append(_ratio(name, old.latency, new.latency))
-    return [f for f in out if f.base != "-"]
+    return [c for c in out if c.base != "-"]
 
 
-def _grown(name: str, what: str, tolerance: float, old: int | None, new: int | None) -> Finding:
+def _grown(name: str, what: str, tolerance: float, old: int | None, new: int | None) -> Check:
     """Bytes may shrink, and grow by the tolerance. What was not measured again is inconclusive."""
     if old is None:
-        return Finding(name, what, "note", "-", "-")
+        return Check(name, what, "note", "-", "-")
     if new is None:
-        return Finding(name, what, "inconclusive", f"{old:,}", "not measured")
-    return Finding(name, what, "fail" if new > old * (1 + tolerance) else "pass", f"{old:,}", f"{new:,}")
+        return Check(name, what, "inconclusive", f"{old:,}", "not measured")
+    return Check(name, what, "fail" if new > old * (1 + tolerance) else "pass", f"{old:,}", f"{new:,}")
 
 
-def _ratio(name: str, old: Latency, new: Latency | None) -> Finding:
+def _ratio(name: str, old: Latency, new: Latency | None) -> Check:
     """Latency as a ratio to the session's reference: its interval may reach to the old one, and a tolerance on top."""
     what, was = "latency ratio", f"{old.ratio:.2f} to {old.reference}"
     if new is None:
-        return Finding(name, what, "inconclusive", was, "not measured")
+        return Check(name, what, "inconclusive", was, "not measured")
     now = f"{new.ratio:.2f} to {new.reference}"
     if new.reference != old.reference:
-        return Finding(name, what, "inconclusive", was, now)
+        return Check(name, what, "inconclusive", was, now)
     slower = new.ratio_interval[0] > old.ratio_interval[1] * (1 + RATIO_TOLERANCE)
-    return Finding(name, what, "fail" if slower else "pass", was, now)
+    return Check(name, what, "fail" if slower else "pass", was, now)
 
 
-def _sessions(base: list[Stored], head: list[Stored]) -> list[Finding]:
+def _sessions(base: list[Stored], head: list[Stored]) -> list[Check]:
     """Whether ratios are those of the times beside them: times of one session, altered alone, give another ratio."""
     out = []
     for which, records in (("base", base), ("head", head)):
@@ -187,15 +187,15 @@ def _sessions(base: list[Stored], head: list[Stored]) -> list[Finding]:
             name = f"{s.run.cell.dataset}/{s.paths.stem}"
             apart = max(of_times / latency.ratio, latency.ratio / of_times) > 1 + SESSION_TOLERANCE
             verdict: Verdict = "fail" if apart else "pass"
-            out.append(Finding(name, f"ratio of times ({which})", verdict, f"{latency.ratio:.2f}", f"{of_times:.2f}"))
+            out.append(Check(name, f"ratio of times ({which})", verdict, f"{latency.ratio:.2f}", f"{of_times:.2f}"))
     return out
 
 
-def _equal(name: str, what: str, old: object, new: object) -> Finding:
-    return Finding(name, what, "pass" if old == new else "fail", str(old), str(new))
+def _equal(name: str, what: str, old: object, new: object) -> Check:
+    return Check(name, what, "pass" if old == new else "fail", str(old), str(new))
 
 
-def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[Finding]:
+def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[Check]:
     """AP of each record again from the detections beside it; exactly what it says, or a failure."""
     from benchmarks.evaluate import recompute
 
@@ -208,12 +208,12 @@ def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[F
         try:
             again = recompute(stored.run, stored.paths, data_root)
         except RequestError as e:
-            out.append(Finding(name, what, "inconclusive", _ap(said.AP), str(e)))
+            out.append(Check(name, what, "inconclusive", _ap(said.AP), str(e)))
         except DataError as e:
-            out.append(Finding(name, what, "fail", _ap(said.AP), str(e)))
+            out.append(Check(name, what, "fail", _ap(said.AP), str(e)))
         else:
             same = _close(again.AP, said.AP) and _close(again.AP50, said.AP50)
-            out.append(Finding(name, what, "pass" if same else "fail", _ap(said.AP), _ap(again.AP)))
+            out.append(Check(name, what, "pass" if same else "fail", _ap(said.AP), _ap(again.AP)))
     return out
 
 
@@ -243,17 +243,17 @@ def main(
     before, after = list(scan(base)), list(scan(head))
     if not before:
         raise RequestError(f"no records below {base}: nothing to compare with")
-    findings = compare(before, after, tolerance=tolerance)
+    checks = compare(before, after, tolerance=tolerance)
     judged = {s.run.cell_id for s in before}
-    findings += recheck(before, "base", data_root)
-    findings += recheck([s for s in after if s.run.cell_id in judged], "head", data_root)
+    checks += recheck(before, "base", data_root)
+    checks += recheck([s for s in after if s.run.cell_id in judged], "head", data_root)
     table = Table("cell", "what", "verdict", "base", "head")
-    for f in findings:
-        if verbose or f.verdict != "pass":
-            table.add_row(f.cell, f.what, f"[{_STYLE[f.verdict]}]{f.verdict}[/]", f.base, f.head)
+    for c in checks:
+        if verbose or c.verdict != "pass":
+            table.add_row(c.cell, c.what, f"[{_STYLE[c.verdict]}]{c.verdict}[/]", c.base, c.head)
     if table.row_count:
         console.print(table)
-    count = {v: sum(f.verdict == v for f in findings) for v in _STYLE}
+    count = {v: sum(c.verdict == v for c in checks) for v in _STYLE}
     console.print(
         f"{len(before)} cells: {count['pass']} passed, {count['fail']} failed, "
         f"{count['inconclusive']} inconclusive, {count['note']} notes",

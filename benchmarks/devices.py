@@ -86,7 +86,7 @@ def _card(device: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceState:
     """The state of this project's source files: their commit, and whether they differ from it.
 
     dirty: a file that is imported or installed was changed, or is not under version control. Both are None where the
@@ -97,18 +97,18 @@ class Source:
     dirty: bool | None
 
 
-def source() -> Source:
+def source() -> SourceState:
     """As it is now. Read it before the first import of what it describes."""
     here = Path(__file__)
     # Installed within somebody else's repository, the commit would be theirs.
     if _git("ls-files", "--error-unmatch", here.name) is None or _git("rev-parse", "--show-prefix") != "benchmarks/":
         return _of_copy(here.parents[1])
     status = _git("-C", str(here.parents[1]), "status", "--porcelain", "--untracked-files=all", "--", *_SOURCES)
-    return Source(_git("rev-parse", "HEAD"), None if status is None else bool(status))
+    return SourceState(_git("rev-parse", "HEAD"), None if status is None else bool(status))
 
 
 @functools.cache
-def source_at_start() -> Source:
+def source_at_start() -> SourceState:
     """As it was when this was first called: a command calls it before it imports anything heavy."""
     return source()
 
@@ -129,12 +129,12 @@ def snapshot() -> str:
     return json.dumps({"commit": made_of.commit, "files": _digests(Path(__file__).parents[1])}, indent=1) + "\n"
 
 
-def _of_copy(root: Path) -> Source:
+def _of_copy(root: Path) -> SourceState:
     try:
         known = json.loads((root / SNAPSHOT).read_bytes())
-        return Source(str(known["commit"]), known["files"] != _digests(root))
+        return SourceState(str(known["commit"]), known["files"] != _digests(root))
     except (OSError, ValueError, KeyError, TypeError):
-        return Source(None, None)
+        return SourceState(None, None)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -176,7 +176,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance(*, started: str, device: torch.device, before: Source | None = None) -> Provenance:
+def provenance(*, started: str, device: torch.device, before: SourceState | None = None) -> Provenance:
     """Provenance of something that began at `started` on `device` and ends now.
 
     Args:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from enum import Enum
 
 from benchmarks.cells import Cell
 from benchmarks.errors import RequestError
 from benchmarks.executors import Limits
 from benchmarks.store import RunRecord
 
-Order = Literal["suite", "pairs"]
+
+class Order(str, Enum):
+    """In which order cells are run, see `in_order`."""
+
+    suite = "suite"
+    pairs = "pairs"
+
 
 START_S = 5.0
 """What starting a worker process and opening a set is taken to last: imports of torch and of a model's library."""
@@ -35,7 +41,7 @@ def in_order(cells: Sequence[Cell], order: Order, pair: tuple[str, str]) -> list
             models of `pair` on all data sets for a fold and seed, before the next seed and the next fold; then the
             other models in the same way.
     """
-    if order == "suite":
+    if order == Order.suite:
         return list(cells)
     return sorted(cells, key=lambda cell: (cell.name not in pair, cell.fold, cell.seed))
 

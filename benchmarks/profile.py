@@ -24,7 +24,7 @@ from benchmarks.cli import console, run_app
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
-from benchmarks.cost.session import Cost, Entry, Kept, Plan, Step, as_json, prepare, session
+from benchmarks.cost.session import Cost, Kept, Plan, ProfiledModel, Step, as_json, prepare, session
 from benchmarks.devices import pick_device, provenance, source_at_start
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
@@ -184,7 +184,7 @@ def main(
     definition = [about, plan.__dict__, forms, reference, device, torch.get_num_threads(), torch.__version__]
     built = {name: module.to(target) for name, module in built.items()}
     made = provenance(started=began, device=target)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ProfiledModel] = {}
     costs: dict[str, Cost] = {}
     skipped: dict[str, str] = {}
     sessions: list[dict[str, Any] | None] = []

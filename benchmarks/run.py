@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,13 +36,6 @@ if TYPE_CHECKING:
     from benchmarks.runner import Job
 
 app = typer.Typer(add_completion=False)
-
-
-class Order(str, Enum):
-    """`benchmarks.plan.in_order`."""
-
-    suite = "suite"
-    pairs = "pairs"
 
 
 RESULTS, REPORTS = Path("results"), Path("reports")
@@ -114,8 +106,8 @@ def main(
         str | None, typer.Option(help="like 9m: start what will end in time, stop the rest with its state saved")
     ] = None,
     order: Annotated[
-        Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
-    ] = Order.suite,
+        plan.Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
+    ] = plan.Order.suite,
     with_profile: Annotated[
         bool, typer.Option("--profile/--no-profile", help="measure what the trained models cost, in turns")
     ] = True,
@@ -155,7 +147,7 @@ def main(
         cells = _from_weights(cells, weights)
     where = pick_device(device)
     cells = [cell.model_copy(update={"device_class": device_class(where)}) for cell in cells]
-    cells = plan.in_order(cells, order.value, (loaded.models[0].model, loaded.reference))
+    cells = plan.in_order(cells, order, (loaded.models[0].model, loaded.reference))
     if not list_only:
         require_writable(out)
     for line in absent:
@@ -526,7 +518,7 @@ def _profile(
     limits: Limits,
 ) -> None:
     """Profile the first fold and seed of every model, all models of a data set in one session."""
-    from benchmarks.cost import cells as profiles
+    from benchmarks.cost import cell_profiles as profiles
     from benchmarks.cost.reporting import reporting
     from benchmarks.trained import load_trained
 

@@ -26,7 +26,7 @@ from benchmarks.datasets.prepared import PreparedDataset, open_prepared, require
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.detections import Detections
-from benchmarks.devices import Source, provenance
+from benchmarks.devices import SourceState, provenance
 from benchmarks.errors import DataError, RequestError
 from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
@@ -145,7 +145,7 @@ class Job:
     """The file that the recipe names by its digest."""
     beside: int = 1
     """Cells that run at a time on this machine, this one included."""
-    before: Source | None = None
+    before: SourceState | None = None
     """The source as the run began; a worker begins later."""
 
 
@@ -198,7 +198,7 @@ def run_cell(
     loaders: int = 0,
     beside: int = 1,
     weights: Path | None = None,
-    before: Source | None = None,
+    before: SourceState | None = None,
 ) -> RunRecord:
     """Build, train, detect, evaluate, record. What goes wrong in a cell goes into its record.
 

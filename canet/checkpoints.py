@@ -29,28 +29,28 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor under both names. `form`: how the official tensor differs from ours."""
+class KeyMapping:
+    """One tensor under both names. `layout`: how the official tensor differs from ours."""
 
     ours: str
     official: str
-    form: str = "same"
+    layout: str = "same"
 
     def to_official(self, x: Tensor) -> Tensor:
         """Our tensor in the official layout."""
-        if self.form == "conv1x1":
+        if self.layout == "conv1x1":
             return x[:, :, None, None]
-        if self.form == "norm":
+        if self.layout == "norm":
             return x[:, None, None]
-        if self.form == "background_last":
+        if self.layout == "background_last":
             return torch.cat([x[1:], x[:1]])
         return x
 
     def from_official(self, x: Tensor) -> Tensor:
         """The official tensor in our layout."""
-        if self.form in ("conv1x1", "norm"):
-            return x.flatten(1) if self.form == "conv1x1" else x.flatten()
-        if self.form == "background_last":
+        if self.layout in ("conv1x1", "norm"):
+            return x.flatten(1) if self.layout == "conv1x1" else x.flatten()
+        if self.layout == "background_last":
             return torch.cat([x[-1:], x[:-1]])
         return x
 
@@ -60,7 +60,7 @@ class Entry:
 PLUGINS = {"pytorch": ("plugin2.0", "plugin3.0"), "mmdet": ("gen_attention_block", "context_block")}
 
 
-def official_entries(module: nn.Module, origin: str, keys: Iterable[str] = ()) -> list[Entry]:
+def official_entries(module: nn.Module, origin: str, keys: Iterable[str] = ()) -> list[KeyMapping]:
     """Every parameter and buffer of `module` with its name in official state dicts of variant `origin`.
 
     keys: the names of a state dict at hand, from which plugin names are learned where they vary.
@@ -74,7 +74,9 @@ def official_entries(module: nn.Module, origin: str, keys: Iterable[str] = ()) -
     return entries
 
 
-def from_official(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[Entry]]:
+def from_official(
+    module: nn.Module, state: Mapping[str, Tensor], origin: str
+) -> tuple[dict[str, Tensor], list[KeyMapping]]:
     """Our state dict of `module` from an official one, and the list of what was mapped.
 
     Strict: raises CheckpointError naming tensors that are missing, left over, of another shape or no finite floats.
@@ -102,7 +104,7 @@ def from_official(module: nn.Module, state: Mapping[str, Tensor], origin: str) -
 
 def load_official(
     module: nn.Module, state: Mapping[str, Tensor] | str | Path, origin: str, *, entry: str | None = None
-) -> list[Entry]:
+) -> list[KeyMapping]:
     """Load an official state dict or file into `module`; returns the list of what was mapped. `entry`: of the file."""
     if isinstance(state, str | Path):
         state = read_checkpoint(state, entry)
@@ -206,28 +208,28 @@ def load_checkpoint(module: nn.Module, path: str | Path) -> None:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
 
 
-def _walk(module: nn.Module, origin: str, ours: str, official: str, keys: list[str]) -> Iterator[Entry]:
+def _walk(module: nn.Module, origin: str, ours: str, official: str, keys: list[str]) -> Iterator[KeyMapping]:
     """Entries of `module`; `ours` and `official` are its prefixes, with their dots."""
     local = _local_entries(module, origin)
     if local is not None:
         for entry in local:
-            yield Entry(ours + entry.ours, official + entry.official, entry.form)
+            yield KeyMapping(ours + entry.ours, official + entry.official, entry.layout)
         return
     if isinstance(module, TwoStageDetector) and origin == "mmdet":
         for name in ("backbone", "neck"):
             yield from _walk(getattr(module, name), origin, f"{ours}{name}.", f"{official}{name}.", keys)
-        for name, (theirs, form) in MMDET_HEADS.items():
-            yield from _layer(ours + name, official + theirs, form)
+        for name, (theirs, layout) in MMDET_HEADS.items():
+            yield from _layer(ours + name, official + theirs, layout)
         return
     names = _child_names(module, origin, official, keys)
     for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if name != "num_batches_tracked":
-            yield Entry(ours + name, official + name)
+            yield KeyMapping(ours + name, official + name)
     for name, child in module.named_children():
         yield from _walk(child, origin, f"{ours}{name}.", official + names.get(name, name) + ".", keys)
 
 
-def _local_entries(module: nn.Module, origin: str) -> list[Entry] | None:
+def _local_entries(module: nn.Module, origin: str) -> list[KeyMapping] | None:
     """Entries of the modules whose inner names differ, None for those that are containers."""
     if isinstance(module, SpatialAttentionEncoder):
         return _sae(module)
@@ -253,22 +255,22 @@ def _child_names(module: nn.Module, origin: str, prefix: str, keys: list[str]) -
     return names
 
 
-def _layer(ours: str, official: str, form: str = "conv1x1", bias: bool = True) -> list[Entry]:
-    weight = Entry(f"{ours}.weight", f"{official}.weight", form)
-    plain = "norm" if form == "norm" else form if form == "background_last" else "same"
-    return [weight, Entry(f"{ours}.bias", f"{official}.bias", plain)] if bias else [weight]
+def _layer(ours: str, official: str, layout: str = "conv1x1", bias: bool = True) -> list[KeyMapping]:
+    weight = KeyMapping(f"{ours}.weight", f"{official}.weight", layout)
+    plain = "norm" if layout == "norm" else layout if layout == "background_last" else "same"
+    return [weight, KeyMapping(f"{ours}.bias", f"{official}.bias", plain)] if bias else [weight]
 
 
-def _sae(module: SpatialAttentionEncoder) -> list[Entry]:
+def _sae(module: SpatialAttentionEncoder) -> list[KeyMapping]:
     shuffled = module.pixel_shuffle
     query = (
-        [Entry("query", "appr_bias")]
+        [KeyMapping("query", "appr_bias")]
         if isinstance(module.query, nn.Parameter)
         else _layer("query", "query_conv", bias=False)
     )
     return [
         *query,
-        Entry("gamma", "gamma"),
+        KeyMapping("gamma", "gamma"),
         *_layer("key", "key_conv", bias=False),
         *_layer("value", "value_conv", bias=False),
         *_layer("project", "proj_conv.0" if shuffled else "proj_conv"),
@@ -276,7 +278,7 @@ def _sae(module: SpatialAttentionEncoder) -> list[Entry]:
     ]
 
 
-def _cbd(module: ContextBlockDecoder) -> list[Entry]:
+def _cbd(module: ContextBlockDecoder) -> list[KeyMapping]:
     entries = _layer("mask", "conv_mask") if module.mask is not None else []
     for name in ("add", "mul"):
         if getattr(module, name) is not None:
@@ -287,12 +289,12 @@ def _cbd(module: ContextBlockDecoder) -> list[Entry]:
     return entries
 
 
-def _fusion(module: LaplacianFusion, origin: str) -> list[Entry]:
+def _fusion(module: LaplacianFusion, origin: str) -> list[KeyMapping]:
     if origin == "mmdet":  # the names are crossed: SE_edge gates the sum, SE_context the difference
         convs, gates = ("pre_low_conv.conv", "pre_high_conv.conv"), ("SE_edge", "SE_context")
     else:
         convs, gates = ("conv_low", "conv_high"), ("se_sum.se_module", "se_sub.se_module")
-    entries = [Entry("alpha", "alpha"), Entry("beta", "beta")]
+    entries = [KeyMapping("alpha", "alpha"), KeyMapping("beta", "beta")]
     for ours, official in zip(("conv_low", "conv_high"), convs, strict=True):
         entries += _layer(ours, official, "same")
     for ours, official in zip(("gate_sum", "gate_difference"), gates, strict=True):
@@ -304,7 +306,7 @@ def _fusion(module: LaplacianFusion, origin: str) -> list[Entry]:
     return entries
 
 
-def _pyramid(module: FPN, origin: str) -> list[Entry]:
+def _pyramid(module: FPN, origin: str) -> list[KeyMapping]:
     mm = origin == "mmdet"
     entries = []
     for i in range(len(module.lateral)):
@@ -317,17 +319,19 @@ def _pyramid(module: FPN, origin: str) -> list[Entry]:
     for i, fusion in enumerate(module.fusion):
         assert isinstance(fusion, LaplacianFusion)
         official = f"cross_convs.{i + 1}" if mm else f"fusion_modules.{i}"
-        entries += [Entry(f"fusion.{i}.{e.ours}", f"{official}.{e.official}", e.form) for e in _fusion(fusion, origin)]
+        entries += [
+            KeyMapping(f"fusion.{i}.{e.ours}", f"{official}.{e.official}", e.layout) for e in _fusion(fusion, origin)
+        ]
     if module.attention is not None:
         for i in range(len(module.attention)):
             entries += [
-                Entry(f"attention.{e.ours}", f"attention_aggregation.{e.official}", e.form)
+                KeyMapping(f"attention.{e.ours}", f"attention_aggregation.{e.official}", e.layout)
                 for e in _mutual_attention(str(i), i)
             ]
     return entries
 
 
-def _mutual_attention(ours: str, index: int) -> list[Entry]:
+def _mutual_attention(ours: str, index: int) -> list[KeyMapping]:
     lists = {"value": 1, "mask": 2, "reduce": 3, "expand": 4}
     return [
         entry for name, number in lists.items() for entry in _layer(f"{ours}.{name}", f"conv_list{number}.{index}.conv")

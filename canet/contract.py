@@ -23,9 +23,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import boxes as box_ops
 
+from canet.ignore import Target as Target
 from canet.ignore import any_ignored
-
-Target = dict[str, Tensor]
 
 SCORE_THRESHOLD = 0.001
 DETECTIONS = 100

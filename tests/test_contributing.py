@@ -14,7 +14,7 @@ import baselines
 from ablations.registry import by_name
 from ablations.variants import VARIANTS, Variant
 from benchmarks import models, suites
-from benchmarks.datasets.catalogue import CATALOGUE, ELSEWHERE
+from benchmarks.datasets.catalogue import CATALOGUE, UNVERIFIED
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_a_name_that_occurs_twice_is_an_error() -> None:
     assert list(by_name(twice[:2])) == ["fpn", "no_sae"]
     with pytest.raises(ValueError, match="Variant 'fpn' is registered twice"):
         by_name(twice)
-    assert not CATALOGUE.keys() & ELSEWHERE.keys()
+    assert not CATALOGUE.keys() & UNVERIFIED.keys()
 
 
 @pytest.mark.parametrize(

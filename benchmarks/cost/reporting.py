@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.cost.session import Report
+from benchmarks.cost.session import ProgressCallback
 
 _REDRAWN_S = 0.5
 _LINE_S = 30.0
 
 
 @contextmanager
-def reporting(console: Console) -> Iterator[Report]:
+def reporting(console: Console) -> Iterator[ProgressCallback]:
     """Yield what a session reports to.
 
     It draws between measurements, and never from a thread of its own, which would be measured too.

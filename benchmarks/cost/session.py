@@ -66,7 +66,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ProfiledModel:
     """A model, the form it runs in, and the seconds that making the form took (export, compilation, capture)."""
 
     model: nn.Module
@@ -97,7 +97,7 @@ class Cost:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class Report(Protocol):
+class ProgressCallback(Protocol):
     """Told what is being measured, and how far it is; `total` is 0 where that is not known."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
@@ -158,8 +158,8 @@ def prepare(
     steps: Mapping[str, Step] | None = None,
     batch_sizes: Sequence[int] = (1,),
     deadline: float = math.inf,
-    report: Report = silent,
-) -> tuple[dict[str, Entry], dict[str, str]]:
+    report: ProgressCallback = silent,
+) -> tuple[dict[str, ProfiledModel], dict[str, str]]:
     """Models in the forms that are wanted.
 
     Args:
@@ -174,7 +174,7 @@ def prepare(
     """
     import torch
 
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ProfiledModel] = {}
     skipped: dict[str, str] = {}
     # What takes long to make comes last, so that a deadline costs the least.
     quick = sorted(wanted, key=lambda name: wanted[name][1].engine not in ("torch", "deploy"))
@@ -201,12 +201,12 @@ def prepare(
         else:
             plain = form.engine == "torch"
             step = (steps or {}).get(shown) if form == Form() else None
-            entries[name] = Entry(model, form, running, None if plain else time.monotonic() - began, step)
+            entries[name] = ProfiledModel(model, form, running, None if plain else time.monotonic() - began, step)
     return {name: entries[name] for name in wanted if name in entries}, skipped
 
 
 def session(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, ProfiledModel],
     images: Sequence[Tensor],
     *,
     device: torch.device,
@@ -214,7 +214,7 @@ def session(
     reference: str | None = None,
     deadline: float = math.inf,
     kept: Kept | None = None,
-    report: Report = silent,
+    report: ProgressCallback = silent,
     saved: Callable[[Mapping[str, Cost]], None] = lambda costs: None,
 ) -> dict[str, Cost]:
     """Measure all entries.
@@ -351,7 +351,7 @@ _FIELDS = {
 
 
 def _counts(
-    entry: Entry, images: Sequence[Tensor], device: torch.device, counted: dict[int, dict[str, Any]]
+    entry: ProfiledModel, images: Sequence[Tensor], device: torch.device, counted: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
     """Counts. What a form leaves as it is is counted once, on the model itself: its parameters always, since an
     inference form holds them as constants; its arithmetic in all but `deploy`.
@@ -380,7 +380,7 @@ def _counts(
     return found
 
 
-def _inference_memory(entry: Entry, images: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
+def _inference_memory(entry: ProfiledModel, images: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
     return {"peak_memory_bytes": peak_memory(entry.running, images, device=device)}
 
 

@@ -58,10 +58,10 @@ def list_sets(data_root: Root = None) -> None:
     for spec in [*catalogue.CATALOGUE.values(), *own.values()]:
         state = "prepared" if is_prepared(spec.name, root) else "made when needed" if spec.embedded else "not prepared"
         row(spec.name, spec.images, spec.boxes, len(spec.classes), str(spec.native_size), state, spec.title)
-    for guide in catalogue.ELSEWHERE.values():
-        if guide.name not in own:
-            counts = (guide.images, guide.boxes, len(guide.classes))
-            row(guide.name, *counts, guide.sizes, "unverified", guide.title)
+    for unverified in catalogue.UNVERIFIED.values():
+        if unverified.name not in own:
+            counts = (unverified.images, unverified.boxes, len(unverified.classes))
+            row(unverified.name, *counts, unverified.sizes, "unverified", unverified.title)
     console.print(table)
     _say("unverified: what its authors or others state; it could not be had here, its reader is tested on a likeness")
     _say(f"data root: {root}")
@@ -74,27 +74,27 @@ def show(name: Name, data_root: Root = None) -> None:
     from benchmarks.datasets.splits import groups_of, load_split
     from benchmarks.datasets.splits import titles as splits_of
 
-    guide = catalogue.ELSEWHERE.get(name)
-    ready = guide is None or name in catalogue.own_sets(data_root)
+    unverified = catalogue.UNVERIFIED.get(name)
+    ready = unverified is None or name in catalogue.own_sets(data_root)
     spec = catalogue.get(name, data_root) if ready else None
-    entry = guide or spec
+    entry = unverified or spec
     assert entry is not None
     rows = {"title": entry.title, "classes": ", ".join(spec.classes if spec else entry.classes) or "not stated"}
     if spec is not None:
         rows["images"] = f"{spec.images:,} with {spec.boxes:,} boxes, longer side {spec.native_size} px"
         more = [title for title in splits_of(name, data_root) if title != spec.split]
         rows["split"] = f"{spec.split} ({spec.folds} folds)" + (f"; {', '.join(more)}" if more else "")
-    if guide is not None:
-        boxes = f" with {guide.boxes:,} boxes" if guide.boxes is not None else ""
-        sizes = "sizes not stated" if guide.sizes == "?" else f"{guide.sizes} px"
-        rows["stated"] = f"{guide.images:,} images{boxes}, {sizes}; unverified"
-        rows["boxes by"] = guide.rule
+    if unverified is not None:
+        boxes = f" with {unverified.boxes:,} boxes" if unverified.boxes is not None else ""
+        sizes = "sizes not stated" if unverified.sizes == "?" else f"{unverified.sizes} px"
+        rows["stated"] = f"{unverified.images:,} images{boxes}, {sizes}; unverified"
+        rows["boxes by"] = unverified.rule
     forbidden = spec is not None and not spec.redistributable and name in catalogue.CATALOGUE
     rows["licence"] = entry.licence + ("; its images may not be passed on" if forbidden else "")
     rows |= {"homepage": entry.homepage, "cite": entry.citation, "get it": entry.how_to_get}
-    if guide is not None:
-        rows["address"] = f"{guide.url} ({guide.digest})" if guide.url else ""
-    rows["layouts"] = guide.layouts if guide else spec.layouts if spec else ""
+    if unverified is not None:
+        rows["address"] = f"{unverified.url} ({unverified.digest})" if unverified.url else ""
+    rows["layouts"] = unverified.layouts if unverified else spec.layouts if spec else ""
     if spec is not None and spec.known:
         rows["known"] = ", ".join(f"{kind}={action}" for kind, action in spec.known.items())
     rows["then"] = catalogue.command(name)
@@ -128,7 +128,7 @@ def prepare(
     digest: Annotated[
         str, typer.Option("--digest", help="sha256:HEX or md5:HEX of the archive, checked before it is read")
     ] = "",
-    form: Annotated[
+    format: Annotated[
         str | None, typer.Option("--format", help="for a set of your own: coco, voc, yolo, masks, or auto to find out")
     ] = None,
     policy: Annotated[
@@ -164,12 +164,12 @@ def prepare(
     from benchmarks.datasets.findings import parse_policy
 
     chosen = parse_policy(policy or [])
-    if name not in catalogue.CATALOGUE and name not in catalogue.ELSEWHERE and form is None and not overlaps:
-        hint = nearest(name, [*catalogue.CATALOGUE, *catalogue.ELSEWHERE])
+    if name not in catalogue.CATALOGUE and name not in catalogue.UNVERIFIED and format is None and not overlaps:
+        hint = nearest(name, [*catalogue.CATALOGUE, *catalogue.UNVERIFIED])
         raise RequestError(f"{name!r} is not in the catalogue; {hint}; for your own set add --from PATH --format auto")
     if name in catalogue.CATALOGUE and (groups != grouping.DEFAULT or folds != 5):
         raise RequestError(f"--groups and --folds are for a set of your own; {name} has the lists that are shipped")
-    if name in catalogue.CATALOGUE and form is None and not overlaps:
+    if name in catalogue.CATALOGUE and format is None and not overlaps:
         prepared.prepare(
             name,
             data_root,
@@ -189,7 +189,7 @@ def prepare(
         data_root,
         source,
         digest=digest,
-        form=form,
+        format=format,
         policy=chosen,
         findings=findings,
         overlaps=overlaps,
@@ -222,7 +222,7 @@ def policies() -> None:
 def export(
     name: Name,
     out: Annotated[Path, typer.Option("--out", help="new folder to write")],
-    form: Annotated[str, typer.Option("--format", help="coco or yolo")],
+    format: Annotated[str, typer.Option("--format", help="coco or yolo")],
     split: Annotated[str | None, typer.Option(help="a split list (default: the set's own)")] = None,
     fold: Annotated[
         int | None, typer.Option(help="write this fold's train, val and test parts; else all as one")
@@ -238,7 +238,7 @@ def export(
     if split is not None and fold is None:
         raise RequestError(f"--split {split} needs --fold")
     part = None if fold is None else load_split(name, split or catalogue.get(name, data_root).split, fold, data_root)
-    write(data, form, out, part, report=_say)
+    write(data, format, out, part, report=_say)
     counts = {"all": data.images} if part is None else {"train": part.train, "val": part.val, "test": part.test}
     written = ", ".join(f"{len(names)} {key}" for key, names in counts.items() if names)
     _say(f"{out}: {written} images" + (f", fold {fold} of {part.name}" if part else ""))

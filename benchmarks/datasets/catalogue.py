@@ -45,7 +45,7 @@ class DatasetSpec:
     folds: int = 5
     known: Mapping[str, str] = field(default_factory=dict)
     """Findings that the original set is known to have, and what is done about them."""
-    aside: str = ""
+    excluded: str = ""
     """What the names of images start with that fold lists leave out."""
     overlaps: bool = False
     """Whether its images may be crops of one larger image that overlap; a split must then keep those together."""
@@ -110,7 +110,7 @@ CATALOGUE: dict[str, DatasetSpec] = by_name(
             boxes=10013,
             native_size=640,
             split="deep_pcb-5fold-v1",
-            aside="templates/",
+            excluded="templates/",
             licence="LICENSE file says MIT, README says for research only: ask the authors before passing it on",
             redistributable=False,
             homepage="https://github.com/tangsanli5201/DeepPCB",
@@ -127,7 +127,7 @@ CATALOGUE: dict[str, DatasetSpec] = by_name(
 
 
 @dataclass(frozen=True)
-class Guide:
+class UnverifiedSpec:
     """A public set that could not be had for testing: what is said of it is its authors' word, unverified.
 
     It is prepared like a set of the user's own, and a fold list is made on the user's machine.
@@ -146,7 +146,7 @@ class Guide:
     citation: str
     how_to_get: str
     layouts: str
-    form: str = "auto"
+    format: str = "auto"
     """A format of `readers`, unless `module` reads it."""
     module: str = ""
     """Like a catalogued set's; its `read(source)` gives a `readers.Content`."""
@@ -165,9 +165,9 @@ class Guide:
 
 MASKS = "each 8-connected component of a class's mask becomes the box that just holds it, however small it is"
 
-ELSEWHERE: dict[str, Guide] = by_name(
+UNVERIFIED: dict[str, UnverifiedSpec] = by_name(
     (
-        Guide(
+        UnverifiedSpec(
             name="gc10_det",
             title="GC10-DET, metallic surfaces",
             classes=(
@@ -193,7 +193,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
             ),
             how_to_get="follow the download link on the homepage, or Kaggle's alex000kim/gc10det",
             layouts="VOC: images in the folders 1 to 10, lable/*.xml; zip or folder",
-            form="voc",
+            format="voc",
             labels={
                 "1_chongkong": "punching_hole",
                 "2_hanfeng": "welding_line",
@@ -209,7 +209,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
             },
             policies=("duplicate_image=drop", "missing_annotation=drop", "unknown_class=drop"),
         ),
-        Guide(
+        UnverifiedSpec(
             name="dagm2007",
             title="DAGM 2007, weakly supervised learning for industrial optical inspection (generated textures)",
             classes=tuple(f"Class{k}" for k in range(1, 11)),
@@ -234,7 +234,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
                 "An image without a label is defect-free"
             ),
         ),
-        Guide(
+        UnverifiedSpec(
             name="pku_pcb",
             title="PKU-Market-PCB (HRIPCB), bare printed circuit boards",
             classes=("missing_hole", "mouse_bite", "open_circuit", "short", "spur", "spurious_copper"),
@@ -249,10 +249,10 @@ ELSEWHERE: dict[str, Guide] = by_name(
                 "VOC: images/Missing_hole/*.jpg and Annotations/Missing_hole/*.xml, ...; rotated copies (rotation) "
                 "and defect-free boards (PCB_USED) are not read"
             ),
-            form="voc",
+            format="voc",
             without=("rotation", "PCB_USED"),
         ),
-        Guide(
+        UnverifiedSpec(
             name="csdd",
             title="CSDD, casting surfaces; the set nearest to ESD (engine surfaces) of the CANet paper",
             classes=(),
@@ -276,7 +276,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
             ),
             rule=f"{MASKS}, where it is read from masks",
         ),
-        Guide(
+        UnverifiedSpec(
             name="dspcbsd_plus",
             title="DsPCBSD+, printed circuit boards",
             classes=(
@@ -304,7 +304,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
                 "COCO: Data_COCO/annotations/instances_train2017.json, ...; the same images as YOLO (Data_YOLO) "
                 "are not read"
             ),
-            form="coco",
+            format="coco",
             labels={
                 "SH": "short",
                 "SP": "spur",
@@ -321,7 +321,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
             url="https://ndownloader.figshare.com/files/44069552",
             digest="md5:508334b65bdaea7336f4c1b5d5a80a81",
         ),
-        Guide(
+        UnverifiedSpec(
             name="severstal",
             title="Severstal steel defect detection (flat steel strip), the labelled images",
             classes=("defect_1", "defect_2", "defect_3", "defect_4"),
@@ -342,7 +342,7 @@ ELSEWHERE: dict[str, Guide] = by_name(
 
 
 OWN_VERSION = 2
-"""Raise it when `readers`, or the module of a guide, reads other images or boxes from the same files."""
+"""Raise it when `readers`, or the module of an unverified set, reads other images or boxes from the same files."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
@@ -364,7 +364,7 @@ def own_spec(
     """
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} cannot name a data set: use small letters, digits and _, a letter or digit first")
-    guide = ELSEWHERE.get(name)
+    unverified = UNVERIFIED.get(name)
     return DatasetSpec(
         name=name,
         title=title,
@@ -376,19 +376,21 @@ def own_spec(
         native_size=native_size,
         split=split or f"{name}-5fold-v1",
         folds=folds,
-        licence=guide.licence if guide else "yours to know",
+        licence=unverified.licence if unverified else "yours to know",
         redistributable=False,
-        homepage=guide.homepage if guide else "",
-        citation=guide.citation if guide else "",
+        homepage=unverified.homepage if unverified else "",
+        citation=unverified.citation if unverified else "",
         how_to_get=command(name),
     )
 
 
 def command(name: str) -> str:
     """What prepares a set."""
-    spec, guide = CATALOGUE.get(name), ELSEWHERE.get(name)
-    if guide:
-        tail = ("" if guide.url else " --from PATH") + "".join(f" --policy {policy}" for policy in guide.policies)
+    spec, unverified = CATALOGUE.get(name), UNVERIFIED.get(name)
+    if unverified:
+        tail = ("" if unverified.url else " --from PATH") + "".join(
+            f" --policy {policy}" for policy in unverified.policies
+        )
     elif spec:
         tail = "" if spec.embedded else " --from PATH"
     else:
@@ -406,12 +408,12 @@ def get(name: str, root: Path | str | None = None) -> DatasetSpec:
     own = own_sets(root)
     if name in own:
         return own[name]
-    if name in ELSEWHERE:
+    if name in UNVERIFIED:
         raise RequestError(
             f"data set {name!r} is not prepared under {data_root(root)}; `python -m benchmarks.datasets show {name}` "
             f"says how to get it, then: {command(name)}"
         )
-    raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *ELSEWHERE, *own])}")
+    raise RequestError(f"no data set is called {name!r}; {nearest(name, [*CATALOGUE, *UNVERIFIED, *own])}")
 
 
 def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:

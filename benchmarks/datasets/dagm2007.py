@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from benchmarks.datasets import masks
 from benchmarks.datasets.images import values
 from benchmarks.datasets.readers.base import IMAGE_SUFFIXES, Content, Problem
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
 CLASSES = tuple(f"Class{k}" for k in range(1, 11))
@@ -38,7 +38,7 @@ def read(source: Source) -> Content:
     if not images:
         raise DataError(f"{source.path}: no image in a folder Class1 to Class10 (or Class1_def ...) in it")
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RawSample]:
         lists: dict[str, dict[str, list[str]]] = {}
         for name, short in images.items():
             folder = posixpath.dirname(name)
@@ -54,7 +54,7 @@ def read(source: Source) -> Content:
                 boxes, problems = _ellipse(stated, PurePosixPath(name).stem, label, origin)
             else:
                 boxes, problems, origin = _mask(source, files, stated, name, label)
-            yield Sample(short, source.read(name), boxes, origin, problems)
+            yield RawSample(short, source.read(name), boxes, origin, problems)
 
     return Content(CLASSES, samples())
 

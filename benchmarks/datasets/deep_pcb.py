@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.datasets.prepared import PreparedDataset
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.datasets.splits import make_grouped
 from benchmarks.errors import DataError
 
@@ -21,7 +21,7 @@ TEMPLATES = "templates/"
 OFFICIAL_TRAIN = 1000  # the images come in the order of the official lists
 
 
-def read(source: Source) -> Iterator[Sample]:
+def read(source: Source) -> Iterator[RawSample]:
     known = set(source.names())
     for part in ("trainval", "test"):
         for image, text in official(source, part):
@@ -30,23 +30,23 @@ def read(source: Source) -> Iterator[Sample]:
             if text not in known:
                 where = source.where(tested)
                 problem = ("missing_annotation", where, f"{posixpath.basename(text)} is not in the source")
-                yield Sample(name, source.read(tested) if tested in known else None, (), where, (problem,))
+                yield RawSample(name, source.read(tested) if tested in known else None, (), where, (problem,))
                 continue
             origin = source.where(text)
             if tested not in known:
                 problem = ("missing_image", origin, f"{posixpath.basename(tested)} is not in the source")
-                yield Sample(name, None, (), origin, (problem,))
+                yield RawSample(name, None, (), origin, (problem,))
                 continue
             boxes, problems = _boxes(source.read(text), origin)
-            yield Sample(name, source.read(tested), boxes, origin, problems)
+            yield RawSample(name, source.read(tested), boxes, origin, problems)
     for image, _ in official(source, "test"):
         template = image.removesuffix(".jpg") + "_temp.jpg"
         name = TEMPLATES + posixpath.basename(image)
         origin = source.where(template)
         if template in known:
-            yield Sample(name, source.read(template), (), origin)
+            yield RawSample(name, source.read(template), (), origin)
         else:
-            yield Sample(name, None, (), origin, (("missing_image", origin, "the template is not in the source"),))
+            yield RawSample(name, None, (), origin, (("missing_image", origin, "the template is not in the source"),))
 
 
 def official(source: Source, part: str) -> list[tuple[str, str]]:

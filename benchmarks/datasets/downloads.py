@@ -25,7 +25,8 @@ from benchmarks.cli import console
 from benchmarks.datasets.sources import MAX_TOTAL_BYTES, Source, ZipSource, open_source
 from benchmarks.errors import DataError, RequestError
 
-Report = Callable[[str], object]
+Say = Callable[[str], object]
+"""Shows or logs a line of text."""
 
 TIMEOUT_S = 30
 RETRIES = 5
@@ -64,7 +65,7 @@ class UrlSource(Source):
         url: str,
         folder: Path,
         digest: str = "",
-        report: Report | None = None,
+        report: Say | None = None,
         without: Collection[str] = (),
     ) -> None:
         super().__init__(Path(_last_part(url)))
@@ -106,7 +107,7 @@ class UrlSource(Source):
 
 
 def open_any(
-    source: Path | str, root: Path, digest: str = "", report: Report | None = None, without: Collection[str] = ()
+    source: Path | str, root: Path, digest: str = "", report: Say | None = None, without: Collection[str] = ()
 ) -> Source:
     """The source at a path or an address; downloads go below the data root `root`."""
     if is_url(source):
@@ -125,7 +126,7 @@ def open_any(
     return opened
 
 
-def fetch(url: str, folder: Path, *, digest: str = "", report: Report | None = None) -> Path:
+def fetch(url: str, folder: Path, *, digest: str = "", report: Say | None = None) -> Path:
     """Download an archive into `folder`, or go on with it, or find it there complete.
 
     What has arrived is kept in a `.part` beside its place; it is continued only if the server says that it still
@@ -161,7 +162,7 @@ def fetch(url: str, folder: Path, *, digest: str = "", report: Report | None = N
 class _Download:
     """One file on its way into `part`; beside it lies what tells whether the server still has the same file."""
 
-    def __init__(self, url: str, part: Path, checked: bool, report: Report | None) -> None:
+    def __init__(self, url: str, part: Path, checked: bool, report: Say | None) -> None:
         self.url, self.part, self.checked, self.report = url, part, checked, report
         self.size: int | None = None
         self._opener = urllib.request.build_opener(_Redirects)
@@ -313,7 +314,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 class _Meter:
     """A bar on a terminal, else a line every ten seconds; silent without `report`."""
 
-    def __init__(self, report: Report | None) -> None:
+    def __init__(self, report: Say | None) -> None:
         self._report = report
         self._bar: Progress | None = None
         if report is not None and console.is_terminal:

@@ -111,7 +111,7 @@ WRITERS: dict[str, Callable[[PreparedDataset, Parts, Path], None]] = {"coco": _w
 
 def export(
     data: PreparedDataset,
-    form: str,
+    format: str,
     out: Path,
     split: Split | None = None,
     report: Callable[[str], object] = lambda line: None,
@@ -119,15 +119,15 @@ def export(
     """Write a set to a new folder `out`, which appears only when it is complete.
 
     Args:
-        form: "coco" or "yolo".
+        format: "coco" or "yolo".
         split: parts to write as train, val and test; None for everything in one part.
         report: takes a line about what the format cannot say.
 
     Raises:
         RequestError: an unknown format, or `out` is there already.
     """
-    if form not in WRITERS:
-        raise RequestError(f"--format {form}: {nearest(form, WRITERS)}")
+    if format not in WRITERS:
+        raise RequestError(f"--format {format}: {nearest(format, WRITERS)}")
     if out.exists():
         raise RequestError(f"--out {out}: it is there already; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,10 +135,10 @@ def export(
     try:
         work.mkdir()
         parts = _parts(data, split)
-        WRITERS[form](data, parts, work)
+        WRITERS[format](data, parts, work)
         work.rename(out)
         ignored = sum(len(data.ignored(name)) for names in parts.values() for name in names)
-        if ignored and form == "yolo":
+        if ignored and format == "yolo":
             report(
                 f"{out}: {ignored} ignored boxes (crowds, difficult objects) are left out, YOLO has no flag for them"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.datasets import images
-from benchmarks.datasets.sources import Box, Sample, is_unsafe
+from benchmarks.datasets.sources import Box, RawSample, is_unsafe
 from benchmarks.errors import DataError, RequestError, nearest
 
 ROUNDING = 0.01
@@ -181,7 +181,7 @@ class Inspector:
         self.found.append(Finding(kind, file, detail, action))
         return action
 
-    def clean(self, samples: Iterable[Sample]) -> Iterator[Clean]:
+    def clean(self, samples: Iterable[RawSample]) -> Iterator[Clean]:
         """The samples that remain. Where the action is "error" the sample is left out too: `finish` will refuse."""
         for sample in samples:
             result = self._inspect(sample)
@@ -235,7 +235,7 @@ class Inspector:
             if f.action != "error"
         ]
 
-    def _inspect(self, sample: Sample) -> Clean | None:
+    def _inspect(self, sample: RawSample) -> Clean | None:
         dropped = False
         for kind, file, detail in sample.problems:
             action = self.report(kind, file, detail)
@@ -282,7 +282,7 @@ class Inspector:
         boxes = self._once(sample, [b for box in sample.boxes if (b := self._box(box, sample, width, height))])
         return Clean(name, data, width, height, boxes, sample.source_id, sample.source_file)
 
-    def _once(self, sample: Sample, boxes: list[Box]) -> tuple[Box, ...]:
+    def _once(self, sample: RawSample, boxes: list[Box]) -> tuple[Box, ...]:
         """The boxes, without those that were stated before if the policy says so."""
         corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes]).reshape(-1, 4)
         labels = np.array([box.label for box in boxes])
@@ -296,7 +296,7 @@ class Inspector:
             out.append(box)
         return tuple(out)
 
-    def _box(self, box: Box, sample: Sample, width: int, height: int) -> Box | None:
+    def _box(self, box: Box, sample: RawSample, width: int, height: int) -> Box | None:
         if sample.relative:
             (box,) = _stretched((box,), width, height)
         shown = f"box [{box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g}] ({box.label})"

@@ -51,7 +51,7 @@ _TRANSFORMS: dict[str, tuple[Mix | v2.Transform, ...]] = {
 TRANSFORMS = tuple(_TRANSFORMS)
 
 Item = tuple[Tensor, dict[str, Any]]
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
+TrainingBatch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 def train_transform(kinds: str | Sequence[str]) -> Augmentation | None:
@@ -229,7 +229,7 @@ def _pack(items: Sequence[tuple[Sample, int] | DataError]) -> Bytes | DataError:
     return images, targets
 
 
-def _unpack(packed: Bytes | DataError) -> Batch:
+def _unpack(packed: Bytes | DataError) -> TrainingBatch:
     if isinstance(packed, DataError):
         raise packed
     images = [torch.from_numpy(pixels).to(torch.float32).div_(255).expand(3, -1, -1) for pixels in packed[0]]
@@ -239,7 +239,7 @@ def _unpack(packed: Bytes | DataError) -> Batch:
     return [image.contiguous() for image in images], targets
 
 
-def _collate(items: Sequence[Item]) -> Batch:
+def _collate(items: Sequence[Item]) -> TrainingBatch:
     return [image for image, _ in items], [target for _, target in items]
 
 
@@ -252,7 +252,7 @@ def batches(
     shuffle: bool,
     drop_last: bool,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """Yield `(images, targets)` lists; the order comes from (seed, epoch) and does not depend on `workers`."""
     dataset.set_epoch(epoch)
     order = list(range(len(dataset)))

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from benchmarks.datasets.readers import voc_xml
-from benchmarks.datasets.sources import Sample, Source
+from benchmarks.datasets.sources import RawSample, Source
 from benchmarks.errors import DataError
 
 
-def read(source: Source) -> Iterator[Sample]:
+def read(source: Source) -> Iterator[RawSample]:
     images: dict[str, str] = {}
     annotations: dict[str, str] = {}
     for name in source.names():
@@ -37,11 +37,13 @@ def read(source: Source) -> Iterator[Sample]:
                 source.where(images[stem]),
                 f"no annotation {stem}.xml for it in the source",
             )
-            yield Sample(name, source.read(images[stem]), (), source.where(images[stem]), (problem,))
+            yield RawSample(name, source.read(images[stem]), (), source.where(images[stem]), (problem,))
             continue
         origin = source.where(annotations[stem])
         if stem not in images:
-            yield Sample(name, None, (), origin, (("missing_image", origin, f"no image {name} for it in the source"),))
+            yield RawSample(
+                name, None, (), origin, (("missing_image", origin, f"no image {name} for it in the source"),)
+            )
             continue
         read = voc_xml.parse(source.read(annotations[stem]), origin)
-        yield Sample(name, source.read(images[stem]), read.boxes, origin, read.problems, read.size)
+        yield RawSample(name, source.read(images[stem]), read.boxes, origin, read.problems, read.size)

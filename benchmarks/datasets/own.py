@@ -1,4 +1,4 @@
-"""A set of the user's own, or one of `catalogue.ELSEWHERE`: prepared, split, and then used by its name."""
+"""A set of the user's own, or one of `catalogue.UNVERIFIED`: prepared, split, and then used by its name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets import catalogue, downloads, grouping, images, prepared, readers, splits
-from benchmarks.datasets.catalogue import Guide
+from benchmarks.datasets.catalogue import UnverifiedSpec
+from benchmarks.datasets.downloads import Say
 from benchmarks.datasets.findings import Inspector, Policy, write_report
-from benchmarks.datasets.prepared import PreparedDataset, Report
+from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.readers import Content, Tell
 from benchmarks.datasets.sources import Source
 from benchmarks.errors import DataError, RequestError
@@ -28,11 +29,11 @@ def prepare(
     source: Path | str | None,
     *,
     digest: str = "",
-    form: str | None = None,
+    format: str | None = None,
     policy: Policy | None = None,
     findings: Path | None = None,
     overlaps: bool = False,
-    report: Report | None = None,
+    report: Say | None = None,
     force: bool = False,
     replace: bool = False,
     strict: bool = False,
@@ -42,8 +43,8 @@ def prepare(
     """Put a set under the data root, with a fold list `<name>-5fold-v1` and few-shot lists made for it.
 
     Args:
-        source: may be None for a set of `catalogue.ELSEWHERE` that can be downloaded.
-        form: "coco", "voc", "yolo", "masks", or "auto" to find out; None for what the catalogue says, else "auto".
+        source: may be None for a set of `catalogue.UNVERIFIED` that can be downloaded.
+        format: "coco", "voc", "yolo", "masks", or "auto" to find out; None for what the catalogue says, else "auto".
         replace: whether a set of this name, made of something else, may be replaced.
         strict: each finding that no policy names is an error.
         overlaps: look for crops that show the same place, and keep them in one fold.
@@ -52,7 +53,7 @@ def prepare(
 
     Others, and errors: as for `prepared.prepare`.
     """
-    say: Report = report or (lambda line: None)
+    say: Say = report or (lambda line: None)
     if name in catalogue.CATALOGUE:
         raise RequestError(f"{name} is in the catalogue; give your set another name, or leave --format out")
     catalogue.own_spec(name, name, (), 0, 0, 0)  # the name, before any work
@@ -60,20 +61,21 @@ def prepare(
     if folds < grouping.LEAST_FOLDS:
         raise RequestError(f"--folds {folds}: at least {grouping.LEAST_FOLDS}, to test, to choose and to train on")
     folder = catalogue.data_root(root) / name
-    guide = catalogue.ELSEWHERE.get(name)
+    unverified = catalogue.UNVERIFIED.get(name)
     if source is None:
         if not force and name in catalogue.own_sets(root):
             say(f"{name}: up to date in {folder}")
             return prepared.open_prepared(name, root)
-        if guide is None or not guide.url:
-            how = f"; to get it: {guide.how_to_get}" if guide else ""
+        if unverified is None or not unverified.url:
+            how = f"; to get it: {unverified.how_to_get}" if unverified else ""
             raise RequestError(f"{name} needs its archive or folder: {catalogue.command(name)}{how}")
-        source = guide.url
-    if guide is not None and guide.url == source:
-        digest = digest or guide.digest
-    reader = guide.module if guide is not None and form is None else ""
-    form = form or (guide.form if guide is not None else "auto")
-    opened = downloads.open_any(source, folder.parent, digest, report, guide.without if guide is not None else ())
+        source = unverified.url
+    if unverified is not None and unverified.url == source:
+        digest = digest or unverified.digest
+    reader = unverified.module if unverified is not None and format is None else ""
+    format = format or (unverified.format if unverified is not None else "auto")
+    without = unverified.without if unverified is not None else ()
+    opened = downloads.open_any(source, folder.parent, digest, report, without)
     try:
         choices = [f"{kind}={action}" for kind, action in sorted((policy or {}).items())]
         if overlaps:
@@ -83,7 +85,7 @@ def prepare(
             choices.append(f"groups={stated or groups}")
         if folds != FOLDS:
             choices.append(f"folds={folds}")
-        origin = prepared.origin_of(opened, reader or form, *choices)
+        origin = prepared.origin_of(opened, reader or format, *choices)
         if not force and (data := prepared.up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
@@ -91,10 +93,10 @@ def prepare(
         began = time.monotonic()
         inspector = Inspector((), policy or {}, strict)
         if inspector.policy.get("deep_image") == "fix":
-            inspector.deep = _deep_range(_read(opened, reader, form, guide, lambda *_: "keep"))
-        content = _read(opened, reader, form, guide, inspector.report)
+            inspector.deep = _deep_range(_read(opened, reader, format, unverified, lambda *_: "keep"))
+        content = _read(opened, reader, format, unverified, inspector.report)
         inspector.expect(content.classes)
-        spec = catalogue.own_spec(name, guide.title if guide is not None else name, content.classes, 0, 0, 0)
+        spec = catalogue.own_spec(name, unverified.title if unverified is not None else name, content.classes, 0, 0, 0)
         with prepared.placed(folder) as work:
             try:
                 data = prepared.build(spec, content.samples, work, inspector, None, say, content.source_ids)
@@ -112,19 +114,19 @@ def prepare(
         f"{name}: {len(data.images)} images, {len(data.annotations)} boxes, {len(data.classes)} classes "
         f"in {folder}, split {catalogue.get(name, root).split} ({seconds:.1f} s)"
     )
-    if guide is not None:
-        counts = (len(data.images), len(data.annotations) if guide.boxes is not None else None)
-        same = counts == (guide.images, guide.boxes)
-        boxes = f" and {guide.boxes:,} boxes" if guide.boxes is not None else ""
-        say(f"{name}: stated are {guide.images:,} images{boxes}" + (", as found" if same else ", NOT as found"))
+    if unverified is not None:
+        counts = (len(data.images), len(data.annotations) if unverified.boxes is not None else None)
+        same = counts == (unverified.images, unverified.boxes)
+        boxes = f" and {unverified.boxes:,} boxes" if unverified.boxes is not None else ""
+        say(f"{name}: stated are {unverified.images:,} images{boxes}" + (", as found" if same else ", NOT as found"))
     return data
 
 
-def _read(source: Source, reader: str, form: str, guide: Guide | None, tell: Tell) -> Content:
+def _read(source: Source, reader: str, format: str, unverified: UnverifiedSpec | None, tell: Tell) -> Content:
     """The content of a source, by the module of the catalogue or a format."""
-    content = importlib.import_module(reader).read(source) if reader else readers.read(source, form, tell)
-    if guide is not None:
-        content = _translated(content, guide)
+    content = importlib.import_module(reader).read(source) if reader else readers.read(source, format, tell)
+    if unverified is not None:
+        content = _translated(content, unverified)
     if not content.classes:
         raise DataError(f"{source.path}: no class in it")
     return content
@@ -140,7 +142,7 @@ def _deep_range(content: Content) -> images.Range:
     return images.Range(min(r.low for r in found), max(r.high for r in found)) if found else images.FULL
 
 
-def _announce_replacing(name: str, folder: Path, source: str, agreed: bool, say: Report) -> None:
+def _announce_replacing(name: str, folder: Path, source: str, agreed: bool, say: Say) -> None:
     """Say what becomes of a sound set in `folder`; RequestError where it was made of another source, if not agreed."""
     try:
         old = prepared.open_prepared(name, folder.parent)
@@ -162,10 +164,10 @@ def _announce_replacing(name: str, folder: Path, source: str, agreed: bool, say:
     say(f"{name}: made anew from {source}, was from {was}; {trained} trained on it and will be again, if it changed")
 
 
-def _translated(content: Content, guide: Guide) -> Content:
+def _translated(content: Content, unverified: UnverifiedSpec) -> Content:
     """With the catalogue's names of classes, and their order."""
-    labels = guide.labels
-    classes = guide.classes or tuple(dict.fromkeys(labels.get(label, label) for label in content.classes))
+    labels = unverified.labels
+    classes = unverified.classes or tuple(dict.fromkeys(labels.get(label, label) for label in content.classes))
     samples = (
         dataclasses.replace(
             sample,
@@ -182,7 +184,7 @@ def _finish(
     spec: catalogue.DatasetSpec,
     work: Path,
     parts: Mapping[str, str],
-    say: Report,
+    say: Say,
     overlaps: bool,
     groups: str,
     folds: int,
@@ -218,9 +220,7 @@ def _finish(
     prepared.write(work / "manifest.json", prepared.to_json(manifest))
 
 
-def _say_what_leaks(
-    data: PreparedDataset, parts: Mapping[str, str], groups: Sequence[Sequence[str]], say: Report
-) -> None:
+def _say_what_leaks(data: PreparedDataset, parts: Mapping[str, str], groups: Sequence[Sequence[str]], say: Say) -> None:
     """A line where images that belong together lie in more than one of the source's parts."""
     spread = [group for group in groups if len({parts[name] for name in group if name in parts}) > 1]
     if spread:
@@ -231,7 +231,7 @@ def _say_what_leaks(
         )
 
 
-def _their_split(data: PreparedDataset, parts: Mapping[str, str], say: Report) -> dict[str, Any]:
+def _their_split(data: PreparedDataset, parts: Mapping[str, str], say: Say) -> dict[str, Any]:
     """A split list as the source itself parts the set; empty where it does not, or has nothing to test on."""
     named: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for image in data.images:

@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +27,12 @@ import psutil
 
 from benchmarks.datasets import catalogue, downloads
 from benchmarks.datasets.catalogue import DatasetSpec
+from benchmarks.datasets.downloads import Say
 from benchmarks.datasets.findings import Clean, Inspector, Policy, write_report
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError, RequestError
 
 SCHEMA = 1
-Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def prepare(
     source: Path | str | None = None,
     *,
     digest: str = "",
-    report: Report | None = None,
+    report: Say | None = None,
     force: bool = False,
     policy: Policy | None = None,
     findings: Path | None = None,
@@ -312,11 +312,11 @@ def up_to_date(name: str, folder: Path, origin: str) -> PreparedDataset | None:
 
 def build(
     spec: DatasetSpec,
-    samples: Iterable[Sample],
+    samples: Iterable[RawSample],
     work: Path,
     inspector: Inspector,
     counts: tuple[int, int] | None,
-    say: Report,
+    say: Say,
     source_ids: Mapping[str, int | str | None] | None = None,
 ) -> PreparedDataset:
     """Fill the folder `work` with images, annotations and manifest.

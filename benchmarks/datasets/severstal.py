@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from benchmarks.datasets import masks
 from benchmarks.datasets.images import size
 from benchmarks.datasets.readers.base import Content, Problem
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
 CLASSES = {str(k): f"defect_{k}" for k in range(1, 5)}
@@ -30,15 +30,17 @@ def read(source: Source) -> Content:
     images = {posixpath.basename(name): name for name in source.names() if name.lower().endswith(".jpg")}
     rows = _rows(source, listed[0])
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RawSample]:
         where = source.where(listed[0])
         for name in sorted(images.keys() | rows.keys()):
             if name not in images:
-                yield Sample(name, None, (), where, (("missing_image", where, f"image {name!r} is not in the source"),))
+                yield RawSample(
+                    name, None, (), where, (("missing_image", where, f"image {name!r} is not in the source"),)
+                )
                 continue
             data = source.read(images[name])
             boxes, problems = _boxes(rows[name], data, where) if name in rows else ((), ())
-            yield Sample(name, data, boxes, where, problems)
+            yield RawSample(name, data, boxes, where, problems)
 
     return Content(tuple(CLASSES.values()), samples())
 

@@ -38,7 +38,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RawSample:
     """One image as its data set gives it, believed in nothing.
 
     `origin` names the file that states the boxes. `problems` are findings (kind, file, detail) that the reader met.

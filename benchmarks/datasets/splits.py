@@ -346,12 +346,12 @@ def make_list(
 
 def _labels(data: PreparedDataset) -> dict[str, list[str]]:
     """Class of each box, difficult ones too, of the images that fold lists are about."""
-    aside = catalogue.CATALOGUE[data.name].aside if data.name in catalogue.CATALOGUE else ""
+    excluded = catalogue.CATALOGUE[data.name].excluded if data.name in catalogue.CATALOGUE else ""
     names = [image["file_name"] for image in data.images]
     return {
         name: [data.classes[a["category_id"] - 1] for a in (*data.boxes(name), *data.ignored(name))]
         for name in names
-        if not (aside and name.startswith(aside))
+        if not (excluded and name.startswith(excluded))
     }
 
 

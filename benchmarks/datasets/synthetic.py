@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.datasets.sources import Box, Sample
+from benchmarks.datasets.sources import Box, RawSample
 
 Floats = NDArray[np.float64]
 
@@ -478,10 +478,10 @@ def encode_png(grey: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def read(source: None = None) -> Iterator[Sample]:
+def read(source: None = None) -> Iterator[RawSample]:
     """All images, as `prepared` wants them."""
     for index in range(COUNT):
         grey, found = render(index)
         boxes = tuple(Box(label, x, y, x + w, y + h) for label, (x, y, w, h) in found)
         name = f"synthetic_{index:03d}.png"
-        yield Sample(name, encode_png(grey), boxes, origin=name)
+        yield RawSample(name, encode_png(grey), boxes, origin=name)

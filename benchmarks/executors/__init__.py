@@ -51,7 +51,7 @@ class Ended(Generic[J]):
     how: str = ""
 
 
-Tell = Callable[[Started[Any] | Progress[Any] | Ended[Any]], None]
+EventCallback = Callable[[Started[Any] | Progress[Any] | Ended[Any]], None]
 
 
 @dataclass
@@ -80,6 +80,6 @@ class Limits:
 class Executor(Protocol):
     """What runs jobs."""
 
-    def run(self, jobs: Iterable[Any], tell: Tell) -> None:
+    def run(self, jobs: Iterable[Any], tell: EventCallback) -> None:
         """Run the jobs; of each, one Started is told and then, after any Progress, one Ended."""
         ...

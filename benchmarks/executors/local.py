@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.executors import Ended, Limits, Progress, Started, Tell, Work
+from benchmarks.executors import Ended, EventCallback, Limits, Progress, Started, Work
 from benchmarks.progress import CellProgress, Stopped
 
 
@@ -15,7 +15,7 @@ class Local:
     def __init__(self, work: Work, limits: Limits | None = None) -> None:
         self._work, self._limits = work, limits or Limits()
 
-    def run(self, jobs: Iterable[Any], tell: Tell) -> None:
+    def run(self, jobs: Iterable[Any], tell: EventCallback) -> None:
         for job in jobs:
             tell(Started(job))
 

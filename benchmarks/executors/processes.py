@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from benchmarks.executors import Ended, Limits, Progress, Started, Tell, Work
+from benchmarks.executors import Ended, EventCallback, Limits, Progress, Started, Work
 from benchmarks.progress import CellProgress, Stopped
 
 _LOOK_S = 0.5  # how often the limits are looked at while no worker reports
@@ -43,7 +43,7 @@ class Processes:
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.Event()
 
-    def run(self, jobs: Iterable[Any], tell: Tell) -> None:
+    def run(self, jobs: Iterable[Any], tell: EventCallback) -> None:
         waiting = iter(jobs)
         more = True
         idle: list[_Worker] = []
@@ -80,7 +80,7 @@ class Processes:
                 worker.kill()
 
     def _hear(
-        self, pipe: Connection, busy: dict[Connection, tuple[Any, _Worker]], idle: list[_Worker], tell: Tell
+        self, pipe: Connection, busy: dict[Connection, tuple[Any, _Worker]], idle: list[_Worker], tell: EventCallback
     ) -> None:
         """Take in one message of a worker."""
         job, worker = busy[pipe]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.detections import Detections
-from benchmarks.metrics import MAX_DETECTIONS, coco, errors, inspection
+from benchmarks.metrics import MAX_DETECTIONS, coco, inspection, tide
 from benchmarks.metrics.resampling import (
     Weights,
     all_points,
@@ -269,5 +269,5 @@ def _inspect(
         image_level=curve,
         confusion=inspection.confusion(scene, threshold) if threshold is not None else None,
         calibration=calibration,
-        errors=errors.split(scene),
+        errors=tide.split(scene),
     )

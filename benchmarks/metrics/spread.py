@@ -28,10 +28,9 @@ from typing import Literal
 import numpy as np
 from scipy.stats import beta, t
 
+from ablations.effects import Key
 from benchmarks.metrics.results import Interval
 
-Key = tuple[int, int]
-"""Fold and seed of a run."""
 Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)
@@ -51,7 +50,7 @@ _NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
-class Sample:
+class RunMetric:
     """A metric of one run, the same of bootstrap resamples of its test images, and the number of their overlap groups.
 
     groups: the effective number, see `effective`.
@@ -109,7 +108,7 @@ def pooled(rows: Iterable[Sequence[float]]) -> Training | None:
 
 
 def estimate(
-    samples: Mapping[Key, Sample],
+    samples: Mapping[Key, RunMetric],
     *,
     bounds: Bounds = SHARE,
     test_share: float | None = None,
@@ -125,7 +124,7 @@ def estimate(
     """
     if not samples:
         return None
-    by_fold: dict[int, list[Sample]] = {}
+    by_fold: dict[int, list[RunMetric]] = {}
     for (fold, _), sample in sorted(samples.items()):
         by_fold.setdefault(fold, []).append(sample)
     means = [statistics.fmean(s.value for s in own) for own in by_fold.values()]
@@ -169,7 +168,7 @@ def estimate(
     return Estimate(mean, interval, covers, error, freedom, runs, folds, seeds, values, borrowed)
 
 
-def _over_images(runs: Sequence[Sample]) -> tuple[float, float] | None:
+def _over_images(runs: Sequence[RunMetric]) -> tuple[float, float] | None:
     """Variance over images of what the runs of one fold have in common, and its freedom."""
     groups = next((s.groups for s in runs if s.groups is not None), None)
     if groups is None or groups <= 1:

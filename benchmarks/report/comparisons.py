@@ -8,7 +8,7 @@ from functools import partial
 
 from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
 from benchmarks import models
-from benchmarks.metrics.spread import DIFFERENCE, Sample, estimate
+from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate
 from benchmarks.report.rows import Row
 
 
@@ -36,7 +36,7 @@ def compared(section: Sequence[Row]) -> list[Comparison]:
     return [Comparison(*four, None if four[2].p is None else next(adjusted)) for four in found]
 
 
-def difference(a: Row, b: Row, ours: Mapping[Key, Sample], theirs: Mapping[Key, Sample]) -> Effect | None:
+def difference(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
     """Paired difference of two rows; None unless both are trained to the end, `LEAST_RUNS` times together."""
     if not (rankable(a) and rankable(b)) or len(set(ours) & set(theirs)) < LEAST_RUNS:
         return None

@@ -71,7 +71,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Explanation:
     """A point with our counts of its model, and the count that explains its position: the nearest, where it is close.
 
     `swapped` names the point whose model it is that fits, where that is another one.
@@ -109,7 +109,7 @@ def count(model: str) -> Iterator[Count]:
                 yield Count(model, classes, anchors, basis, number / 1e6)
 
 
-def explain(all_points: Sequence[Point], counts: dict[str, tuple[Count, ...]]) -> list[Finding]:
+def explain(all_points: Sequence[Point], counts: dict[str, tuple[Count, ...]]) -> list[Explanation]:
     """The simplest account of each position: its own model with two classes, else with 80, else another's label."""
 
     def distance(c: Count, point: Point) -> float:
@@ -124,33 +124,35 @@ def explain(all_points: Sequence[Point], counts: dict[str, tuple[Count, ...]]) -
         nearest = [(whose, min(account, key=lambda c: distance(c, point))) for whose, account in accounts]
         close = [(whose, best) for whose, best in nearest if distance(best, point) <= TOLERANCE_M]
         whose, best = close[0] if close else nearest[0]
-        out.append(Finding(point, own, best, whose))
+        out.append(Explanation(point, own, best, whose))
     return out
 
 
-def _pick(finding: Finding, anchors: int, basis: str) -> str:
+def _pick(explanation: Explanation, anchors: int, basis: str) -> str:
     """A count with two classes as a table shows it; a model without an RPN has one, whatever the anchors."""
-    found = (c for c in finding.counts if c.classes == CLASSES and c.basis == basis and c.anchors in (anchors, None))
+    found = (
+        c for c in explanation.counts if c.classes == CLASSES and c.basis == basis and c.anchors in (anchors, None)
+    )
     return f"{next(found).millions:.3f}"
 
 
 _COLUMNS = [(3, "total"), (3, "trainable"), (9, "total"), (9, "trainable")]
 
 
-def as_csv(findings: Sequence[Finding]) -> str:
+def as_csv(explanations: Sequence[Explanation]) -> str:
     """published_params.csv: one row a point, parameters in millions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     counted = [f"{basis}_{CLASSES}cls_{anchors}anchors_m" for anchors, basis in _COLUMNS]
     writer.writerow(["name", "model", "published_m", *counted, "basis", "model_that_fits", "fits_m", "difference_m"])
-    for f in findings:
+    for f in explanations:
         numbers = [_pick(f, anchors, basis) for anchors, basis in _COLUMNS]
         fits = [f.best.how, f.best.model, f"{f.best.millions:.3f}", f"{f.difference:+.3f}"]
         writer.writerow([f.point.name, f.point.model, f"{f.point.params_m:.2f}", *numbers, *fits])
     return out.getvalue()
 
 
-def as_markdown(findings: Sequence[Finding]) -> str:
+def as_markdown(explanations: Sequence[Explanation]) -> str:
     """published_params.md: the table and what it says."""
     head = ["point", "published", *(f"{basis}, {anchors} anchors" for anchors, basis in _COLUMNS), "fits", "difference"]
     lines = [
@@ -164,24 +166,24 @@ def as_markdown(findings: Sequence[Finding]) -> str:
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * 5 + " --- | ---: |",
     ]
-    for f in findings:
+    for f in explanations:
         fits = f.best.how + (f", **of {f.swapped}**" if f.swapped else "") + ("" if f.explained else " (nearest)")
         cells = [f.point.name, f"{f.point.params_m:.2f}", *(_pick(f, a, b) for a, b in _COLUMNS), fits]
         lines.append("| " + " | ".join([*cells, f"{f.difference:+.3f}"]) + " |")
-    return "\n".join([*lines, "", *_findings_in_words(findings), ""])
+    return "\n".join([*lines, "", *_in_words(explanations), ""])
 
 
-def _findings_in_words(findings: Sequence[Finding]) -> list[str]:
-    explained = [f for f in findings if f.explained]
+def _in_words(explanations: Sequence[Explanation]) -> list[str]:
+    explained = [f for f in explanations if f.explained]
     own = [f for f in explained if f.swapped is None and f.best.classes == CLASSES]
     apart = [f for f in own if f.frozen_m > 0]
     by_basis = {b: [f.point.name for f in apart if f.best.basis == b] for b in ("total", "trainable")}
     swapped = [f for f in explained if f.swapped]
     other = [f for f in explained if f.best.classes != CLASSES]
-    unexplained = [f for f in findings if not f.explained]
+    unexplained = [f for f in explanations if not f.explained]
     out = [
-        f"{len(explained)} of {len(findings)} positions are within {TOLERANCE_M} M of one of our counts, {len(own)} of "
-        f"them of their own model's with {CLASSES} classes.",
+        f"{len(explained)} of {len(explanations)} positions are within {TOLERANCE_M} M of one of our counts, "
+        f"{len(own)} of them of their own model's with {CLASSES} classes.",
         "",
         f"- **Two bases are mixed.** Of the models that have frozen parameters, all parameters are shown for "
         f"{', '.join(by_basis['total'])}, and only trainable ones for {', '.join(by_basis['trainable'])}. "
@@ -226,11 +228,14 @@ def main(reports: Annotated[Path, typer.Option(help="folder to write into")] = P
     for point in all_points:
         console.print(f"counting {point.model}", highlight=False)
         counts[point.model] = tuple(count(point.model))
-    findings = explain(all_points, counts)
-    for name, text in {"published_params.md": as_markdown(findings), "published_params.csv": as_csv(findings)}.items():
+    explanations = explain(all_points, counts)
+    for name, text in {
+        "published_params.md": as_markdown(explanations),
+        "published_params.csv": as_csv(explanations),
+    }.items():
         write_atomic(reports / name, text.encode())
-    explained = sum(f.explained for f in findings)
-    console.print(f"{explained} of {len(findings)} explained -> {reports}/published_params.md", highlight=False)
+    explained = sum(f.explained for f in explanations)
+    console.print(f"{explained} of {len(explanations)} explained -> {reports}/published_params.md", highlight=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.errors import DataError
 from benchmarks.metrics.results import Interval, Metrics
-from benchmarks.metrics.spread import DIFFERENCE, SHARE, Sample, Training, estimate, exact, pooled
+from benchmarks.metrics.spread import DIFFERENCE, SHARE, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
 from benchmarks.report.budget import Course
 from benchmarks.store import RunRecord, Stored
@@ -99,8 +99,8 @@ class Row:
     boxes: int
     boxes_small: int
     accuracy: Mapping[str, Value]
-    samples: Mapping[tuple[int, int], Sample]
-    samples_small: Mapping[tuple[int, int], Sample]
+    samples: Mapping[tuple[int, int], RunMetric]
+    samples_small: Mapping[tuple[int, int], RunMetric]
     """The same of AP small."""
     groups: int | None
     good: int | None
@@ -350,13 +350,13 @@ class _Spreads:
         return pooled(found)
 
 
-def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], Sample]:
+def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], RunMetric]:
     out = {}
     for run in runs:
         metrics = run.metrics
         if metrics is None or (value := metrics.value(name)) is None:
             continue
-        out[run.cell.fold, run.cell.seed] = Sample(value, *_over_images(name, metrics))
+        out[run.cell.fold, run.cell.seed] = RunMetric(value, *_over_images(name, metrics))
     return out
 
 

@@ -18,19 +18,19 @@ from ablations.effects import (
     spread_of,
     worse,
 )
-from benchmarks.metrics.spread import DIFFERENCE, Sample, estimate
+from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate
 
 interval = partial(estimate, bounds=DIFFERENCE)
 
 
-def model(values: list[float], draws: np.ndarray | None = None) -> dict[tuple[int, int], Sample]:
+def model(values: list[float], draws: np.ndarray | None = None) -> dict[tuple[int, int], RunMetric]:
     drawn = () if draws is None else tuple(draws)
-    return {(0, seed): Sample(v, drawn, groups=50) for seed, v in enumerate(values)}
+    return {(0, seed): RunMetric(v, drawn, groups=50) for seed, v in enumerate(values)}
 
 
 def test_differences_are_of_the_runs_that_both_have_draw_by_draw() -> None:
     ours = model([0.6, 0.7], np.array([0.5, 0.7]))
-    theirs = {(0, 1): Sample(0.5, (0.4, 0.8), groups=50), (1, 0): Sample(0.1)}
+    theirs = {(0, 1): RunMetric(0.5, (0.4, 0.8), groups=50), (1, 0): RunMetric(0.1)}
     got = differences(ours, theirs)
     assert list(got) == [(0, 1)]
     assert (got[0, 1].value, got[0, 1].draws) == (pytest.approx(0.2), pytest.approx((0.1, -0.1)))
@@ -77,7 +77,7 @@ def test_equal_models_are_told_apart_in_one_comparison_of_twenty() -> None:
             runs = {}
             for seed in range(5):
                 values = own + rng.normal(0, 0.02) + rng.normal(0, 0.05, 60)
-                runs[0, seed] = Sample(values.mean(), tuple(boot @ values), groups=60)
+                runs[0, seed] = RunMetric(values.mean(), tuple(boot @ values), groups=60)
             sides.append(runs)
         told += paired(sides[0], sides[1], interval).p < 0.05
     assert 11 <= told <= 32

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.metrics.spread import Sample, Training, effective, estimate
+from benchmarks.metrics.spread import RunMetric, Training, effective, estimate
 
 FILE = Path(__file__).with_name("coverage.npz")
 RUNS = (1, 3, 5, 10)
@@ -118,7 +118,7 @@ def simulate(name: str, groups: int, times: int, seed: int = 0) -> tuple[dict[in
     for n in RUNS:
         hits = 0
         for i, sample in enumerate(runs):
-            seeds = {(0, s): Sample(float(r[0]), r[1:], number[i]) for s, r in enumerate(sample[:n])}
+            seeds = {(0, s): RunMetric(float(r[0]), r[1:], number[i]) for s, r in enumerate(sample[:n])}
             got = estimate(seeds, training=borrowed)
             assert got is not None
             assert got.interval is not None

@@ -39,7 +39,7 @@ def test_provenance_names_packages_and_instruction_set() -> None:
     assert made.cpu_capability == torch.backends.cpu.get_cpu_capability()
     assert made.started <= made.ended
     assert not made.changed_meanwhile
-    other = devices.provenance(started=now(), device=torch.device("cpu"), before=devices.Source("0" * 40, False))
+    other = devices.provenance(started=now(), device=torch.device("cpu"), before=devices.SourceState("0" * 40, False))
     assert other.changed_meanwhile
     assert (other.commit, other.dirty) == ("0" * 40, False)
 

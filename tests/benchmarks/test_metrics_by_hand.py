@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.detections import Detections
-from benchmarks.metrics import errors, inspection
 from benchmarks.metrics import evaluator as metrics
+from benchmarks.metrics import inspection, tide
 from benchmarks.metrics.resampling import draw
 from benchmarks.metrics.results import Metrics
 from benchmarks.metrics.scene import Scene, overlaps
@@ -264,7 +264,7 @@ def test_calibration() -> None:
 
 def split(images: list[Image]) -> dict[str, tuple[int, float]]:
     s = scene(images)
-    return {kind: (e.count, round(e.dAP50, 6)) for kind, e in errors.split(s).items() if e.count or e.dAP50}
+    return {kind: (e.count, round(e.dAP50, 6)) for kind, e in tide.split(s).items() if e.count or e.dAP50}
 
 
 HALF = 51 / 101  # AP of one hit of two boxes
@@ -312,7 +312,7 @@ def test_localisation_goes_before_classification() -> None:
 
 def test_errors_where_there_is_no_box() -> None:
     s = scene([([], [(A, 0.9, *FAR)])])
-    got = errors.split(s)
+    got = tide.split(s)
     assert got["background"].count == 1
     assert all(e.dAP50 is None for e in got.values())
 

@@ -464,7 +464,7 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
 
     from benchmarks import runner, suites
     from benchmarks.cells import Tile
-    from benchmarks.cost.cells import profile_cells
+    from benchmarks.cost.cell_profiles import profile_cells
     from benchmarks.detections import Detections
     from benchmarks.evaluate import recompute
     from benchmarks.progress import CellProgress

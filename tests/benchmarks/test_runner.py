@@ -16,7 +16,7 @@ from benchmarks import runner
 from benchmarks.cells import Cell
 from benchmarks.datasets.prepared import PreparedDataset, require_unchanged
 from benchmarks.detections import Detections
-from benchmarks.devices import Source
+from benchmarks.devices import SourceState
 from benchmarks.errors import DataError
 from benchmarks.progress import CellProgress
 from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic, write_record
@@ -99,7 +99,7 @@ def test_a_number_that_is_not_finite_fails_its_cell_and_no_other(tmp_path: Path,
         known["curve"] = (make_point(math.inf),)
 
     monkeypatch.setattr(runner, "_train_and_evaluate", some)
-    cell, cpu, as_begun = make_cell(), torch.device("cpu"), Source("0" * 40, False)
+    cell, cpu, as_begun = make_cell(), torch.device("cpu"), SourceState("0" * 40, False)
     record = runner.run_cell(cell, synthetic, runs=tmp_path, device=cpu, progress=CellProgress(), before=as_begun)
     assert (record.status, record.error) == ("failed", "curve.0.losses.loss is not a finite number")
     assert record.provenance.commit == as_begun.commit, "as the run began"

@@ -13,7 +13,7 @@ from benchmarks.metrics.spread import (
     LEAST_COUNT,
     LEAST_GROUPS,
     RATE,
-    Sample,
+    RunMetric,
     Training,
     estimate,
     exact,
@@ -30,17 +30,17 @@ def logit(p: float) -> float:
 
 
 def test_one_run_has_an_interval_over_images_that_says_so() -> None:
-    got = estimate({(0, 0): Sample(0.5, DRAWS, groups=11)})
+    got = estimate({(0, 0): RunMetric(0.5, DRAWS, groups=11)})
     assert (got.mean, got.covers, got.runs, got.freedom) == (0.5, "images only", 1, 10)
     assert got.error == pytest.approx(math.sqrt(0.01 * 11 / 10))
     half = t.ppf(0.975, 10) * got.error / 0.25  # on the scale of the logit
     assert [logit(v) for v in got.interval] == pytest.approx([-half, half])
     assert estimate({}) is None
-    assert estimate({(0, 0): Sample(0.5)}).interval is None, "nothing is known of images or trainings"
+    assert estimate({(0, 0): RunMetric(0.5)}).interval is None, "nothing is known of images or trainings"
 
 
 def test_one_run_takes_the_spread_of_trainings_from_others() -> None:
-    got = estimate({(0, 0): Sample(0.5, DRAWS, groups=11)}, training=Training(0.02, 8, 12))
+    got = estimate({(0, 0): RunMetric(0.5, DRAWS, groups=11)}, training=Training(0.02, 8, 12))
     assert got.covers == "trainings and images"
     assert got.error == pytest.approx(math.sqrt(0.011 + 0.02))
     assert got.freedom == pytest.approx((0.011 + 0.02) ** 2 / (0.011**2 / 10 + 0.02**2 / 8))
@@ -49,7 +49,7 @@ def test_one_run_takes_the_spread_of_trainings_from_others() -> None:
 
 def test_seeds_add_their_variance_to_what_their_draws_have_in_common() -> None:
     """Three runs with the same draws: covariance 0.01, variance of the runs 0.01."""
-    got = estimate({(0, s): Sample(0.4 + 0.1 * s, DRAWS, groups=11) for s in range(3)}, training=Training(9.0, 1, 2))
+    got = estimate({(0, s): RunMetric(0.4 + 0.1 * s, DRAWS, groups=11) for s in range(3)}, training=Training(9.0, 1, 2))
     assert got.error == pytest.approx(math.sqrt(0.011 + 0.01 / 3)), "with three runs nothing is borrowed"
     assert (got.runs, got.folds, got.seeds, got.training) == (3, 1, 3, None)
 
@@ -57,31 +57,31 @@ def test_seeds_add_their_variance_to_what_their_draws_have_in_common() -> None:
 def test_what_a_run_and_an_image_have_alone_is_not_counted_twice() -> None:
     """Draws that have nothing in common: their covariance is 0, and all that is left is the spread of the runs."""
     rng = np.random.default_rng(0)
-    runs = {(0, s): Sample(0.4 + 0.1 * s, tuple(rng.normal(0.5, 0.1, 4000)), groups=1000) for s in range(3)}
+    runs = {(0, s): RunMetric(0.4 + 0.1 * s, tuple(rng.normal(0.5, 0.1, 4000)), groups=1000) for s in range(3)}
     assert estimate(runs).error == pytest.approx(math.sqrt(0.01 / 3), rel=0.03)
 
 
 def test_two_runs_are_two_values() -> None:
-    runs = {(f, 0): Sample(v, DRAWS, groups=11) for f, v in enumerate((0.4, 0.5))}
+    runs = {(f, 0): RunMetric(v, DRAWS, groups=11) for f, v in enumerate((0.4, 0.5))}
     got = estimate(runs, test_share=1 / 3)
     assert (got.interval, got.values) == (None, (0.4, 0.5))
-    assert estimate({(0, s): Sample(0.5, DRAWS, 11) for s in range(2)}).interval is None
-    assert estimate({(0, s): Sample(0.5, DRAWS, 11) for s in range(2)}, training=Training(0.01, 9, 10)).interval
+    assert estimate({(0, s): RunMetric(0.5, DRAWS, 11) for s in range(2)}).interval is None
+    assert estimate({(0, s): RunMetric(0.5, DRAWS, 11) for s in range(2)}, training=Training(0.01, 9, 10)).interval
 
 
 def test_folds_by_hand() -> None:
     """Means 0.3 to 0.7, variance 0.025; images 0.011 each: 0.011/5 + (0.025 - 0.011) (1/5 + 1/3)."""
-    runs = {(f, 0): Sample(0.3 + 0.1 * f, DRAWS, groups=11) for f in range(5)}
+    runs = {(f, 0): RunMetric(0.3 + 0.1 * f, DRAWS, groups=11) for f in range(5)}
     got = estimate(runs, test_share=1 / 3)
     assert got.error == pytest.approx(math.sqrt(0.011 / 5 + 0.014 * (1 / 5 + 1 / 3)))
     assert got.freedom >= 4
     assert estimate(runs).interval is None, "without the sizes of its parts nothing is claimed"
-    alike = estimate({k: Sample(0.5, DRAWS, groups=11) for k in runs}, test_share=1 / 3)
+    alike = estimate({k: RunMetric(0.5, DRAWS, groups=11) for k in runs}, test_share=1 / 3)
     assert alike.error == pytest.approx(math.sqrt(0.011 / 5)), "images explain all there is"
 
 
 def test_intervals_stay_within_their_bounds() -> None:
-    wild = {(f, 0): Sample(v, groups=20, error=0.0) for f, v in enumerate((0.02, 0.5, 0.98))}
+    wild = {(f, 0): RunMetric(v, groups=20, error=0.0) for f, v in enumerate((0.02, 0.5, 0.98))}
     low, high = estimate(wild, test_share=1 / 3).interval
     assert 0 < low < 0.1
     assert 0.9 < high < 1
@@ -91,10 +91,10 @@ def test_intervals_stay_within_their_bounds() -> None:
 
 
 def test_an_interval_without_width_is_degenerate() -> None:
-    got = estimate({(0, 0): Sample(1.0, (1.0,) * 5, groups=30)})
+    got = estimate({(0, 0): RunMetric(1.0, (1.0,) * 5, groups=30)})
     assert got.interval == (1.0, 1.0)
     assert got.degenerate
-    assert not estimate({(0, 0): Sample(0.5, DRAWS, groups=30)}).degenerate
+    assert not estimate({(0, 0): RunMetric(0.5, DRAWS, groups=30)}).degenerate
 
 
 def test_below_a_stated_n_there_is_no_interval() -> None:

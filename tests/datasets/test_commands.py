@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks.datasets import __main__ as commands
 from benchmarks.datasets import catalogue
 from tests.datasets.conftest import write_folder
-from tests.datasets.test_elsewhere import gc10_files
 from tests.datasets.test_own import coco_files
+from tests.datasets.test_unverified import gc10_files
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -105,7 +105,7 @@ def test_a_set_of_ones_own(capsys, monkeypatch, tmp_path):
 def test_a_set_to_be_had_elsewhere(capsys, monkeypatch, tmp_path):
     root = ("--data-root", tmp_path / "data")
     code, told = run(capsys, monkeypatch, "list", *root)
-    assert all(name in told.out for name in catalogue.ELSEWHERE)
+    assert all(name in told.out for name in catalogue.UNVERIFIED)
     code, told = run(capsys, monkeypatch, "show", "gc10_det", *root)
     assert "unverified" in told.out
     assert "prepare gc10_det --from PATH" in told.out

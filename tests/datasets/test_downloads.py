@@ -318,13 +318,13 @@ def test_a_catalogued_set_is_downloaded_by_itself(server, tmp_path, monkeypatch)
 
     server.content = write_zip(tmp_path / "s.zip", coco_files()).read_bytes()
     digest = "md5:" + hashlib.md5(server.content, usedforsecurity=False).hexdigest()
-    guide = replace(catalogue.ELSEWHERE["dspcbsd_plus"], url=server.url, digest=digest, classes=(), labels={})
-    monkeypatch.setitem(catalogue.ELSEWHERE, "dspcbsd_plus", guide)
+    spec = replace(catalogue.UNVERIFIED["dspcbsd_plus"], url=server.url, digest=digest, classes=(), labels={})
+    monkeypatch.setitem(catalogue.UNVERIFIED, "dspcbsd_plus", spec)
     data = own.prepare("dspcbsd_plus", tmp_path / "d", None)
     assert len(data.images) == 6
     lines: list[str] = []
     own.prepare("dspcbsd_plus", tmp_path / "d", None, report=lines.append)
     assert "up to date" in lines[-1]
-    monkeypatch.setitem(catalogue.ELSEWHERE, "dspcbsd_plus", replace(guide, digest="md5:" + "0" * 32))
+    monkeypatch.setitem(catalogue.UNVERIFIED, "dspcbsd_plus", replace(spec, digest="md5:" + "0" * 32))
     with pytest.raises(DataError, match="nothing was unpacked"):
         own.prepare("dspcbsd_plus", tmp_path / "d", None, force=True)

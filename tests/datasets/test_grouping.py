@@ -110,12 +110,12 @@ def test_strips_are_not_copies_of_each_other(tmp_path):
 
 
 def test_prepare_spreads_photos_of_one_fixture_and_keeps_copies_together(tmp_path):
-    data = own.prepare("fixed", tmp_path / "root", yolo(tmp_path / "set", fixture_photos()), form="auto")
+    data = own.prepare("fixed", tmp_path / "root", yolo(tmp_path / "set", fixture_photos()), format="auto")
     folds = [load_split("fixed", "fixed-5fold-v1", i, tmp_path / "root").test for i in range(5)]
     assert all(3 <= len(fold) <= 5 for fold in folds)
     assert len(data.images) == 20
     copies = {f"s{k}_png.rf.{v}{k}.png": picture(10 * k + i) for k in range(6) for i, v in enumerate("abc")}
-    own.prepare("copies", tmp_path / "root", yolo(tmp_path / "set2", copies), form="auto")
+    own.prepare("copies", tmp_path / "root", yolo(tmp_path / "set2", copies), format="auto")
     place = {n: i for i in range(5) for n in load_split("copies", "copies-5fold-v1", i, tmp_path / "root").test}
     assert all(len({place[f"s{k}_png.rf.{v}{k}.png"] for v in "abc"}) == 1 for k in range(6))
 
@@ -124,16 +124,18 @@ def test_too_few_groups_are_refused_with_what_to_do(tmp_path):
     source = yolo(tmp_path / "set", {f"c{i:02d}.png": picture(1) for i in range(20)})
     wanted = r"same: 20 images are 1 group; 5 folds need 5: .*--groups near:32, --groups name, none or FILE$"
     with pytest.raises(DataError, match=wanted):
-        own.prepare("same", tmp_path, source, form="auto", policy={"duplicate_image": "keep"})
+        own.prepare("same", tmp_path, source, format="auto", policy={"duplicate_image": "keep"})
     stated = tmp_path / "groups.csv"
     stated.write_text("image,group\n" + "".join(f"c{i:02d}.png,{i // 5}\n" for i in range(20)))
     with pytest.raises(DataError, match=r"20 images are 4 groups; 5 folds need 5: .* or --folds 4"):
-        own.prepare("same", tmp_path, source, form="auto", policy={"duplicate_image": "keep"}, groups=str(stated))
-    own.prepare("same", tmp_path, source, form="auto", policy={"duplicate_image": "keep"}, groups=str(stated), folds=4)
+        own.prepare("same", tmp_path, source, format="auto", policy={"duplicate_image": "keep"}, groups=str(stated))
+    own.prepare(
+        "same", tmp_path, source, format="auto", policy={"duplicate_image": "keep"}, groups=str(stated), folds=4
+    )
     group = groups_of("same", "same-4fold-v1", tmp_path)
     assert all((group[f"c{i:02d}.png"] == group["c00.png"]) == (i < 5) for i in range(20))
     assert [len(load_split("same", "same-4fold-v1", i, tmp_path).test) for i in range(4)] == [5] * 4
-    own.prepare("alone", tmp_path, source, form="auto", policy={"duplicate_image": "keep"}, groups="none")
+    own.prepare("alone", tmp_path, source, format="auto", policy={"duplicate_image": "keep"}, groups="none")
     assert [len(load_split("alone", "alone-5fold-v1", i, tmp_path).test) for i in range(5)] == [4] * 5
 
 

@@ -30,21 +30,21 @@ YAML = b"train: images\nval: images\nnames: [dent, scratch]\n"
 Files = dict[str, bytes]
 
 
-def image(seed: int, form: str = "PNG", size: tuple[int, int] = (48, 32), **options) -> bytes:
+def image(seed: int, format: str = "PNG", size: tuple[int, int] = (48, 32), **options) -> bytes:
     rng = np.random.default_rng(seed)
     out = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, size[::-1], dtype=np.uint8)).save(out, form, **options)
+    Image.fromarray(rng.integers(0, 256, size[::-1], dtype=np.uint8)).save(out, format, **options)
     return out.getvalue()
 
 
-def deep(seed: int, channels: int, top: int = 65536, form: str = "PNG") -> bytes:
+def deep(seed: int, channels: int, top: int = 65536, format: str = "PNG") -> bytes:
     """16 bits a channel: grey by Pillow, colours by torchvision's or our own writing of the chunks."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, top, (32, 48, channels), dtype=np.uint16)
     pixels[0, 0], pixels[0, 1] = 0, top - 1
     out = io.BytesIO()
     if channels == 1:
-        Image.fromarray(pixels[..., 0]).save(out, form)
+        Image.fromarray(pixels[..., 0]).save(out, format)
         return out.getvalue()
     import struct
     import zlib
@@ -383,7 +383,7 @@ REFUSED: dict[str, tuple[Callable[[], Files], str, str]] = {
     "16 bits in RGBA": (lambda: yolo() | {"images/p1.png": deep(1, 4)}, "deep_image", "p1.png"),
     "16 bits in grey with alpha, in VOC": (lambda: vocs() | {"img/1.png": deep(1, 2)}, "deep_image", "1.png"),
     "16 bits in a TIFF": (
-        lambda: without(yolo(), "images/p1.png") | {"images/p1.tif": deep(1, 1, form="TIFF")},
+        lambda: without(yolo(), "images/p1.png") | {"images/p1.tif": deep(1, 1, format="TIFF")},
         "deep_image",
         "p1.tif",
     ),
@@ -497,7 +497,7 @@ def test_kinds_of_defect_are_classes(tmp_path):
     flat = {f"images/{i}.png": image(i) for i in range(6)}
     flat |= {f"masks/cut/{i}.png": mask((2, 3, 9, 6)) for i in range(6)}
     flat |= {f"masks/spot/{i}.png": mask((20, 3, 9, 6)) for i in range(3)}
-    data = own.prepare("b", tmp_path / "data", write_folder(tmp_path / "b", flat), form="masks")
+    data = own.prepare("b", tmp_path / "data", write_folder(tmp_path / "b", flat), format="masks")
     assert data.classes == ("cut", "spot")
     assert sorted(boxes_of(data)["0.png"]) == [[2, 3, 9, 6], [20, 3, 9, 6]]
     loco = {f"train/good/00{i}.png": image(i) for i in range(4)}
@@ -511,14 +511,14 @@ def test_kinds_of_defect_are_classes(tmp_path):
 def test_masks_by_what_they_show(tmp_path):
     files = {f"images/{i}.png": image(i) for i in range(6)}
     files |= {f"masks/{i}.png": mask((18, 12, 12, 8), white_first=i % 2 == 1) for i in range(6)}
-    data = own.prepare("a", tmp_path / "data", write_folder(tmp_path / "a", files), form="masks")
+    data = own.prepare("a", tmp_path / "data", write_folder(tmp_path / "a", files), format="masks")
     assert set(map(str, boxes_of(data).values())) == {str([BASE])}
     # Of half the size: believed as they are, stretched to the image.
     files |= {f"masks/{i}.png": mask((9, 6, 6, 4), size=(24, 16)) for i in range(6)}
     source = write_folder(tmp_path / "b", files)
     with pytest.raises(DataError, match="size_differs"):
-        own.prepare("b", tmp_path / "data", source, form="masks")
-    data = own.prepare("b", tmp_path / "data", source, form="masks", policy={"size_differs": "fix"})
+        own.prepare("b", tmp_path / "data", source, format="masks")
+    data = own.prepare("b", tmp_path / "data", source, format="masks", policy={"size_differs": "fix"})
     assert set(map(str, boxes_of(data).values())) == {str([BASE])}
 
 
@@ -565,7 +565,7 @@ def test_masks_in_colours_are_no_single_class(tmp_path):
     Image.fromarray(pixels).save(out, "PNG")
     files = {f"images/{i}.png": image(i) for i in range(6)} | {f"masks/{i}.png": out.getvalue() for i in range(6)}
     with pytest.raises(DataError, match="a mask in colours"):
-        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), form="masks")
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), format="masks")
 
 
 def test_a_tiff_that_lies_on_its_side(tmp_path):

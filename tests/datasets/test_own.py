@@ -74,12 +74,12 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("format", FILES)
 @pytest.mark.parametrize("packed", [True, False])
-def test_prepare_and_use_by_name(tmp_path, root, form, packed):
+def test_prepare_and_use_by_name(tmp_path, root, format, packed):
     write = write_zip if packed else write_folder
-    source = write(tmp_path / "source", FILES[form]())
-    assert readers.detect(open_source(source)) == form
+    source = write(tmp_path / "source", FILES[format]())
+    assert readers.detect(open_source(source)) == format
     lines: list[str] = []
     data = own.prepare("my_parts", root, source, report=lines.append)
     assert len(data.images) == 6
@@ -262,24 +262,24 @@ CASES = {
 def test_each_finding_and_its_policies(tmp_path, root, kind):
     files, outcomes = CASES[kind]
     source = write_folder(tmp_path / "s", files())
-    form = "masks" if kind == "mask_folders" else "auto"
+    format = "masks" if kind == "mask_folders" else "auto"
     with pytest.raises(DataError, match=f"--policy {kind}=") as caught:
-        own.prepare("mine", root, source, findings=tmp_path / "f.json", form=form, strict=True)
+        own.prepare("mine", root, source, findings=tmp_path / "f.json", format=format, strict=True)
     assert "\n" not in str(caught.value)
     assert not (root / "mine").exists()
     assert {f["kind"] for f in json.loads((tmp_path / "f.json").read_text())} == {kind}
     if kind in DEFAULTS:
         lines: list[str] = []
-        data = own.prepare("mine", root, source, form=form, report=lines.append)
+        data = own.prepare("mine", root, source, format=format, report=lines.append)
         assert (len(data.images), len(data.annotations)) == outcomes[DEFAULTS[kind]]
         assert [line for line in lines if f" x {kind}={DEFAULTS[kind]} (" in line and "for example" in line]
         assert f"{kind}={DEFAULTS[kind]}" in data.manifest["examples"]
     else:
         with pytest.raises(DataError, match=f"--policy {kind}="):
-            own.prepare("mine", root, source, form=form)
+            own.prepare("mine", root, source, format=format)
     assert set(outcomes) == set(KINDS[kind][1])
     for action, (images, boxes) in outcomes.items():
-        data = own.prepare("mine", root, source, policy={kind: action}, form=form)
+        data = own.prepare("mine", root, source, policy={kind: action}, format=format)
         assert (len(data.images), len(data.annotations)) == (images, boxes)
         assert set(data.manifest.get("changes", {})) == (set() if action == "keep" else {f"{kind}={action}"})
         verify("mine")
@@ -334,7 +334,7 @@ def test_wrong_requests(tmp_path, root):
     with pytest.raises(RequestError, match="in the catalogue"):
         own.prepare("neu_det", root, source)
     with pytest.raises(RequestError, match="did you mean 'coco'"):
-        own.prepare("mine", root, source, form="cocos")
+        own.prepare("mine", root, source, format="cocos")
     with pytest.raises(RequestError, match="box_outside can be error, fix, drop"):
         parse_policy(["box_outside=mend"])
     with pytest.raises(RequestError, match="did you mean 'box_outside'"):
@@ -437,13 +437,13 @@ def damaged(files: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
 def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root, sets):
     """Damaged sets and archives: no traceback, nothing outside the target, nothing half-written."""
     rng = random.Random(0)
-    good = {form: make() for form, make in FILES.items()}
+    good = {format: make() for format, make in FILES.items()}
     policies = ({}, {kind: "drop" for kind, (_, actions) in KINDS.items() if "drop" in actions})
     source = tmp_path / "s.zip"
     messages = []
     for k in range(sets):
-        form = rng.choice(sorted(good))
-        files = damaged(good[form], rng)
+        format = rng.choice(sorted(good))
+        files = damaged(good[format], rng)
         write_zip(source, files)
         if k % 4 == 0:  # the archive itself
             raw = bytearray(source.read_bytes())

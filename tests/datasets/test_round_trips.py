@@ -80,8 +80,8 @@ def plain(name: str) -> str:
 def pixels(k: int, picture: Picture) -> bytes:
     rng = np.random.default_rng(k)
     out = io.BytesIO()
-    form = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF"}[picture.name[-4:]]
-    Image.fromarray(rng.integers(0, 256, picture.size[::-1], dtype=np.uint8)).save(out, form)
+    format = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF"}[picture.name[-4:]]
+    Image.fromarray(rng.integers(0, 256, picture.size[::-1], dtype=np.uint8)).save(out, format)
     return out.getvalue()
 
 
@@ -129,11 +129,11 @@ def as_voc(pictures: list[Picture]) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def prepared(files: dict[str, bytes], form: str) -> Iterator[tuple[own.PreparedDataset, Path]]:
+def prepared(files: dict[str, bytes], format: str) -> Iterator[tuple[own.PreparedDataset, Path]]:
     """The set that files make, and a folder to write to."""
     with tempfile.TemporaryDirectory() as folder:
         source = write_folder(Path(folder) / "s", files)
-        yield own.prepare("mine", Path(folder) / "data", source, form=form), Path(folder)
+        yield own.prepare("mine", Path(folder) / "data", source, format=format), Path(folder)
 
 
 def by_end(pictures: list[Picture], name: str) -> Picture:

@@ -322,7 +322,7 @@ def test_the_other_search_finds_a_place_that_two_folds_show(tmp_path):
         pixels = np.rint(np.clip(crop, 0, 255)).astype(np.uint8)
         (yolo / "images" / f"{name}.png").write_bytes(encode_png(pixels))
         (yolo / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
-    data = own.prepare("strip", tmp_path / "root", yolo, form="auto")
+    data = own.prepare("strip", tmp_path / "root", yolo, format="auto")
     places = {f"{name}.png": i % 5 for i, name in enumerate(crops)}
     found = list(search(data, places, 8))
     assert [({leak.a, leak.b}, leak.area) for leak in found] == [({"a.png", "b.png"}, pytest.approx(0.49))]

@@ -45,19 +45,19 @@ def detect(source: Source) -> str:
     )
 
 
-def read(source: Source, form: str, tell: Tell) -> Content:
+def read(source: Source, format: str, tell: Tell) -> Content:
     """Read a source in a format, or the one that it is found to have ("auto").
 
     Args:
         tell: takes what is found about files that belong to no image.
     """
-    if form == "auto":
-        form = detect(source)
-    if form not in FORMATS:
-        raise RequestError(f"--format {form}: {nearest(form, [*FORMATS, 'auto'])}")
+    if format == "auto":
+        format = detect(source)
+    if format not in FORMATS:
+        raise RequestError(f"--format {format}: {nearest(format, [*FORMATS, 'auto'])}")
     for name in source.names():
         if name.lower().endswith(UNREAD_SUFFIXES):
             tell("unread_image", source.where(name), f"images are read as {', '.join(IMAGE_SUFFIXES)}")
     for name in source.broken():
         tell("broken_link", source.where(name), "it is a link to nothing")
-    return FORMATS[form](source, tell)
+    return FORMATS[format](source, tell)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from benchmarks.datasets.sources import Sample, Source
+from benchmarks.datasets.sources import RawSample, Source
 from benchmarks.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -37,7 +37,7 @@ class Content:
     """A set as a format tells it: class names in its order, and the samples, read as they are asked for."""
 
     classes: tuple[str, ...]
-    samples: Iterator[Sample]
+    samples: Iterator[RawSample]
     source_ids: Mapping[str, int | str | None] = field(default_factory=dict)
     """The source's own ids of classes, where it has any; None where its files do not agree on one."""
     parts: Mapping[str, str] = field(default_factory=dict)

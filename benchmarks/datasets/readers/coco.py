@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.datasets.findings import are_fractions
 from benchmarks.datasets.readers.base import PARTS, Content, Names, Problem, Tell, load_json
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
 
@@ -129,7 +129,7 @@ def _parts(contents: dict[str, Any], names: Names) -> dict[str, str]:
     return out
 
 
-def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: set[str]) -> Iterator[Sample]:
+def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: set[str]) -> Iterator[RawSample]:
     used: set[str] = set()
     last = ""
     for name, content in contents.items():
@@ -163,21 +163,21 @@ def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: 
             stray = []
             if not isinstance(called, str) or not called:
                 problem = ("bad_annotation", where, f"image {number} has no file_name")
-                yield Sample("?", None, (), where, (*told, problem))
+                yield RawSample("?", None, (), where, (*told, problem))
                 continue
             if number in done:
                 problem = ("duplicate_id", where, f"image id {number} occurs twice")
-                yield Sample(called, None, (), where, (*told, problem))
+                yield RawSample(called, None, (), where, (*told, problem))
                 continue
             done.add(number)
             found = names.find(called, posixpath.dirname(name))
             if found is None:
                 problem = ("missing_image", where, f"image {called!r} is not in the source, or more than once")
-                yield Sample(called, None, (), where, (*told, problem))
+                yield RawSample(called, None, (), where, (*told, problem))
                 continue
             used.add(found)
             last = where
-            yield Sample(
+            yield RawSample(
                 names.short(found),
                 source.read(found),
                 tuple(boxes[number]),
@@ -189,11 +189,11 @@ def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: 
                 source_file=name if len(contents) > 1 else "",
             )
         if stray:
-            yield Sample("?", None, (), where, tuple(stray))
+            yield RawSample("?", None, (), where, tuple(stray))
     for name in names.all:
         if name not in used:
             problem = ("missing_annotation", source.where(name), f"no entry for it in {last or 'the COCO files'}")
-            yield Sample(names.short(name), source.read(name), (), source.where(name), (problem,))
+            yield RawSample(names.short(name), source.read(name), (), source.where(name), (problem,))
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:

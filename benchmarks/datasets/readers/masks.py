@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.datasets import masks
 from benchmarks.datasets.images import shades, values
 from benchmarks.datasets.readers.base import PARTS, Content, Names, Pairing, Problem, Tell, folders, images_of, key
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
 FOLDERS = ("masks", "mask", "labels", "label", "annotations", "ground_truth", "gt", "segmentationclass")
@@ -71,14 +71,14 @@ def read(source: Source, tell: Tell) -> Content:
     kinds = {} if listed else _kinds(source, found, names, owner, tell)
     classes = listed or tuple(dict.fromkeys(kinds.get(mask, "defect") for mask in found))
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RawSample]:
         for image in names.all:
             data = source.read(image)
             if not owner[image]:
                 where = source.where(image)
                 good = bool(kinds) and key(PurePosixPath(image).parent.name) in _GOOD
                 problem = ("missing_annotation", where, f"no mask {PurePosixPath(image).stem}.png for it in the source")
-                yield Sample(names.short(image), data, (), where, () if good else (problem,))
+                yield RawSample(names.short(image), data, (), where, () if good else (problem,))
                 continue
             boxes: list[Box] = []
             problems: list[Problem] = []
@@ -92,12 +92,12 @@ def read(source: Source, tell: Tell) -> Content:
             if len(sizes) > 1:
                 problems.append(("bad_annotation", origin, f"the masks of {image} differ in size"))
             size = sizes.pop() if sizes else None
-            yield Sample(names.short(image), data, tuple(boxes), origin, tuple(problems), size, measured=True)
+            yield RawSample(names.short(image), data, tuple(boxes), origin, tuple(problems), size, measured=True)
         for mask in homeless:
             where = source.where(mask)
             stem = _stem(mask)
             problem = ("missing_image", where, f"no image {stem} for it in the source, or more than one")
-            yield Sample(stem, None, (), where, (problem,))
+            yield RawSample(stem, None, (), where, (problem,))
 
     return Content(classes, samples())
 

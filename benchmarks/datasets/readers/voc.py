@@ -12,7 +12,7 @@ from benchmarks.datasets.findings import are_fractions
 from benchmarks.datasets.images import decode
 from benchmarks.datasets.readers import voc_xml
 from benchmarks.datasets.readers.base import PARTS, Content, Names, Pairing, Tell, key
-from benchmarks.datasets.sources import Sample, Source
+from benchmarks.datasets.sources import RawSample, Source
 from benchmarks.errors import DataError
 
 
@@ -37,7 +37,7 @@ def read(source: Source, tell: Tell) -> Content:
 
     pairing = Pairing([name for name, _ in parsed], names.all)
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RawSample]:
         used: set[str] = set()
         for name, annotation in parsed:
             where = source.where(name)
@@ -45,11 +45,11 @@ def read(source: Source, tell: Tell) -> Content:
             owners = _owners(source, names, pairing, name, annotation.file_name)
             if not owners:
                 problem = ("missing_image", where, f"no image {stem} for it in the source, or more than one")
-                yield Sample(stem, None, (), where, (*annotation.problems, problem))
+                yield RawSample(stem, None, (), where, (*annotation.problems, problem))
                 continue
             used.update(owners)
             for owner in owners:
-                yield Sample(
+                yield RawSample(
                     names.short(owner),
                     source.read(owner),
                     annotation.boxes,
@@ -62,7 +62,7 @@ def read(source: Source, tell: Tell) -> Content:
             if image not in used:
                 where = source.where(image)
                 problem = ("missing_annotation", where, f"no {PurePosixPath(image).stem}.xml for it in the source")
-                yield Sample(names.short(image), source.read(image), (), where, (problem,))
+                yield RawSample(names.short(image), source.read(image), (), where, (problem,))
 
     return Content(classes, samples(), parts=_parts(source, names))
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import yaml
 
 from benchmarks.datasets.readers.base import PARTS, Content, Names, Problem, Tell, images_of, key, load_json
-from benchmarks.datasets.sources import Box, Sample, Source
+from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
 _LISTS = ("classes.txt", "obj.names", "_darknet.labels")
@@ -296,7 +296,7 @@ def read(source: Source, tell: Tell) -> Content:
         if text not in claimed and _says_labels(source, text):
             tell("unclaimed_label", source.where(text), "it is a label file, and no image is called so")
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RawSample]:
         for image in images:
             label = owner.get(image)
             boxes: tuple[Box, ...] = ()
@@ -309,7 +309,7 @@ def read(source: Source, tell: Tell) -> Content:
                 boxes, problems = _boxes(source, label, *governed.of(label))
                 if image in flat:
                     problems = (*problems, ("flat_label", where, f"it lies flat, {image} is the only image called so"))
-            yield Sample(names.short(image), source.read(image), boxes, where, problems, relative=True)
+            yield RawSample(names.short(image), source.read(image), boxes, where, problems, relative=True)
 
     short = {} if parts is None else {names.short(image): part for part in parts for image in parts[part]}
     overlap = parts is not None and sum(map(len, parts.values())) != len(short)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.cost import session as module
 from benchmarks.cost.engines import Form
-from benchmarks.cost.session import Entry, Kept, Plan, Step, as_json, prepare, session
+from benchmarks.cost.session import Kept, Plan, ProfiledModel, Step, as_json, prepare, session
 from benchmarks.models import build_model
 from tests.benchmarks.cost.planted import Planted
 
@@ -41,10 +41,10 @@ class Small(Planted):
         return super().forward(images)
 
 
-def _entry(model: nn.Module, samples: int = 2) -> Entry:
+def _entry(model: nn.Module, samples: int = 2) -> ProfiledModel:
     adam = lambda m: torch.optim.AdamW(m.parameters())  # noqa: E731
     step = Step([(IMAGES[0], {})] * samples, adam)
-    return Entry(model, Form(), Form().of(model, IMAGES), step=step)
+    return ProfiledModel(model, Form(), Form().of(model, IMAGES), step=step)
 
 
 def _session(models: dict[str, nn.Module], plan: Plan = PLAN, **options: Any):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cells import Cell, Recipe
 from benchmarks.cost.engines import Form
-from benchmarks.cost.session import Cost, Kept, Plan, Report, Step, prepare, session, silent
+from benchmarks.cost.session import Cost, Kept, Plan, ProgressCallback, Step, prepare, session, silent
 from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
@@ -47,7 +47,7 @@ def profile_cells(
     load_model: Callable[[Cell], nn.Module],
     plan: Plan = QUICK,
     threads: int,
-    report: Report = silent,
+    report: ProgressCallback = silent,
 ) -> None:
     """Count and time the trained models of cells of one data set, in turns in one process.
 

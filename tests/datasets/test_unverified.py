@@ -183,7 +183,7 @@ def dagm_files() -> dict[str, bytes]:
 def test_dagm_with_masks(tmp_path, root):
     data = own.prepare("dagm2007", None, write_zip(tmp_path / "d.zip", dagm_files()))
     assert "few" not in " ".join(titles("dagm2007"))  # six images a fold are too few for ten
-    assert data.classes == dagm2007.CLASSES == catalogue.ELSEWHERE["dagm2007"].classes
+    assert data.classes == dagm2007.CLASSES == catalogue.UNVERIFIED["dagm2007"].classes
     assert len(data.images) == 12
     assert found(data, "Class1/Train/0000.PNG") == [("Class1", (13, 10, 40, 20))]
     assert found(data, "Class10/Test/0004.PNG") == [("Class10", (22, 10, 40, 20)), ("Class10", (50, 50, 55, 60))]
@@ -248,7 +248,7 @@ def mask_files(n: int = 6) -> dict[str, bytes]:
 
 def test_masks_of_several_classes(tmp_path, root):
     lines = []
-    data = own.prepare("csdd", None, write_folder(tmp_path / "m", mask_files()), form="masks", report=lines.append)
+    data = own.prepare("csdd", None, write_folder(tmp_path / "m", mask_files()), format="masks", report=lines.append)
     assert data.classes == ("hole", "sand")
     for name in ("0.png", "1.png"):
         i = int(name[0])
@@ -261,7 +261,7 @@ def test_masks_of_several_classes(tmp_path, root):
 def test_masks_without_classes_and_with_findings(tmp_path, root):
     files = mask_files()
     del files["classes.txt"]
-    data = own.prepare("mine", None, write_folder(tmp_path / "a", files), form="masks")
+    data = own.prepare("mine", None, write_folder(tmp_path / "a", files), format="masks")
     assert data.classes == ("defect",)
     assert found(data, "0.png") == [("defect", (3, 2, 20, 6))]
     wrong = {
@@ -273,7 +273,7 @@ def test_masks_without_classes_and_with_findings(tmp_path, root):
     }
     for k, (message, change) in enumerate(wrong.items()):
         with pytest.raises(DataError, match=message):
-            own.prepare(f"mine{k}", None, write_folder(tmp_path / f"w{k}", mask_files() | change), form="masks")
+            own.prepare(f"mine{k}", None, write_folder(tmp_path / f"w{k}", mask_files() | change), format="masks")
 
 
 # GC10-DET, PKU-Market-PCB, DsPCBSD+
@@ -295,9 +295,9 @@ def test_gc10_det(tmp_path, root):
     with pytest.raises(DataError, match="has the very pixels of") as caught:
         own.prepare("gc10_det", None, source)
     assert "1 missing_annotation, 1 unknown_class" in str(caught.value)
-    policy = dict(entry.split("=") for entry in catalogue.ELSEWHERE["gc10_det"].policies)
+    policy = dict(entry.split("=") for entry in catalogue.UNVERIFIED["gc10_det"].policies)
     data = own.prepare("gc10_det", None, source, policy=policy)
-    assert data.classes == catalogue.ELSEWHERE["gc10_det"].classes
+    assert data.classes == catalogue.UNVERIFIED["gc10_det"].classes
     assert len(data.images) == 6
     assert found(data, "3/img_2.jpg")[0][0] == found(data, "4/img_3.jpg")[0][0] == "waist_folding"
     assert found(data, "1/img_0.jpg") == [("punching_hole", (5, 6, 50, 60))]
@@ -307,7 +307,7 @@ def test_gc10_det(tmp_path, root):
 
 
 def test_pku_pcb_leaves_rotated_copies_out(tmp_path, root):
-    labels = catalogue.ELSEWHERE["pku_pcb"].classes
+    labels = catalogue.UNVERIFIED["pku_pcb"].classes
     files = {}
     for i, label in enumerate(labels):
         name = f"01_{label}_{i:02}"
@@ -349,7 +349,7 @@ def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
         source = write_zip(tmp_path / "s.zip", damaged(good[name], rng))
         policy = {kind: "drop" for kind, (_, do) in KINDS.items() if "drop" in do} if k % 2 else {}
         try:
-            own.prepare(name, None, source, form="masks" if name == "csdd" else None, policy=policy, force=True)
+            own.prepare(name, None, source, format="masks" if name == "csdd" else None, policy=policy, force=True)
         except (DataError, RequestError) as e:
             messages.append(str(e))
         assert {p.name for p in root.iterdir()} <= set(good)
@@ -357,11 +357,11 @@ def test_damaged_files_end_in_a_finding_or_a_clear_error(tmp_path, root):
     assert all(m and "\n" not in m for m in messages)
 
 
-@pytest.mark.parametrize("name", catalogue.ELSEWHERE)
+@pytest.mark.parametrize("name", catalogue.UNVERIFIED)
 def test_what_the_catalogue_says_of_each(name):
-    guide = catalogue.ELSEWHERE[name]
-    assert guide.name == name
-    assert all((guide.title, guide.sizes, guide.licence, guide.citation, guide.how_to_get, guide.layouts))
-    assert guide.homepage.startswith("https://")
-    assert set(guide.labels.values()) <= set(guide.classes)
-    assert bool(guide.url) == bool(guide.digest)
+    spec = catalogue.UNVERIFIED[name]
+    assert spec.name == name
+    assert all((spec.title, spec.sizes, spec.licence, spec.citation, spec.how_to_get, spec.layouts))
+    assert spec.homepage.startswith("https://")
+    assert set(spec.labels.values()) <= set(spec.classes)
+    assert bool(spec.url) == bool(spec.digest)
