@@ -18,7 +18,7 @@ Key = tuple[int, int]
 """Fold and seed."""
 
 LEAST_RUNS = 3
-"""Of each of two models: with fewer there is no p and no verdict."""
+"""Runs that each of two models must have: with fewer there is no p and no verdict."""
 
 CONVERGED_BELOW = 0.02
 """What doubling a schedule may gain, in units of the metric, before a model counts as still learning."""

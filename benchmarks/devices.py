@@ -98,7 +98,7 @@ class SourceState:
 
 
 def source() -> SourceState:
-    """As it is now. Read it before the first import of what it describes."""
+    """The state of the source files now. Read it before the first import of what it describes."""
     here = Path(__file__)
     # Installed within somebody else's repository, the commit would be theirs.
     if _git("ls-files", "--error-unmatch", here.name) is None or _git("rev-parse", "--show-prefix") != "benchmarks/":
@@ -109,12 +109,12 @@ def source() -> SourceState:
 
 @functools.cache
 def source_at_start() -> SourceState:
-    """As it was when this was first called: a command calls it before it imports anything heavy."""
+    """The state of the source files when this was first called: a command calls it before it imports anything heavy."""
     return source()
 
 
 SNAPSHOT = ".source.json"
-"""Beside the packages of a copy without version control: the commit, and the digest of each source file at it."""
+"""The file beside the packages of a copy without version control: its commit, and each source file's digest at it."""
 
 
 def snapshot() -> str:

@@ -300,7 +300,7 @@ def _groups(
 
 
 def _session_of(costs: Mapping[str, Cost]) -> dict[str, Any] | None:
-    """Of the latencies at the first batch size that was measured: rounds, machine, settings."""
+    """How the latencies at the first batch size were measured: rounds, machine, settings."""
     for cost in costs.values():
         for latency in (cost.latency, *cost.batch_latency.values()):
             if latency is not None:

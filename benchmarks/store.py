@@ -177,7 +177,7 @@ class ProfileRecord(_Record):
     output_shapes: dict[str, tuple[int, ...]] | None
     peak_memory_bytes: int | None
     training_memory_bytes: int | None = None
-    """Of a step at the recipe's batch size, with its optimiser's state."""
+    """Peak memory of a training step at the recipe's batch size, with its optimiser's state."""
     training_batch: int | None = added(None, description="images of that step")
     checkpoint_bytes: int | None = None
     latency: Latency | None
@@ -343,7 +343,7 @@ class CellPaths:
 
     @property
     def val_detections(self) -> Path:
-        """Of the validation images; operating points are chosen on them."""
+        """Detections of the validation images; operating points are chosen on them."""
         return self._path(".val.detections.npz")
 
     @property

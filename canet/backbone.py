@@ -106,7 +106,7 @@ class Backbone(nn.Module):
             parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As usual, but the norms of frozen parts stay in evaluation mode."""
+        """Set the mode as usual, but keep the norms of frozen parts in evaluation mode."""
         super().train(mode)
         for module in self.frozen_modules().values():
             module.eval()

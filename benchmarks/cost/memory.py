@@ -40,7 +40,7 @@ def training_memory(
     device: torch.device,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer],
 ) -> int:
-    """The same for a training step of a copy: forward, backward, gradients and the state of `optimizer`."""
+    """Peak memory of a training step of a copy: forward, backward, gradients and the state of `optimizer`."""
     import torch
 
     model = copy.deepcopy(model).to(device).train()

@@ -200,11 +200,11 @@ class Overlap(NamedTuple):
     side: float
     """Its shorter side as a share of the image's."""
     correlation: float
-    """Of the common area in full resolution."""
+    """Correlation of the pixels of the common area, in full resolution."""
     sharpness: float
     """The best shift's correlation times the root of its area, over that of the best shift elsewhere."""
     significance: float
-    """The same over its standard deviation over all shifts."""
+    """The best shift's correlation times the root of its area, over the standard deviation of that over all shifts."""
 
     @property
     def same_place(self) -> bool:

@@ -190,7 +190,7 @@ class DetectionDataset(Dataset[Item]):
 
 
 def _as_target(boxes: Tensor, labels: Tensor, image_id: int) -> dict[str, Any]:
-    """As models take it: `ignore` apart from the boxes, and absent where there is none."""
+    """An item as models take it: `ignore` apart from the boxes, and absent where there is none."""
     ignored = labels == IGNORED
     if not ignored.any():
         return {"boxes": boxes, "labels": labels, "image_id": image_id}
@@ -217,7 +217,7 @@ class _Bytes(Dataset[tuple[Sample, int] | DataError]):
 
 
 def _pack(items: Sequence[tuple[Sample, int] | DataError]) -> Bytes | DataError:
-    """As arrays, which go through a pipe at once; tensors would cost a handle in shared memory each."""
+    """Items as arrays, which go through a pipe at once; tensors would cost a handle in shared memory each."""
     images, targets = [], []
     for item in items:
         if isinstance(item, DataError):

@@ -406,7 +406,7 @@ def build(
 
 
 def _image_entry(image_id: int, image: Clean) -> dict[str, Any]:
-    """As annotations.json has it; what an image has not is absent, so that digests do not change by it."""
+    """An image as annotations.json states it; what it does not have is absent, so that digests do not change by it."""
     entry = {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}
     if image.source_id is not None:
         entry["source_id"] = image.source_id
@@ -434,7 +434,7 @@ def is_ignored(annotation: Mapping[str, Any]) -> bool:
 
 
 def to_json(value: Any) -> bytes:
-    """As all our files have it."""
+    """Write JSON in the layout of all our files."""
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
 
 

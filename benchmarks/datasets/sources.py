@@ -34,7 +34,7 @@ class Box:
     ignore: str = ""
     """Why it is neither asked for nor false: "crowd" (several objects, COCO's iscrowd), "difficult" (VOC's); or ""."""
     area: float | None = None
-    """Of the object's mask, where the source states it; else that of the box."""
+    """Area of the object's mask, where the source states it; else None, and the box's area counts."""
 
 
 @dataclass(frozen=True)

@@ -8,4 +8,4 @@ EVALUATOR_VERSION = 4
 """Raise it when the same detections give other numbers; stored detections are then evaluated again."""
 
 MAX_DETECTIONS = 100
-"""Of an image, the best ones; all others are left out."""
+"""How many detections of an image count: its best ones; all others are left out."""

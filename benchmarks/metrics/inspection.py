@@ -192,7 +192,7 @@ def calibration(scene: Scene, weights: Weights, found: Found) -> tuple[Calibrati
     bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
 
     def sums(values: Floats | Ints | Bools) -> Floats:
-        """Of each bin, (bins, B)."""
+        """The weighted sum of `values` in each bin, (bins, B)."""
         flat = np.bincount(bins * scene.images + image, values, minlength=CALIBRATION_BINS * scene.images)
         return weighted(flat.reshape(CALIBRATION_BINS, scene.images).astype(float), weights)
 

@@ -37,13 +37,13 @@ DIFFERENCE: Bounds = (-1.0, 1.0)
 RATE: Bounds = (0.0, math.inf)
 
 LEAST_GROUPS = 10
-"""Fewer images, or groups of overlapping ones, and no bootstrap interval is given."""
+"""A metric of fewer images, or groups of overlapping ones, has no bootstrap interval."""
 LEAST_BOXES = 10
-"""The same of the boxes that a metric rests on."""
+"""A metric of fewer boxes has no bootstrap interval."""
 FEW_BOXES = 30
-"""Below, recalls have exact intervals."""
+"""Recalls of fewer boxes have exact intervals."""
 LEAST_COUNT = 5
-"""The same of an exact interval of a share."""
+"""A share of fewer has no exact interval."""
 LEAST_RUNS = 3
 """Fewer runs have no variance of their own between trainings."""
 _NOTHING = 1e-12

@@ -77,7 +77,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
 
 
 def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
-    """Of a model as it was trained; "not told" where there is no study of it.
+    """The verdict on a model as it was trained; "not told" where there is no study of it.
 
     What was trained longer than a schedule that is long enough has come to its end too. Variants of CANet that have no
     study of their own take the worse verdict of CANet and Faster R-CNN, between which they lie.

@@ -99,7 +99,7 @@ class Mark:
     interval: tuple[float, float] | None = None
     untrained: bool = False
     values: tuple[float, ...] = ()
-    """Of single trainings."""
+    """Accuracy of each training, in percent."""
     learning: Learning | None = None
     """None: not ours to judge."""
     counted: float | None = None

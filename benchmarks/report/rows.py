@@ -101,7 +101,7 @@ class Row:
     accuracy: Mapping[str, Value]
     samples: Mapping[tuple[int, int], RunMetric]
     samples_small: Mapping[tuple[int, int], RunMetric]
-    """The same of AP small."""
+    """AP small of each run; `samples` is AP50 of each."""
     groups: int | None
     good: int | None
     """Groups of test images of one run, and how many of these images are good parts."""
@@ -138,7 +138,7 @@ class Row:
 
     @property
     def interval(self) -> Interval | None:
-        """Of AP50."""
+        """The 95% interval of AP50; None where none can be given."""
         return self.accuracy["AP50"].interval
 
     @property
@@ -341,7 +341,7 @@ class _Spreads:
         return digest_of([models.get(cell.model).family, rest])
 
     def of(self, name: str, row: list[RunRecord]) -> Training | None:
-        """Of a metric, for models like that of a row, from other runs than its own."""
+        """The variance of a metric between trainings of models like that of a row, from other runs than its own."""
         own, cell = {run.cell_id for run in row}, row[0].cell
         found = []
         for runs in self._runs.get(self._tier(cell), {}).values():
