@@ -298,15 +298,14 @@ def _train_and_evaluate(
                 loaders=loaders,
             )
     known["weights_sha256"] = save_trained(model, cell, data.classes, paths.weights)
-    if cell.tile is not None:
-        model = TiledDetector(model, cell.tile.size, cell.tile.overlap)
+    whole = model if cell.tile is None else TiledDetector(model, cell.tile.size, cell.tile.overlap)
     progress.phase("detecting")
     saved = {}
     for part, names, path in (("", split.test, paths.detections), ("val_", split.val, paths.val_detections)):
         if not names:  # an official split may have no validation part
             continue
         with _timed(timings, f"{part}detect"):
-            content = detect(model, data, names, device).dumps()
+            content = detect(whole, data, names, device).dumps()
             write_atomic(path, content)
             known[f"{part}detections_sha256"] = hashlib.sha256(content).hexdigest()
             saved[part] = Detections.loads(content, str(path))

@@ -112,8 +112,11 @@ def train(
     Raises:
         Diverged: a loss term, a gradient or a weight was NaN or infinite.
         Stopped: `progress` asked for it after an epoch, whose state is in `checkpoint`.
+        TypeError: the cell's recipe is the library's own, which this loop does not run.
     """
     recipe = cell.recipe
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"{type(recipe).__name__}: this recipe is run by the model's own library (fit_natively)")
     per_epoch = iterations_per_epoch(len(dataset), recipe)
     optimizer = build_optimizer(model, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
@@ -251,7 +254,7 @@ def _seal(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(canonical(header))
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -92,7 +92,7 @@ def merge(
     some_cut = cut.any(1).tolist()
 
     alive = torch.ones(len(scores), dtype=torch.bool)
-    merged, kept = [], []
+    merged, kept = list[Tensor](), list[int]()
     for best in range(len(scores)):
         if len(kept) == most:
             break
