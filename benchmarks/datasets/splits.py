@@ -2,6 +2,7 @@
 
 A file has one of three forms:
 - `folds`: with fold i asked for, fold i is the test part, fold i+1 the validation part, the others are trained on;
+  `only_tested`, a list for each fold, joins it where it is a test or validation part and is never trained on;
 - `base` and `train`: as the list named `base`, but only these images of each fold's training part are trained on;
 - `parts`: train, val and test as they stand, an official split.
 """
@@ -29,6 +30,9 @@ SHIPPED = Path(__file__).parent / "splits"
 SEED = 20261123
 SUPERSEDED = {
     f"neu_det-{which}-v1": "superseded: a tenth of its images show a place that another fold shows too (docs/folds.md)"
+    for which in ("5fold", "few10", "few30", "few100")
+} | {
+    f"synthetic_small-{which}-v1": "superseded: of version 1 of the set, whose images this version does not have"
     for which in ("5fold", "few10", "few30", "few100")
 }
 """Lists that nothing new should be run on, and why; they can still be read."""
@@ -152,7 +156,7 @@ def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts,
         else:
             if not all(listed["folds"]):
                 raise ValueError("a fold of it has no image")
-            parts = _rotate([tuple(part) for part in listed["folds"]])
+            parts = _rotated(listed)
         for part in parts:
             names = [name for names in part for name in names]
             if len(set(names)) != len(names):
@@ -162,13 +166,18 @@ def _read(path: Path, changed_ns: int, dataset_name: str) -> tuple[tuple[_Parts,
     return parts, digest
 
 
-def _rotate(folds: Sequence[_Names]) -> tuple[_Parts, ...]:
+def _rotated(content: Mapping[str, Any]) -> tuple[_Parts, ...]:
+    """Train, val and test of every fold of a list of the form `folds`."""
+    folds = [tuple(part) for part in content["folds"]]
+    only_tested = [tuple(part) for part in content.get("only_tested", [()] * len(folds))]
+    if len(only_tested) != len(folds):
+        raise ValueError(f"{len(folds)} folds and {len(only_tested)} lists of what is only tested on")
     k = len(folds)
     out = []
     for i in range(k):
         val = (i + 1) % k
         train = tuple(name for j, part in enumerate(folds) if j not in (i, val) for name in part)
-        out.append((train, folds[val], folds[i]))
+        out.append((train, folds[val] + only_tested[val], folds[i] + only_tested[i]))
     return tuple(out)
 
 
@@ -341,18 +350,28 @@ def make_list(
     if how and (largest := max(map(len, groups), default=0)) * folds > len(labels):
         report(f"{data.name}: {largest} of {len(labels)} images stay in one fold (--groups {how}): folds are uneven")
     content["folds"] = make_folds(labels, groups, folds=folds, seed=seed, spread=overlaps or bool(how and groups))
+    prefix = catalogue.CATALOGUE[data.name].only_tested if data.name in catalogue.CATALOGUE else ""
+    if prefix:
+        dealt = sorted(image["file_name"] for image in data.images if image["file_name"].startswith(prefix))
+        content["only_tested"] = [dealt[i::folds] for i in range(folds)]
     return {**content, **found, "near_duplicate_groups": groups}
 
 
 def _labels(data: PreparedDataset) -> dict[str, list[str]]:
     """Class of each box, difficult ones too, of the images that fold lists are about."""
-    excluded = catalogue.CATALOGUE[data.name].excluded if data.name in catalogue.CATALOGUE else ""
+    spec = catalogue.CATALOGUE.get(data.name)
+    excluded = tuple(filter(None, (spec.excluded, spec.only_tested))) if spec else ()
     names = [image["file_name"] for image in data.images]
     return {
-        name: [data.classes[a["category_id"] - 1] for a in (*data.boxes(name), *data.ignored(name))]
+        name: _classes(data, name)
         for name in names
-        if not (excluded and name.startswith(excluded))
+        if not name.startswith(excluded)
     }
+
+
+def _classes(data: PreparedDataset, name: str) -> list[str]:
+    """Class of each box of an image, difficult ones too."""
+    return [data.classes[a["category_id"] - 1] for a in (*data.boxes(name), *data.ignored(name))]
 
 
 def make_few(
@@ -368,7 +387,7 @@ def make_few(
     """
     labels = _labels(data)
     digest = hashlib.sha256(dumps(content).encode()).hexdigest()
-    parts = _rotate([tuple(part) for part in content["folds"]])
+    parts = _rotated(content)
     chosen = []
     for train, _, _ in parts:
         if count > len(train):
@@ -408,7 +427,7 @@ def make_fews(data: PreparedDataset, base: str, content: Mapping[str, Any]) -> d
     They have the version of the base.
     """
     version = base.rpartition("-")[2]
-    smallest = min(len(train) for train, _, _ in _rotate([tuple(part) for part in content["folds"]]))
+    smallest = min(len(train) for train, _, _ in _rotated(content))
     counts = [count for count in FEW if count <= smallest]
     return {f"{data.name}-few{count}-{version}": make_few(data, base, content, count) for count in counts}
 
@@ -438,7 +457,8 @@ def shares(data: PreparedDataset, folds: Sequence[Sequence[str]], group: Mapping
     Args:
         group: image -> group, as `groups_of` gives it.
     """
-    labels = _labels(data)
+    names = [name for fold in folds for name in fold]
+    labels = {name: _classes(data, name) for name in names}
     out = []
     for fold in folds:
         row = {}

@@ -1,4 +1,8 @@
-"""`synthetic_small`: metal surfaces with small defects, made from a seed, the same bytes on every machine.
+"""`synthetic_small`, version 2: metal surfaces with small defects, made from a seed, the same bytes on every machine.
+
+800 images of 128 x 128 px, nine in ten with one to five defects, for the folds, and 600 parts without any that are
+tested on and never trained on. Harder than version 1: fainter and smaller defects, and more marks that are none.
+No defect is fainter than `FAINT`, so that none is there that nobody could see.
 
 Every random number is raw PCG64 output; pixels come from integer arithmetic and from float64 `+ - * /`, `sqrt`,
 comparisons and rounding, which IEEE 754 fixes to the last bit. There is no sin, exp or normal (they differ between
@@ -23,11 +27,20 @@ from benchmarks.datasets.sources import Box, RawSample
 Floats = NDArray[np.float64]
 
 CLASSES = ("crack", "inclusion", "missing_pattern", "pit", "ring_stain", "scratch")
-SIZE = 160
-COUNT = 300
-SEED = 20261123
+SIZE = 128
+COUNT = 800
+GOOD = 600
+FOLDS = 4
+SEED = 20261126
 MARGIN = 2  # no box comes closer to the image border
 GAP = 3  # nor to another box
+HALF = SIZE / 2
+FAINT, CLEAR = (9.0, 14.0), (14.0, 34.0)
+"""Visibility of a third of the defects, and of the others: the norm of what a defect changes over the deviation of a
+pixel from its neighbourhood, the signal-to-noise ratio of the best linear detector on white noise."""
+PEAK = (13.0, 70.0)
+"""Least and greatest change of a pixel, in grey levels."""
+GOOD_PREFIX = "good_"
 SURFACES = ("brushed", "rolled", "cast", "turned", "blasted", "embossed")
 
 
@@ -166,8 +179,8 @@ def _surface(stream: Stream, kind: str) -> Surface:
         grain = stream.direction()
     elif kind == "turned":
         dx, dy = stream.direction()
-        reach = stream.uniform(150, 420)
-        cx, cy = 80 + dx * reach, 80 + dy * reach
+        reach = stream.uniform(120, 340)
+        cx, cy = HALF + dx * reach, HALF + dy * reach
         r = np.sqrt((_X - cx) * (_X - cx) + (_Y - cy) * (_Y - cy))
         pitch = stream.uniform(2.6, 4.6)
         texture = _interpolate(stream.noise(512), r / pitch) * stream.uniform(5, 8)
@@ -181,7 +194,7 @@ def _surface(stream: Stream, kind: str) -> Surface:
         texture = _box_blur(stream.noise(SIZE, SIZE + 60), 14, 1)[:, 30:-30] * stream.uniform(8, 14)
         pitch = stream.uniform(15, 21)
         dot_radius = pitch * stream.uniform(0.24, 0.31)
-        dot_gain = stream.uniform(24, 38)
+        dot_gain = stream.uniform(16, 32)
         ux, uy = 1.0, stream.uniform(-0.25, 0.25)
         n = math.sqrt(ux * ux + uy * uy)
         ux, uy = ux / n, uy / n
@@ -190,7 +203,7 @@ def _surface(stream: Stream, kind: str) -> Surface:
         for i in range(-14, 15):
             for j in range(-14, 15):
                 a, b = (i + stagger * (j % 2)) * pitch, j * pitch
-                x, y = 80 + ox + a * ux - b * uy, 80 + oy + a * uy + b * ux
+                x, y = HALF + ox + a * ux - b * uy, HALF + oy + a * uy + b * ux
                 if -pitch < x < SIZE + pitch and -pitch < y < SIZE + pitch:
                     dots.append((x, y))
     else:
@@ -361,59 +374,83 @@ def _free(box: tuple[int, int, int, int], taken: list[tuple[int, int, int, int]]
 
 
 def _distractors(stream: Stream, surface: Surface, image: Floats) -> Floats:
-    """Marks that are no defects: dust, lint, tool lines through the whole part, smears."""
+    """Marks that are no defects: dust, lint, tool lines through the whole part, smears, rub marks."""
     gx, gy = surface.grain
-    for _ in range(stream.below(7)):  # dust: a pixel or two, dark or bright
-        x, y, tone = stream.uniform(2, 157), stream.uniform(2, 157), stream.uniform(16, 42) * stream.sign()
+    for _ in range(stream.below(9)):  # dust: a pixel or two, dark or bright
+        x, y, tone = stream.uniform(2, SIZE - 3), stream.uniform(2, SIZE - 3), stream.uniform(16, 42) * stream.sign()
         at = _window(x, y, 2)
         d2 = (_X[at] - x) * (_X[at] - x) + (_Y[at] - y) * (_Y[at] - y)
         image[at] += np.maximum(1.0 - d2 / stream.uniform(1.0, 2.6), 0.0) * tone
-    if stream.below(3) == 0:  # tool lines follow the grain from border to border
+    if stream.below(2) == 0:  # tool lines follow the grain from border to border
         for _ in range(1 + stream.below(3)):
-            x, y, tone = stream.uniform(0, 160), stream.uniform(0, 160), stream.uniform(7, 17) * stream.sign()
+            x, y, tone = stream.uniform(0, SIZE), stream.uniform(0, SIZE), stream.uniform(7, 19) * stream.sign()
             d = np.abs((_X - x) * gy - (_Y - y) * gx)
             image = image + _stroke(d, 0.5) * tone
-    if stream.below(4) == 0:  # lint: a long soft bright thread
+    if stream.below(3) == 0:  # lint: a long soft bright thread
         dx, dy = stream.direction()
-        x, y, bend = stream.uniform(30, 130), stream.uniform(30, 130), stream.uniform(0.004, 0.012) * stream.sign()
+        x, y = stream.uniform(24, SIZE - 24), stream.uniform(24, SIZE - 24)
+        bend = stream.uniform(0.004, 0.012) * stream.sign()
         a, b = (_X - x) * dx + (_Y - y) * dy, (_Y - y) * dx - (_X - x) * dy
-        reach = stream.uniform(26, 40)
+        reach = stream.uniform(20, 38)
         along = np.minimum(np.maximum((reach - np.abs(a)) / 3.0, 0.0), 1.0)
-        image = image + _stroke(np.abs(b - a * a * bend), 0.3) * along * stream.uniform(9, 17)
+        image = image + _stroke(np.abs(b - a * a * bend), 0.3) * along * stream.uniform(9, 20)
     for _ in range(stream.below(3)):  # smears: wide and faint
-        x, y, r = stream.uniform(0, 160), stream.uniform(0, 160), stream.uniform(14, 34)
+        x, y, r = stream.uniform(0, SIZE), stream.uniform(0, SIZE), stream.uniform(12, 30)
         d2 = ((_X - x) * (_X - x) + (_Y - y) * (_Y - y)) / (r * r)
         image = image + stream.uniform(-13, 13) / (1.0 + d2 * d2)
+    for _ in range(stream.below(3)):  # rub marks: as large as a defect, without an edge
+        x, y, r = stream.uniform(8, SIZE - 8), stream.uniform(8, SIZE - 8), stream.uniform(3, 8)
+        long = stream.uniform(1.0, 2.2)
+        a, b = ((_X - x) * gx + (_Y - y) * gy) / (r * long), ((_Y - y) * gx - (_X - x) * gy) / r
+        image = image + _smoothstep(1.0 - np.sqrt(a * a + b * b) * 0.6) * stream.uniform(6, 15) * stream.sign()
     return image
 
 
 def _illuminate(stream: Stream, surface: Surface, image: Floats) -> Floats:
     """A slope across the image, a soft hot spot, darker corners."""
     lx, ly = surface.light
-    slope = ((_X - 79.5) * lx + (_Y - 79.5) * ly) / 80.0
-    x, y, r = stream.uniform(10, 150), stream.uniform(10, 150), stream.uniform(45, 95)
+    middle = (SIZE - 1) / 2
+    slope = ((_X - middle) * lx + (_Y - middle) * ly) / HALF
+    x, y, r = stream.uniform(8, SIZE - 8), stream.uniform(8, SIZE - 8), stream.uniform(36, 76)
     spot = 1.0 / (1.0 + ((_X - x) * (_X - x) + (_Y - y) * (_Y - y)) / (r * r))
-    corner = ((_X - 79.5) * (_X - 79.5) + (_Y - 79.5) * (_Y - 79.5)) / 12800.0
+    corner = ((_X - middle) * (_X - middle) + (_Y - middle) * (_Y - middle)) / (2 * HALF * HALF)
     gain = (
         0.92 + slope * stream.uniform(0.04, 0.2) + spot * stream.uniform(0.05, 0.3) - corner * stream.uniform(0, 0.22)
     )
     return image * gain
 
 
+def _norm(values: Floats) -> float:
+    """Root of the sum of squares, in integers of 1/16, whose sum has no order."""
+    q = np.rint(values * 16.0).astype(np.int64)
+    return math.sqrt(int((q * q).sum())) / 16.0
+
+
+def _deviation(surface: Floats, box: tuple[int, int, int, int], noise: float) -> float:
+    """Of a pixel from its neighbourhood, around a box (x, y, width, height), with the sensor's `noise` to come."""
+    x, y, w, h = box
+    at = slice(max(y - 6, 0), y + h + 6), slice(max(x - 6, 0), x + w + 6)
+    rough = (surface - _blur(surface, 4))[at]
+    return math.sqrt((_norm(rough) ** 2) / rough.size + noise * noise)
+
+
 def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, int, int, int]]]]:
-    """Image `index`: (160, 160) grey levels, and per defect its class and box (x, y, width, height)."""
+    """Image `index`: (128, 128) grey levels, and per defect its class and box (x, y, width, height).
+
+    Images from `COUNT` on are good parts.
+    """
     stream = Stream(SEED, index)
     surface = _surface(stream, SURFACES[index % len(SURFACES)])
+    noise = stream.uniform(1.8, 4.8)
     image = surface.image.copy()
     absent: set[int] = set()
     boxes: list[tuple[str, tuple[int, int, int, int]]] = []
     taken: list[tuple[int, int, int, int]] = []
-    clean = index % 10 == (index // 10) % 10  # a tenth of the images, spread over the surfaces
-    wanted = 0 if clean else 1 + (stream.below(5) + stream.below(5)) // 2
+    good = index >= COUNT or index % 10 == (index // 10) % 10  # of the folds a tenth, spread over the surfaces
+    wanted = 0 if good else 1 + (stream.below(5) + stream.below(5)) // 2
     plain = [c for c in CLASSES if c != "missing_pattern"]
     for k in range(wanted):
-        hard = stream.below(6) == 0
-        strength = stream.uniform(15, 22) if hard else stream.uniform(27, 58)
+        visibility = stream.uniform(*(FAINT if stream.below(3) == 0 else CLEAR))
         if surface.dots and (k == 0 or stream.below(3) < 2):
             found = _missing_dot(stream, surface, absent, taken)
             if found is not None:
@@ -422,7 +459,7 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
             continue
         label = plain[stream.below(len(plain))]
         large = stream.below(5) == 0
-        delta = MAKERS[label](stream, surface, strength, large)
+        delta = MAKERS[label](stream, surface, 40.0, large)
         extent = _extent(delta)
         if extent is None:
             continue
@@ -430,7 +467,10 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
             x, y = stream.below(SIZE - extent[2]), stream.below(SIZE - extent[3])
             box = (x, y, extent[2], extent[3])
             if _free(box, taken):
-                _paste(image, delta, x - extent[0], y - extent[1])
+                scale = visibility * _deviation(surface.image, box, noise) / _norm(delta)
+                peak = float(np.abs(delta).max())
+                scale = min(max(scale, PEAK[0] / peak), PEAK[1] / peak)
+                _paste(image, delta * scale, x - extent[0], y - extent[1])
                 boxes.append((label, box))
                 taken.append(box)
                 break
@@ -439,7 +479,7 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
             _add_dot(image, surface, dot_x, dot_y)
     image = _distractors(stream, surface, image)
     image = _illuminate(stream, surface, image)
-    image = image + stream.noise(SIZE, SIZE) * stream.uniform(1.6, 4.2)
+    image = image + stream.noise(SIZE, SIZE) * noise
     return np.minimum(np.maximum(np.rint(image), 0.0), 255.0).astype(np.uint8), boxes
 
 
@@ -479,9 +519,9 @@ def encode_png(grey: NDArray[np.uint8]) -> bytes:
 
 
 def read(source: None = None) -> Iterator[RawSample]:
-    """All images, as `prepared` wants them."""
-    for index in range(COUNT):
+    """All images, as `prepared` wants them: those of the folds, then the good parts that are only tested on."""
+    for index in range(COUNT + GOOD):
         grey, found = render(index)
         boxes = tuple(Box(label, x, y, x + w, y + h) for label, (x, y, w, h) in found)
-        name = f"synthetic_{index:03d}.png"
+        name = f"part_{index:03d}.png" if index < COUNT else f"{GOOD_PREFIX}{index - COUNT:03d}.png"
         yield RawSample(name, encode_png(grey), boxes, origin=name)

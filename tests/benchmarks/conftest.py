@@ -25,13 +25,13 @@ RECIPE = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=1e-3, schedule="on
 def make_cell(**changes: object) -> Cell:
     base = dict(
         dataset="synthetic_small",
-        split="synthetic_small-5fold-v1",
+        split="synthetic_small-4fold-v2",
         fold=0,
         model="canet",
         variant="default",
         scale="nano",
         seed=0,
-        image_size=160,
+        image_size=128,
         recipe=RECIPE,
     )
     return Cell(**{**base, **changes})

@@ -19,7 +19,7 @@ from tests.benchmarks.test_run import call
 from tests.datasets.conftest import write_folder
 from tests.datasets.test_own import png
 
-SPLIT = "synthetic_small-5fold-v1"
+SPLIT = "synthetic_small-4fold-v2"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_yolo_files_and_image_names_say_the_same(synthetic, test_images, tmp_pat
     name_of = {image["id"]: image["file_name"] for image in synthetic.images}
     by_name.write_text(json.dumps([{**e, "image_id": Path(name_of[e["image_id"]]).stem} for e in found]))
     for e in found:
-        x, y, w, h = (v / 160 for v in e["bbox"])
+        x, y, w, h = (v / 128 for v in e["bbox"])
         line = f"{e['category_id'] - 1} {x + w / 2!r} {y + h / 2!r} {w!r} {h!r} {e['score']!r}\n"
         with (folder / f"{Path(name_of[e['image_id']]).stem}.txt").open("a") as f:
             f.write(line)
@@ -90,11 +90,11 @@ def test_what_is_left_out_is_said(synthetic, test_images, tmp_path: Path) -> Non
     assert got.elsewhere == elsewhere
     assert got.notes(100) == [
         f"left out: {elsewhere} detections of images that are not in this part of the split",
-        f"without any row: 59 of 60 images, for example {test_images[1]}; nothing was found there?",
+        f"without any row: 349 of 350 images, for example {test_images[1]}; nothing was found there?",
         "left out: 3 detections beyond the best 100 of their image",
     ]
     file.write_text(json.dumps(results(synthetic, split.train[:3])))
-    with pytest.raises(DataError, match=r"no detection of the 60 images .* --fold"):
+    with pytest.raises(DataError, match=r"no detection of the 350 images .* --fold"):
         read(file, synthetic, test_images)
 
 
@@ -106,7 +106,7 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
     [
         ("[{", "not readable as JSON"),
         ('{"images": []}', "not a list of detections"),
-        ("[]", "no detection of the 60 images"),
+        ("[]", "no detection of the 350 images"),
         ("[3]", "entry 0: not an object with image_id"),
         ('[{"image_id": 1}]', "entry 0: not an object with image_id"),
         ([GOOD, {**GOOD, "image_id": 4711}], r"entry 1: synthetic_small has no image 4711.*annotations\.json"),
@@ -116,7 +116,7 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
         ([{**GOOD, "category_id": 7}], "category_id 7 is not of 1 to 6"),
         ([{**GOOD, "bbox": [1, 2, 3]}], "bbox is not four finite numbers"),
         ([{**GOOD, "bbox": [1, 2, 3, float("nan")]}], "bbox is not four finite numbers"),
-        ([{**GOOD, "bbox": [150, 2, 20, 4]}], r"lies outside of synthetic_000\.png, 160 x 160"),
+        ([{**GOOD, "bbox": [150, 2, 20, 4]}], r"lies outside of part_000\.png, 128 x 128"),
         ([{**GOOD, "bbox": [5, 2, -1, 4]}], "negative width or height"),
         ([{**GOOD, "score": 1.5}], r"score 1\.5 is not in \[0, 1\]"),
         ([{**GOOD, "score": None}], "score None"),
@@ -135,11 +135,11 @@ def test_a_wrong_coco_file_is_refused_by_its_entry(synthetic, test_images, tmp_p
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("synthetic_000", "0 0.5 0.5 0.1 0.1", r"line 1: 5 fields.*save_conf=True"),
-        ("synthetic_000", "0 0.5 0.5 x 0.1 0.9", "line 1: not a class and five numbers"),
-        ("synthetic_000", "6 0.5 0.5 0.1 0.1 0.9", "class 6 is not of 0 to 5"),
-        ("synthetic_000", "0 0.5 0.5 inf 0.1 0.9", "not finite"),
-        ("synthetic_000", "0 50 50 10 10 0.9", r"outside of .*YOLO: fractions"),
+        ("part_000", "0 0.5 0.5 0.1 0.1", r"line 1: 5 fields.*save_conf=True"),
+        ("part_000", "0 0.5 0.5 x 0.1 0.9", "line 1: not a class and five numbers"),
+        ("part_000", "6 0.5 0.5 0.1 0.1 0.9", "class 6 is not of 0 to 5"),
+        ("part_000", "0 0.5 0.5 inf 0.1 0.9", "not finite"),
+        ("part_000", "0 50 50 10 10 0.9", r"outside of .*YOLO: fractions"),
         ("other", "0 0.5 0.5 0.1 0.1 0.9", "has no image 'other'"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_wrong_yolo_file_is_refused_by_its_line(
 def test_a_box_may_touch_the_border_and_be_rounded_over_it(synthetic, test_images, tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     entry = {**GOOD, "image_id": test_images[0]}
-    file.write_text(json.dumps([{**entry, "bbox": [-0.5, 0, 161, 160]}]))
+    file.write_text(json.dumps([{**entry, "bbox": [-0.5, 0, 129, 128]}]))
     assert len(read(file, synthetic, test_images).detections.scores) == 1
 
 
@@ -176,7 +176,7 @@ def test_neither_file_nor_folder(synthetic, test_images, tmp_path: Path) -> None
         (("--detections", "x.json"), "needs --dataset"),
         (("--detections", "x.json", "--dataset", "neu_dett"), "did you mean 'neu_det'"),
         (("--detections", "x.json", "--dataset", "synthetic_small"), "there is no x.json"),
-        (("--detections", "x.json", "--dataset", "synthetic_small", "--fold", "9"), "folds 0 to 4"),
+        (("--detections", "x.json", "--dataset", "synthetic_small", "--fold", "9"), "folds 0 to 3"),
         (("r.json", "--out", "m.json"), "--out goes with --detections"),
         (("r.json", "--detections", "x.json"), "give run records, or"),
     ],

@@ -79,7 +79,7 @@ def test_another_class_of_device_is_another_cell_and_a_fold_of_both_is_said(tmp_
     found = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ours")
     assert (found.joined, found.twice) == (3, [])
     (line,) = found.split_folds
-    assert "fold 0 of synthetic_small-5fold-v1" in line
+    assert "fold 0 of synthetic_small-4fold-v2" in line
     assert "CPU (1) and nvidia-h200 (1)" in line
 
 

@@ -213,10 +213,10 @@ def test_folds_have_an_interval_where_their_sizes_are_known(stored, tmp_path: Pa
 
 def test_runs_of_another_split_are_another_row(stored, tmp_path: Path) -> None:
     stored("results")
-    stored("results", make_cell(split="synthetic_small-few10-v1"))
+    stored("results", make_cell(split="synthetic_small-few10-v2"))
     assert [r.runs for r in rows(scan(tmp_path / "results"))] == [1, 1]
     text = markdown(scan(tmp_path / "results"))
-    assert "## synthetic_small, 160 px, synthetic_small-few10-v1" in text
+    assert "## synthetic_small, 128 px, synthetic_small-few10-v2" in text
 
 
 def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stored, tmp_path: Path) -> None:

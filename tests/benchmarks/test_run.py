@@ -17,6 +17,9 @@ from benchmarks import suites
 from benchmarks.cells import digest_of
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
 
 MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report"]
 
@@ -61,13 +64,13 @@ def test_these_rooms_are_torch_free(module: str) -> None:
         (("--suite", "small_defects", "--model", "canet:nosae"), "no_sae"),
         (("--suite", "small_defects", "--dataset", "neu_dett"), "neu_det"),
         (("--suite", "small_defects", "--dataset", "neu_det"), "benchmarks.datasets prepare neu_det --from"),
-        (("--suite", "small_defects", "--fold", "9"), "folds 0 to 4"),
+        (("--suite", "small_defects", "--fold", "9"), "folds 0 to 3"),
         (("--suite", "small_defects", "--device", "cuda:77"), "--device cuda:77"),
         (("--suite", "small_defects", "--epochs", "0"), "epochs"),
         (("--suite", "small_defects", "--tile", "50"), "tile"),
         (("--suite", "smoke", "--time-limit", "9x"), "write it like 9m"),
         (("--suite", "smoke", "--weights", "x.pt"), "canet load no weights file"),
-        (("--suite", "smoke", "--split", "synthetic_small-few11-v1"), "did you mean 'synthetic_small-few10-v1'"),
+        (("--suite", "smoke", "--split", "synthetic_small-few11-v2"), "did you mean 'synthetic_small-few10-v2'"),
         (("--suite", "smoke", "--model", "my.detectors:build"), "no module 'my.detectors'"),
         (("--suite", "nowhere/mine.yaml"), "No such file"),
         (("--suite", "smoke", "--loaders", "2", "--workers", "2"), "--workers 1"),
@@ -102,8 +105,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_root: Path, syntheti
 def smoke(out: Path, data_root: Path, model: str = "retinanet", epochs: int = 1) -> list[object]:
     return [
         *("--suite", "smoke", "--tier", "quick", "--device", "cpu", "--model", model, "--epochs", epochs),
-        *("--out", out, "--data-root", data_root),
+        *("--out", out, "--data-root", data_root, "--split", TINY),
     ]
+
+
+def tiny(synthetic) -> dict[str, object]:
+    """What narrows a suite's cells to a list that takes seconds."""
+    return {"datasets": ["synthetic_small"], "split": {"synthetic_small": TINY}, "root": synthetic.root.parent}
 
 
 def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Path, str]) -> None:
@@ -111,14 +119,14 @@ def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Pat
     (stored,) = scan(out)
     run = stored.run
     assert run.status == "ok"
-    assert run.metrics.images == 60
+    assert run.metrics.images == 30
     assert len(run.curve) == 1
     assert set(run.timings_s) == {"build", "load", "train", "detect", "val_detect", "evaluate"}
     assert run.provenance.threads == 1
     assert stored.profile.macs.macs > 1e7
     assert stored.profile.parameters["total"] == run.model.parameters
     assert len(stored.profile.latency.samples_ms["end_to_end"]) >= 60
-    assert run.train_images == 180
+    assert run.train_images == 30
     assert run.metrics.inspection.operating_point.chosen_on == "validation"
     assert stored.paths.detections.exists()
     assert stored.paths.val_detections.exists()
@@ -266,7 +274,7 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
     suite = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(suite.replace("name: smoke", "name: mine"))
     command = [
-        *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", "synthetic_small-few30-v1", "--epochs", 1),
+        *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", "synthetic_small-few30-v2", "--epochs", 1),
         *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
     ]
     path = f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"
@@ -293,7 +301,7 @@ def test_the_gpu_study_lists_its_cells_without_a_gpu(tmp_path: Path, data_root: 
 @pytest.mark.nightly
 def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, synthetic) -> None:
     """Of its own cells one iteration of each kind of model, and its latency phase at another size."""
-    few = ("--split", "synthetic_small-few10-v1", "--epochs", 1, "--fold", 0, "--seed", 0, "--time-limit", "30m")
+    few = ("--split", "synthetic_small-few10-v2", "--epochs", 1, "--fold", 0, "--seed", 0, "--time-limit", "30m")
     own = ("--model", "canet", "--model", "yolov8n:near_start", "--out", tmp_path / "runs", "--data-root", data_root)
     done = call("run", *GPU_STUDY, *few, *own)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -318,7 +326,7 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
     """Eight workers, too little time: nothing is lost, and each cell is there once at the end."""
     command = ["--suite", "smoke", "--device", "cpu", "--model", "retinanet", "--epochs", 3, "--workers", 8]
     command += [part for seed in range(8) for part in ("--seed", seed)]
-    command += ["--out", tmp_path, "--data-root", data_root]
+    command += ["--out", tmp_path, "--data-root", data_root, "--split", "synthetic_small-few100-v2"]
     began = time.monotonic()
     first = call("run", *command, "--time-limit", "40s")
     assert first.returncode == 0, first.stderr
@@ -339,7 +347,7 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
 @pytest.mark.nightly
 def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_root: Path, synthetic) -> None:
     """In one worker after two other models, and in a process of its own."""
-    command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--time-limit", "1h"]
+    command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--split", TINY]
     others = ["--model", "canet", "--model", "yolov8n"]
     assert call("run", *command, *others, "--model", "retinanet", "--out", tmp_path / "all").returncode == 0
     assert call("run", *command, "--model", "retinanet", "--out", tmp_path / "one").returncode == 0
@@ -428,7 +436,7 @@ def test_a_cell_that_diverges_is_recorded_as_such_and_is_not_tried_again(tmp_pat
     from benchmarks import runner, suites
     from benchmarks.progress import CellProgress
 
-    (cell,) = suites.load("smoke").cells("quick", datasets=["synthetic_small"], select=["retinanet"], epochs=1)
+    (cell,) = suites.load("smoke").cells("quick", select=["retinanet"], epochs=1, **tiny(synthetic))
     wild = cell.recipe.model_copy(update={"lr": 1e30, "optimizer": "sgd", "clip_norm": None})
     cell = cell.model_copy(update={"recipe": wild})
     record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
@@ -445,7 +453,7 @@ def test_a_cell_that_fails_is_recorded_and_tried_again(tmp_path: Path, synthetic
     from benchmarks import runner, suites
     from benchmarks.progress import CellProgress
 
-    (cell,) = suites.load("smoke").cells("quick", datasets=["synthetic_small"], select=["retinanet"], epochs=1)
+    (cell,) = suites.load("smoke").cells("quick", select=["retinanet"], epochs=1, **tiny(synthetic))
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
@@ -471,16 +479,16 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
     from benchmarks.trained import load_trained
 
     (cell,) = suites.load("smoke").cells(
-        "quick", datasets=["synthetic_small"], select=["retinanet"], epochs=1, tile=Tile(size=96, overlap=32)
+        "quick", select=["retinanet"], epochs=1, tile=Tile(size=96, overlap=32), **tiny(synthetic)
     )
     several = cell.recipe.model_copy(update={"augment": ("mosaic", "copy_paste", "scale_jitter", "flips")})
     cell = cell.model_copy(update={"recipe": several})
     record = runner.run_cell(cell, synthetic, runs=tmp_path, device=torch.device("cpu"), progress=CellProgress())
     assert record.status == "ok", record.error
-    assert (record.cell.image_size, record.metrics.images) == (96, 60)
+    assert (record.cell.image_size, record.metrics.images) == (96, 30)
     paths = CellPaths.of(tmp_path, cell)
     found = Detections.loads(paths.detections.read_bytes(), "it")
-    assert 100 < found.boxes.max() <= 160, "in pixels of the whole image"
+    assert 100 < found.boxes.max() <= 128, "in pixels of the whole image"
     assert recompute(read_record(paths.record, RunRecord), paths, synthetic.root.parent) == record.metrics
     cpu = torch.device("cpu")
     profile_cells(

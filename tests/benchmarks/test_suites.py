@@ -71,11 +71,16 @@ def test_narrowing() -> None:
     suite = suites.load("small_defects")
     quick = {"datasets": ["synthetic_small"]}
     every = [c.name for c in suite.cells("quick", **quick)]
-    blocks = ["canet", "canet:fpn_convs", "canet:no_sae", "canet:no_cbd", "canet:fpn"]
-    assert every == [*blocks, "fasterrcnn_fpn", "retinanet", "yolov8n:near_start", "yolov8n"]
+    parts = ["canet:no_context", "canet:no_sae", "canet:no_cbd", "canet:fpn"]
+    assert every == ["canet", "canet:fpn_convs", "fasterrcnn_fpn", "retinanet", "yolov8n:near_start", *parts]
+    study = [c for c in suite.cells("study", **quick) if (c.fold, c.seed) == (0, 0)]
+    assert {c.id for c in suite.cells("quick", **quick)} < {c.id for c in study}, "what is trained is trained once"
     assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:1]
-    assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:5]
-    assert [c.name for c in suite.cells("quick", select=["yolov8n", "canet:no_sae"], **quick)] == [every[2], every[8]]
+    assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:2] + parts
+    assert [c.name for c in suite.cells("quick", select=["yolov8n:near_start", "canet:no_sae"], **quick)] == [
+        "yolov8n:near_start",
+        "canet:no_sae",
+    ]
     assert [c.name for c in suite.cells("quick", select=["canet:one_head"], **quick)] == ["canet:one_head"]
     (cell,) = suite.cells("quick", select=["retinanet"], folds=[3], seeds=[7], epochs=1, **quick)
     assert (cell.fold, cell.seed, cell.recipe.epochs) == (3, 7, 1)
@@ -89,8 +94,8 @@ def test_narrowing() -> None:
         ({"select": ["fcos:no_sae"]}, "no variants"),
         ({"select": ["retinanet:library"]}, "did you mean 'library_anchors'"),
         ({"select": ["fcos:*"]}, "has no model 'fcos'"),
-        ({"folds": [5]}, "folds 0 to 4"),
-        ({"split": {"synthetic_small": "synthetic_small-few11-v1"}}, "did you mean 'synthetic_small-few10-v1'"),
+        ({"folds": [4]}, "folds 0 to 3"),
+        ({"split": {"synthetic_small": "synthetic_small-few11-v2"}}, "did you mean 'synthetic_small-few10-v2'"),
     ],
 )
 def test_wrong_names_are_wrong_requests(narrow: dict, hint: str) -> None:
@@ -103,21 +108,21 @@ def test_tiles_are_the_data_sets_or_asked_for() -> None:
     (cell,) = suites.parse(text, "x.yaml").cells("quick", datasets=["synthetic_small"])
     assert (cell.tile, cell.image_size) == (Tile(size=96, overlap=32), 96), "native is then the tile's size"
     (cell,) = suites.parse(MINIMAL, "x.yaml").cells("quick", datasets=["synthetic_small"])
-    assert (cell.tile, cell.image_size) == (None, 160)
+    assert (cell.tile, cell.image_size) == (None, 128)
     wanted = Tile(size=640, overlap=160)
     (cell,) = suites.parse(text, "x.yaml").cells("quick", datasets=["synthetic_small"], tile=wanted)
-    assert (cell.tile, cell.image_size) == (wanted, 160)
+    assert (cell.tile, cell.image_size) == (wanted, 128)
 
 
 def test_another_split_list_is_a_tiers_or_asked_for() -> None:
-    few = MINIMAL.replace("folds: [0]", "folds: [0, 3]\n    split: {synthetic_small: synthetic_small-few10-v1}")
+    few = MINIMAL.replace("folds: [0]", "folds: [0, 3]\n    split: {synthetic_small: synthetic_small-few10-v2}")
     suite = suites.parse(few, "x.yaml")
     cells = suite.cells("quick", datasets=["synthetic_small"])
-    assert [(c.split, c.fold) for c in cells] == [("synthetic_small-few10-v1", 0), ("synthetic_small-few10-v1", 3)]
+    assert [(c.split, c.fold) for c in cells] == [("synthetic_small-few10-v2", 0), ("synthetic_small-few10-v2", 3)]
     asked = suite.cells(
-        "quick", datasets=["synthetic_small"], split={"synthetic_small": "synthetic_small-few30-v1"}, folds=[1]
+        "quick", datasets=["synthetic_small"], split={"synthetic_small": "synthetic_small-few30-v2"}, folds=[1]
     )
-    assert [(c.split, c.fold) for c in asked] == [("synthetic_small-few30-v1", 1)]
+    assert [(c.split, c.fold) for c in asked] == [("synthetic_small-few30-v2", 1)]
     assert len({c.id for c in (*cells, *asked)}) == 3
 
 

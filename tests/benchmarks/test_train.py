@@ -74,7 +74,7 @@ def test_frozen_parameters_are_not_optimised() -> None:
 
 @pytest.fixture(scope="module")
 def dataset(synthetic: PreparedDataset):
-    split = load_split("synthetic_small", "synthetic_small-5fold-v1", 0)
+    split = load_split("synthetic_small", "synthetic_small-4fold-v2", 0)
 
     def make(cell: Cell, images: int = 8) -> DetectionDataset:
         return DetectionDataset(

@@ -42,7 +42,7 @@ def test_prepare_verify_preview(capsys, monkeypatch, synthetic, tmp_path):
     assert code in (0, None)
     assert "up to date" in told.out
     code, told = run(capsys, monkeypatch, "verify", "synthetic_small", "--data-root", root)
-    assert "301 files" in told.out
+    assert "1401 files" in told.out
     assert "the very images and boxes that our split lists and records" in told.out
     out = tmp_path / "new" / "mosaic.png"
     code, told = run(

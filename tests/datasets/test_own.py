@@ -384,7 +384,7 @@ def test_few_shot_lists_of_ones_own_set(tmp_path, root):
 
 
 def test_export_of_a_fold(tmp_path, root, synthetic):
-    split = load_split("synthetic_small", "synthetic_small-5fold-v1", 2)
+    split = load_split("synthetic_small", "synthetic_small-4fold-v2", 2)
     export(synthetic, "coco", tmp_path / "out", split)
     part = json.loads((tmp_path / "out/annotations/instances_test.json").read_text())
     assert sorted(i["file_name"] for i in part["images"]) == sorted(f"images/test/{f}" for f in split.test)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -45,10 +46,14 @@ LISTS = {  # final: records rest on them
     "neu_det-few100-v2": "e8084bde2cb1f7eb85c8a9c99b340369a31282fcb0e34fafe0f078c1ad22dfa4",
     "neu_det-few30-v1": "a7f49e09b3f52459171cdf9673fe4d613e01b6637121caa34a688286011753ab",
     "neu_det-few30-v2": "76370816ac58af7446f554d0f672653ffe8a481cf37227d8db3acfe92ce27a0b",
+    "synthetic_small-4fold-v2": "4f5c41746e7cabec54ade21a044ee516b3b8ad61b53a02d1a210a4ac4d252c2c",
     "synthetic_small-5fold-v1": "98dd9f6427fb8399318d7420d6ff10e27c85c8ad4d500f493b6a0fc3869b37ed",
     "synthetic_small-few10-v1": "2613ab5b2e1a07151630a0c0e15cceb93349f7253949ca862593cebc60dcd6d2",
+    "synthetic_small-few10-v2": "6eac2d58b8b69e047d90c6c0400d4eb1fc5a8382c6a420080aff0e922000b66e",
     "synthetic_small-few100-v1": "74c8787985e3cc80b2ae6be76d3b3fed132b3b854688b0246fb16045e0bcbed8",
+    "synthetic_small-few100-v2": "1b14876a56e8798ea1f9aea806810fa8a74eda009150e9505e8e932bf16f0ce1",
     "synthetic_small-few30-v1": "468ca373da68d08263c61815a45127aeda124df00aa23f8c244578a3eb4d9a0c",
+    "synthetic_small-few30-v2": "3d80d9656a082b35ba75f2c00ae7a076a7a6869b0d36911c2848483a4b770877",
 }
 
 
@@ -62,19 +67,29 @@ def test_shipped_lists_never_change():
 
 
 FOLDED = [name for name in LISTS if "folds" in json.loads((SHIPPED / f"{name}.json").read_bytes())]
-IMAGES = {"synthetic_small": 300, "neu_det": 1800, "deep_pcb": 1500}
+IMAGES = {"synthetic_small": 1400, "neu_det": 1800, "deep_pcb": 1500}
+
+
+def images_of(split):
+    return 300 if split == "synthetic_small-5fold-v1" else IMAGES[split.partition("-")[0]]
 
 
 @pytest.mark.parametrize("split", FOLDED)
 def test_folds_part_the_set(split):
     name = split.partition("-")[0]
-    parts = [load_split(name, split, i) for i in range(5)]
+    folds = count_folds(name, split)
+    assert folds == (4 if split == "synthetic_small-4fold-v2" else 5)
+    parts = [load_split(name, split, i) for i in range(folds)]
     everything = {f for p in parts for f in p.test}
-    assert len(everything) == IMAGES[name] == sum(len(p.test) for p in parts)
+    good = {f for f in everything if f.startswith("good_")}
+    assert len(everything) == images_of(split) == sum(len(p.test) for p in parts)
     for i, p in enumerate(parts):
-        assert set(p.val) == set(parts[(i + 1) % 5].test)
-        assert set(p.train) | set(p.val) | set(p.test) == everything
-        assert len(p.train) + len(p.val) + len(p.test) == IMAGES[name]
+        assert set(p.val) == set(parts[(i + 1) % folds].test)
+        assert set(p.train) | set(p.val) | set(p.test) == everything - (good - set(p.val) - set(p.test))
+        assert not good & set(p.train)
+        assert not set(p.train) & set(p.val)
+        assert not (set(p.train) | set(p.val)) & set(p.test)
+        assert len(set(p.train)) == len(p.train)
         assert p.digest == LISTS[split]
     listed = json.loads((SHIPPED / f"{split}.json").read_bytes())
     groups = listed.get("near_duplicate_groups") or list(listed.get("groups", {}).values())
@@ -87,15 +102,18 @@ def test_every_set_that_can_be_had_has_its_default_list():
     for name in IMAGES:
         spec = catalogue.get(name)
         assert spec.split in FOLDED
-        assert spec.folds == 5
+        assert spec.folds == count_folds(name, spec.split)
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_few_shot_lists_are_nested_parts_of_the_training_part(name):
-    for fold, version in itertools.product(range(5), ("v1", "v2")):
-        if f"{name}-5fold-{version}" not in LISTS:
+    bases = [split for split in FOLDED if re.fullmatch(rf"{name}-\dfold-v\d", split)]
+    assert bases
+    for base, fold in itertools.product(bases, range(5)):
+        if fold == count_folds(name, base):
             continue
-        whole = load_split(name, f"{name}-5fold-{version}", fold)
+        version = base.rpartition("-")[2]
+        whole = load_split(name, base, fold)
         shorter: tuple[str, ...] = ()
         for count in FEW:
             few = load_split(name, f"{name}-few{count}-{version}", fold)
@@ -125,8 +143,8 @@ def test_groups_are_those_of_the_list():
 
 
 def test_ten_images_show_every_class(synthetic):
-    for fold in range(5):
-        few = load_split("synthetic_small", "synthetic_small-few10-v1", fold).train
+    for fold in range(4):
+        few = load_split("synthetic_small", "synthetic_small-few10-v2", fold).train
         assert {a["category_id"] for f in few for a in synthetic.boxes(f)} == {1, 2, 3, 4, 5, 6}
         assert any(not synthetic.boxes(f) for f in few)
 
@@ -147,24 +165,31 @@ def shipped(name):
 
 
 def test_synthetic_lists_are_what_the_command_makes(synthetic):
-    assert {title: dumps(content) for title, content in make_all(synthetic).items()} == shipped("synthetic_small")
+    assert {title: dumps(content) for title, content in make_all(synthetic).items()} == {
+        title: text for title, text in shipped("synthetic_small").items() if title not in SUPERSEDED
+    }
 
 
 def shares(data, split_name):
     """Boxes of each class in each fold, relative to an even share."""
     total = Counter(a["category_id"] for a in data.annotations)
-    folds = [load_split(data.name, split_name, i).test for i in range(5)]
+    folds = [load_split(data.name, split_name, i).test for i in range(count_folds(data.name, split_name))]
     counts = [Counter(a["category_id"] for f in part for a in data.boxes(f)) for part in folds]
-    return np.array([[5 * c[k] / total[k] for k in total] for c in counts])
+    return np.array([[len(folds) * c[k] / total[k] for k in total] for c in counts])
 
 
 def test_synthetic_folds_are_balanced(synthetic):
-    assert np.abs(shares(synthetic, "synthetic_small-5fold-v1") - 1).max() < 0.05
-    clean = [
-        sum(not synthetic.boxes(f) for f in load_split("synthetic_small", "synthetic_small-5fold-v1", i).test)
-        for i in range(5)
-    ]
-    assert clean == [6] * 5
+    assert np.abs(shares(synthetic, "synthetic_small-4fold-v2") - 1).max() < 0.05
+    for i in range(4):
+        fold = load_split("synthetic_small", "synthetic_small-4fold-v2", i)
+        assert len(fold.train) == 400
+        clean = [sum(not synthetic.boxes(f) for f in part) for part in (fold.train, fold.val, fold.test)]
+        assert clean == [40, 170, 170]
+
+
+def test_lists_of_version_1_name_no_image_of_version_2(synthetic):
+    names = {image["file_name"] for image in synthetic.images}
+    assert not names & set(load_split("synthetic_small", "synthetic_small-5fold-v1", 0).test)
 
 
 def test_neu_folds_are_balanced(neu):

@@ -14,11 +14,11 @@ def test_table_of_the_synthetic_set(synthetic):
     assert len(frame) == len(synthetic.annotations)
     area = np.array([a["bbox"][2] * a["bbox"][3] for a in synthetic.annotations])
     np.testing.assert_allclose(frame["size"], np.sqrt(area))
-    np.testing.assert_allclose(frame["share"], area / 160**2)
+    np.testing.assert_allclose(frame["share"], area / 128**2)
     counts = statistics.table(frame, synthetic.classes)
     assert list(counts.index) == [*synthetic.classes, "all"]
     assert counts.loc["all", "boxes"] == counts.loc[list(synthetic.classes), "boxes"].sum() == len(area)
-    assert counts.loc["all", "images"] == 270
+    assert counts.loc["all", "images"] == 720
     assert counts.loc["all", "below 32x32"] == pytest.approx((area < 32 * 32).mean())
     assert counts.loc["missing_pattern", "below 32x32"] == 1
 
