@@ -362,11 +362,7 @@ def _labels(data: PreparedDataset) -> dict[str, list[str]]:
     spec = catalogue.CATALOGUE.get(data.name)
     excluded = tuple(filter(None, (spec.excluded, spec.only_tested))) if spec else ()
     names = [image["file_name"] for image in data.images]
-    return {
-        name: _classes(data, name)
-        for name in names
-        if not name.startswith(excluded)
-    }
+    return {name: _classes(data, name) for name in names if not name.startswith(excluded)}
 
 
 def _classes(data: PreparedDataset, name: str) -> list[str]:
