@@ -24,7 +24,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic(data_root: Path, tmp_path_factory: pytest.TempPathFactory):
-    """`synthetic_small`, made once for all workers; a copy for each, with a short list `TINY` beside the shipped ones."""
+    """`synthetic_small`, made once for all workers; a copy for each, with the short list `TINY` beside the others."""
     from benchmarks.datasets.prepared import ensure
 
     base = tmp_path_factory.getbasetemp()
@@ -42,6 +42,6 @@ def _tiny() -> dict[str, object]:
     """A list that is trained and tested on in seconds: every class, and good parts to test on."""
     from benchmarks.datasets.splits import load_split
 
-    few = load_split("synthetic_small", "synthetic_small-few30-v2", 0)
+    few = load_split("synthetic_small", "synthetic_small-few100-v2", 0)
     parts = {"train": few.train, "val": few.val[:12] + few.val[-4:], "test": few.test[:24] + few.test[-6:]}
     return {"schema": 1, "dataset": "synthetic_small", "parts": parts}

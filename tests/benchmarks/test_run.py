@@ -126,7 +126,7 @@ def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Pat
     assert stored.profile.macs.macs > 1e7
     assert stored.profile.parameters["total"] == run.model.parameters
     assert len(stored.profile.latency.samples_ms["end_to_end"]) >= 60
-    assert run.train_images == 30
+    assert run.train_images == 100
     assert run.metrics.inspection.operating_point.chosen_on == "validation"
     assert stored.paths.detections.exists()
     assert stored.paths.val_detections.exists()
