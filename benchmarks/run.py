@@ -284,7 +284,8 @@ def _check_extras(cells: list[Cell], explicit: bool) -> None:
 
     A run of hours that ends without some of its models would mislead, so nothing starts then.
     """
-    from benchmarks.models import missing_extras, missing_weights
+    from benchmarks.extras import missing_weights
+    from benchmarks.models import missing_extras
 
     if messages := missing_extras(c.model for c in cells):
         raise RequestError("; ".join(messages) + ("" if explicit else "; or narrow the run with --model"))

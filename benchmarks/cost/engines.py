@@ -20,9 +20,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import extras
 from benchmarks.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Form:
         if engine == "onnx":
             if device_type != "cpu" or form.precision != "fp32":
                 raise RequestError(f"--form {text}: ONNX Runtime is measured in fp32 on the CPU alone; use --form onnx")
-            if find_spec("onnx") is None or find_spec("onnxruntime") is None:
-                raise RequestError("--form onnx needs: python -m pip install -c constraints.txt -e '.[onnx]'")
+            if (message := extras.missing("onnx")) is not None:
+                raise RequestError(f"--form onnx needs {message}")
         return form
 
     def __str__(self) -> str:

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks import models
 from benchmarks.errors import RequestError
 from benchmarks.models import MODELS, build_model, get, missing_extra, missing_extras, split_name
 
@@ -36,7 +35,7 @@ def test_sixteen_are_registered() -> None:
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = missing_extra("cascade_rcnn")
     assert message == ("model 'cascade_rcnn' needs mmdet: python -m pip install -c constraints.txt -e '.[mmdet]'")
     assert missing_extras(["htc", "atss", "canet"]) == [
