@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.errors import DataError, RequestError
-from benchmarks.metrics.results import Metrics
+from benchmarks.results import Metrics
 from benchmarks.store import Latency, ProfileRecord, Stored, scan
 
 app = typer.Typer(add_completion=False)

@@ -14,7 +14,7 @@ from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
 from benchmarks.datasets.splits import Split, groups_of, load_split
 from benchmarks.detections import Detections, read
 from benchmarks.errors import DataError, RequestError
-from benchmarks.metrics.results import Interval, Metrics
+from benchmarks.results import Interval, Metrics
 from benchmarks.store import CellPaths, RunRecord, read_named, read_record, write_atomic, write_record
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
 from benchmarks.errors import DataError, RequestError
-from benchmarks.metrics.results import Metrics
+from benchmarks.results import Metrics
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -24,9 +24,9 @@ from benchmarks.metrics.resampling import (
     sized_average_precision,
     voc_rule,
 )
-from benchmarks.metrics.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene, match, match_all, match_voc
 from benchmarks.metrics.spread import FEW_BOXES, LEAST_BOXES, LEAST_GROUPS, RATE, SHARE, effective, exact, over_images
+from benchmarks.results import ClassMetrics, Inspection, Interval, Metrics, SizeMetrics
 
 RESAMPLES = 1000
 DRAWN = ("AP50", "AP", "AP_small")

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.metrics.resampling import Ranking, Weights, point, ratio, weighted
-from benchmarks.metrics.results import Calibration, Confusion, ImageCurve, OperatingPoint
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
+from benchmarks.results import Calibration, Confusion, ImageCurve, OperatingPoint
 
 FROC_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per image: those of LUNA16 (Setio et al., 2017)."""

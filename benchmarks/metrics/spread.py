@@ -29,7 +29,7 @@ import numpy as np
 from scipy.stats import beta, t
 
 from ablations.effects import Key
-from benchmarks.metrics.results import Interval
+from benchmarks.results import Interval
 
 Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.metrics.results import ErrorShare
 from benchmarks.metrics.scene import NONE, Bools, Floats, Ints, Scene, match_all
+from benchmarks.results import ErrorShare
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

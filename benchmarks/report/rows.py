@@ -12,10 +12,10 @@ from ablations.effects import Learning
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.errors import DataError
-from benchmarks.metrics.results import Interval, Metrics
 from benchmarks.metrics.spread import DIFFERENCE, SHARE, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
 from benchmarks.report.budget import Course
+from benchmarks.results import Interval, Metrics
 from benchmarks.store import RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1

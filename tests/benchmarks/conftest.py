@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cells import Cell, Fingerprint, Recipe
-from benchmarks.metrics.results import ClassMetrics, Metrics
+from benchmarks.results import ClassMetrics, Metrics
 from benchmarks.store import (
     CellPaths,
     ModelFacts,

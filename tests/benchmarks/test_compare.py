@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.compare import MACS_TOLERANCE, compare
-from benchmarks.metrics.results import Metrics
+from benchmarks.results import Metrics
 from benchmarks.store import ModelFacts, ProfileRecord, Stored
 from tests.benchmarks.conftest import make_cell, make_metrics, make_record
 

@@ -52,8 +52,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 def installed(folder: Path) -> Path:
     """As much of this project as `devices` imports, in `folder`."""
-    (folder / "benchmarks" / "metrics").mkdir(parents=True)
-    for name in ("__init__", "devices", "store", "cells", "errors", "metrics/__init__", "metrics/results"):
+    (folder / "benchmarks").mkdir(parents=True)
+    for name in ("__init__", "devices", "store", "cells", "errors", "results"):
         shutil.copy(HERE / f"{name}.py", folder / "benchmarks" / f"{name}.py")
     return folder
 

@@ -9,9 +9,9 @@ from benchmarks.detections import Detections
 from benchmarks.metrics import evaluator as metrics
 from benchmarks.metrics import inspection, tide
 from benchmarks.metrics.resampling import draw
-from benchmarks.metrics.results import Metrics
 from benchmarks.metrics.scene import Scene, overlaps
 from benchmarks.metrics.spread import span
+from benchmarks.results import Metrics
 
 A, B = 1, 2
 CLASSES = ("a", "b")

@@ -14,12 +14,12 @@ from scipy.stats import t
 from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
-from benchmarks.metrics.results import ClassMetrics
 from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
 from benchmarks.report.rows import _with_one_reference, rows
 from benchmarks.report.tables import _differences, _percent, markdown, models_table, print_tables, sections
+from benchmarks.results import ClassMetrics
 from benchmarks.store import scan
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
