@@ -197,7 +197,7 @@ def _equal(name: str, what: str, old: object, new: object) -> Check:
 
 def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[Check]:
     """AP of each record again from the detections beside it; exactly what it says, or a failure."""
-    from benchmarks.evaluate import recompute
+    from benchmarks.metrics.records import recompute
 
     out = []
     for stored in records:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.datasets.prepared import PreparedDataset, ensure, to_json
-from benchmarks.datasets.splits import Split, groups_of, load_split
-from benchmarks.detections import Detections, read
+from benchmarks.datasets.prepared import ensure, to_json
+from benchmarks.datasets.splits import load_split
+from benchmarks.detections import read
 from benchmarks.errors import DataError, RequestError
+from benchmarks.metrics.records import agree, measure, opened, recompute, update, within
 from benchmarks.results import Interval, Metrics
-from benchmarks.store import CellPaths, RunRecord, read_named, read_record, write_atomic, write_record
+from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,59 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 Evaluator = Literal["ours", "pycocotools"]
-
-
-def measure(data: PreparedDataset, split: Split, test: Detections, val: Detections | None) -> Metrics:
-    """Metrics of a fold's test part; the operating point is chosen on its validation part, where `val` is given."""
-    from benchmarks.metrics.evaluator import evaluate
-
-    validation = None if val is None else (data.coco(split.val), val)
-    groups = groups_of(data.name, split.name, data.root.parent)
-    return evaluate(data.coco(split.test), test, data.classes, validation=validation, groups=groups)
-
-
-def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Metrics:
-    """Metrics of a record from its saved detections and the data set under `data_root`.
-
-    Raises:
-        DataError: the detections are not those that the record was made from.
-        RequestError: the data set is neither prepared nor embedded.
-    """
-    data, split, saved = _opened(record, paths, data_root)
-    return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
-
-
-def _opened(
-    record: RunRecord, paths: CellPaths, data_root: Path | None
-) -> tuple[PreparedDataset, Split, list[Detections]]:
-    """Data set and fold of a record, and its detections of test and, where there are any, validation images."""
-    named = [(paths.detections, record.detections_sha256)]
-    if record.val_detections_sha256 is not None:
-        named.append((paths.val_detections, record.val_detections_sha256))
-    saved = [Detections.loads(read_named(path, digest), str(path)) for path, digest in named]
-    data = ensure(record.cell.dataset, data_root)
-    if data.manifest_digest != record.fingerprint.data:
-        raise DataError(f"data set {data.name!r} is not the one the record was made from; prepare it again")
-    return data, load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root), saved
-
-
-def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
-    """Evaluate a record's saved detections with today's evaluator and write the record anew; nothing is trained."""
-    from benchmarks.devices import package_versions
-    from benchmarks.metrics import EVALUATOR_VERSION
-
-    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
-    made_by = {**record.provenance.packages, **package_versions("faster-coco-eval")}
-    new = record.model_copy(
-        update={
-            "metrics": recompute(record, paths, data_root),
-            "fingerprint": record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION}),
-            "train_images": len(split.train),
-            "provenance": record.provenance.model_copy(update={"packages": made_by}),
-        }
-    )
-    write_record(paths.record, new)
-    return new
 
 
 @app.command()
@@ -136,11 +84,11 @@ def _by_pycocotools(records: Sequence[Path], data_root: Path | None) -> None:
         if record.metrics is None:
             raise RequestError(f"{path} holds no metrics: its status is {record.status!r}")
         stem = path.name.removesuffix(".json")
-        data, split, saved = _opened(record, CellPaths(path.parent.parent, path.parent.name, stem), data_root)
+        data, split, saved = opened(record, CellPaths(path.parent.parent, path.parent.name, stem), data_root)
         numbers = coco_numbers(data.coco(split.test), saved[0], data.classes)
         recorded = [getattr(record.metrics, name) for name in NAMES]
         table.add_row(stem, *("-" if v is None else f"{v:.4f}" for v in numbers))
-        if not all(map(_within, recorded, numbers)):
+        if not all(map(within, recorded, numbers)):
             differs.append(stem)
     console.print(table)
     if differs:
@@ -170,27 +118,6 @@ def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) 
     console.print(table)
     if differs:
         raise DataError(f"recomputed metrics differ from the recorded ones: {', '.join(differs)}")
-
-
-def agree(recorded: Metrics, again: Metrics) -> bool:
-    """Whether every number that was recorded comes out again, to 1e-9; intervals and what is newer are left out."""
-    return _within(_numbers(recorded), _numbers(again))
-
-
-def _numbers(metrics: Metrics) -> dict[str, Any]:
-    return metrics.model_dump(
-        mode="json", exclude={"intervals", "standard_errors", "draws", "groups", "effective_groups"}, exclude_unset=True
-    )
-
-
-def _within(old: Any, new: Any) -> bool:
-    if isinstance(old, dict):
-        return isinstance(new, dict) and all(key in new and _within(v, new[key]) for key, v in old.items())
-    if isinstance(old, list):
-        return isinstance(new, list) and len(old) == len(new) and all(map(_within, old, new))
-    if isinstance(old, float) and isinstance(new, float):
-        return abs(old - new) <= 1e-9
-    return bool(old == new)
 
 
 def _of_file(

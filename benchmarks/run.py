@@ -487,8 +487,8 @@ def _say_what_is_left(left: list[Cell], out: Path) -> None:
 
 def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
     """Bring records of another evaluator up to date, from the detections beside them."""
-    from benchmarks.evaluate import update
     from benchmarks.metrics import EVALUATOR_VERSION
+    from benchmarks.metrics.records import update
 
     old = [r for r in records if r.status == "ok" and r.fingerprint.evaluator != EVALUATOR_VERSION]
     for record in old:

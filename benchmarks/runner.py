@@ -28,8 +28,8 @@ from benchmarks.datasets.tiling import TiledDetector
 from benchmarks.detections import Detections
 from benchmarks.devices import SourceState, provenance
 from benchmarks.errors import DataError, RequestError
-from benchmarks.evaluate import measure
 from benchmarks.metrics import EVALUATOR_VERSION
+from benchmarks.metrics.records import measure
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.starting import cannot_start, trainable
 from benchmarks.store import (
@@ -70,7 +70,7 @@ def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
 
     A cell is finished when its record has the same id and fingerprint, it ended well or diverged (it would diverge
     again), and its detections are those that the record names; what failed or ran out of memory is tried again, and so
-    is what is damaged. Another version of the evaluator asks for `benchmarks.evaluate.update`, not for training.
+    is what is damaged. Another version of the evaluator asks for `benchmarks.metrics.records.update`, not for training.
     """
     paths = CellPaths.of(runs, cell)
     if not paths.record.exists() or _damage(paths):

@@ -474,7 +474,7 @@ def test_a_cell_in_tiles_is_evaluated_on_whole_images(tmp_path: Path, synthetic)
     from benchmarks.cells import Tile
     from benchmarks.cost.cell_profiles import profile_cells
     from benchmarks.detections import Detections
-    from benchmarks.evaluate import recompute
+    from benchmarks.metrics.records import recompute
     from benchmarks.progress import CellProgress
     from benchmarks.trained import load_trained
 

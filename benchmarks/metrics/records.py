@@ -1,0 +1,87 @@
+"""Metrics of a fold's detections, and of records again from the detections that they name. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.prepared import PreparedDataset, ensure
+from benchmarks.datasets.splits import Split, groups_of, load_split
+from benchmarks.detections import Detections
+from benchmarks.errors import DataError
+from benchmarks.results import Metrics
+from benchmarks.store import CellPaths, RunRecord, read_named, write_record
+
+
+def measure(data: PreparedDataset, split: Split, test: Detections, val: Detections | None) -> Metrics:
+    """Metrics of a fold's test part; the operating point is chosen on its validation part, where `val` is given."""
+    from benchmarks.metrics.evaluator import evaluate
+
+    validation = None if val is None else (data.coco(split.val), val)
+    groups = groups_of(data.name, split.name, data.root.parent)
+    return evaluate(data.coco(split.test), test, data.classes, validation=validation, groups=groups)
+
+
+def recompute(record: RunRecord, paths: CellPaths, data_root: Path | None) -> Metrics:
+    """Metrics of a record from its saved detections and the data set under `data_root`.
+
+    Raises:
+        DataError: the detections are not those that the record was made from.
+        RequestError: the data set is neither prepared nor embedded.
+    """
+    data, split, saved = opened(record, paths, data_root)
+    return measure(data, split, saved[0], saved[1] if len(saved) > 1 else None)
+
+
+def opened(
+    record: RunRecord, paths: CellPaths, data_root: Path | None
+) -> tuple[PreparedDataset, Split, list[Detections]]:
+    """Data set and fold of a record, and its detections of test and, where there are any, validation images."""
+    named = [(paths.detections, record.detections_sha256)]
+    if record.val_detections_sha256 is not None:
+        named.append((paths.val_detections, record.val_detections_sha256))
+    saved = [Detections.loads(read_named(path, digest), str(path)) for path, digest in named]
+    data = ensure(record.cell.dataset, data_root)
+    if data.manifest_digest != record.fingerprint.data:
+        raise DataError(f"data set {data.name!r} is not the one the record was made from; prepare it again")
+    return data, load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root), saved
+
+
+def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRecord:
+    """Evaluate a record's saved detections with today's evaluator and write the record anew; nothing is trained."""
+    from benchmarks.devices import package_versions
+    from benchmarks.metrics import EVALUATOR_VERSION
+
+    split = load_split(record.cell.dataset, record.cell.split, record.cell.fold, data_root)
+    made_by = {**record.provenance.packages, **package_versions("faster-coco-eval")}
+    new = record.model_copy(
+        update={
+            "metrics": recompute(record, paths, data_root),
+            "fingerprint": record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION}),
+            "train_images": len(split.train),
+            "provenance": record.provenance.model_copy(update={"packages": made_by}),
+        }
+    )
+    write_record(paths.record, new)
+    return new
+
+
+def agree(recorded: Metrics, again: Metrics) -> bool:
+    """Whether every number that was recorded comes out again, to 1e-9; intervals and what is newer are left out."""
+    return within(_numbers(recorded), _numbers(again))
+
+
+def _numbers(metrics: Metrics) -> dict[str, Any]:
+    return metrics.model_dump(
+        mode="json", exclude={"intervals", "standard_errors", "draws", "groups", "effective_groups"}, exclude_unset=True
+    )
+
+
+def within(old: Any, new: Any) -> bool:
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(key in new and within(v, new[key]) for key, v in old.items())
+    if isinstance(old, list):
+        return isinstance(new, list) and len(old) == len(new) and all(map(within, old, new))
+    if isinstance(old, float) and isinstance(new, float):
+        return abs(old - new) <= 1e-9
+    return bool(old == new)
