@@ -33,3 +33,11 @@ def test_no_two_modules_have_one_name() -> None:
         if not path.stem.startswith("__") and path.parent.name != "readers":
             places[path.stem].append(path.relative_to(HERE).as_posix())
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_every_module_is_in_a_layer_and_is_read_by_mypy() -> None:
+    """What lint-imports and mypy look at is all that we wrote: a module that nobody lists cannot be left out."""
+    text = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[tool.mypy]\npython_version = "3.11"\nfiles = ["canet", "baselines", "ablations", "benchmarks"]\n' in text
+    for room in ("benchmarks", "canet"):
+        assert f'type = "layers"\ncontainers = ["{room}"]\nexhaustive = true\n' in text
