@@ -1,53 +1,113 @@
-"""The trade-off figure: AP50 over parameters, a panel per data set. Byte-identical for equal records.
+"""The trade-off figures: AP50 over cost, a panel per data set. Byte-identical for equal records.
 
-`published_figure.svg` has the published points, with our counts of their models.
+`trade_off.svg` is over the parameters that run in evaluation, its siblings over multiply-accumulates, latency and
+training time; `published_figure.svg` has the published points, with our counts of their models.
 
-Marks are those of the published figure: one-stage red crosses, two-stage blue plus signs,
-multi-stage green triangles; hollow where a model is still learning, half-filled where that is not told. Faint points
-are single trainings, whiskers the intervals of `Row.interval`.
+Shapes tell kinds of models, as in the published figure: one-stage crosses, two-stage plus signs, multi-stage triangles;
+hollow where a model is still learning, half-filled where that is not told. Faint points are single trainings, whiskers
+the intervals of `Row`. One file serves light pages and dark ones.
 """
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ablations.effects import Learning
 from benchmarks.report import budget, published, tables
+from benchmarks.report.comparisons import rankable
+from benchmarks.report.escaping import plain
+from benchmarks.report.labels import Box, place
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
 from benchmarks.store import Stored, scan, write_atomic
 
 _MARKS = {
-    "one-stage": ("X", "#c81e1e"),
-    "two-stage": ("P", "#1d4ed8"),
-    "multi-stage": ("v", "#15803d"),
-    "other": ("o", "#7c3aed"),
+    "one-stage": ("X", "#d55e00"),
+    "two-stage": ("P", "#0072b2"),
+    "multi-stage": ("v", "#009e73"),
+    "other": ("o", "#cc79a7"),
 }
-_UNTRAINED = "#9ca3af"
+"""Okabe and Ito's colours, which the colour-blind tell apart."""
+_PAGE, _INK, _GREY, _GRID, _UNTRAINED = "#ffffff", "#111827", "#374151", "#e5e7eb", "#8a94a3"
 _FILLS: dict[str, Any] = {"converged": "full", "not told": "left", "still learning": "none"}
-_DARK = {"#ffffff": "#0d1117", "#111827": "#e6edf3", "#374151": "#b6c0cc", "#000000": "#e6edf3", "#e5e7eb": "#2d333b"}
-"""Colours of the page and its ink, and what they become where a reader's page is dark."""
+_DARK = {_PAGE: "#0d1117", _INK: "#e6edf3", _GREY: "#b6c0cc", "#000000": "#e6edf3", _GRID: "#2d333b"}
+_DARK |= {"#0072b2": "#56b4e9", "#d55e00": "#f0803c", "#009e73": "#2bc196"}
+"""What the colours become where a reader's page is dark."""
+_FONTS = "'DejaVu Sans', Verdana, Geneva, sans-serif"
 _LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
 _STYLE: Any = {
     "svg.hashsalt": "canet-bench",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names are data
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "axes.edgecolor": "#374151",
+    "axes.edgecolor": _GREY,
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e5e7eb",
+    "grid.color": _GRID,
     "grid.linewidth": 0.6,
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
 }
+# Points. A page shows the figure at 500 px or more, where a letter of 9 points is 10 pixels high.
+_WIDTH, _LEFT, _RIGHT, _HEIGHT = 432.0, 44.0, 8.0, 250.0
+_ABOVE, _BELOW, _LINE = 44.0, 44.0, 11.0
+_NAME, _SMALL = 9.0, 8.0
+_RADIUS = 6.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a figure is drawn over. value, span: of a row, in the unit of `label`."""
+
+    file: str
+    label: Callable[[Sequence[Row]], str]
+    value: Callable[[Row], float | None]
+    span: Callable[[Row], tuple[float, float] | None] = lambda row: None
+    as_built: bool = False
+    """Whether it says which rows have parameters as built alone."""
+
+
+def _reference(section: Sequence[Row]) -> str:
+    return next((tables.reference_label(row) for row in section if row.reference), "the reference")
+
+
+PARAMETERS = Axis(
+    "trade_off.svg",
+    lambda section: "Parameters in evaluation / (M)",
+    lambda row: None if row.parameters is None else row.parameters / 1e6,
+    as_built=True,
+)
+AXES = (
+    PARAMETERS,
+    Axis(
+        "trade_off_macs.svg",
+        lambda section: "Multiply-accumulates of an image / (G)",
+        lambda row: None if row.macs is None else row.macs / 1e9,
+    ),
+    Axis(
+        "trade_off_latency.svg",
+        lambda section: f"Latency, end to end, as a ratio to {_reference(section)}",
+        lambda row: row.ratio,
+        lambda row: row.ratio_interval,
+    ),
+    Axis(
+        "trade_off_training.svg",
+        lambda section: f"Training time of one model, as a ratio to {_reference(section)}",
+        lambda row: row.training_ratio,
+    ),
+)
 
 
 PUBLISHED = "_published"
@@ -57,15 +117,17 @@ PUBLISHED = "_published"
 def write(
     records: Sequence[Stored], folder: Path, *, beside_published: bool = False, published: Sequence[Stored] = ()
 ) -> None:
-    """Draw `trade_off.svg` and `summary.md` of records into a folder.
+    """Draw the trade-off figures and `summary.md` of records into a folder.
 
     beside_published: `published_figure.svg` and `.md` instead, with the published points in a panel of their own.
     published: further records, from which single trainings take their spread.
     """
-    names = ("published_figure.svg", "published_figure.md") if beside_published else ("trade_off.svg", "summary.md")
-    panels = [*published_panel()] if beside_published else []
-    contents = (figure(rows(records, published), beside=panels), tables.markdown(records, published).encode())
-    drawn = dict(zip(names, contents, strict=True))
+    found = rows(records, published)
+    if beside_published:
+        drawn = {"published_figure.svg": figure(found, beside=published_panel())}
+    else:
+        drawn = {axis.file: figure(found, axis=axis) for axis in AXES}
+    drawn["published_figure.md" if beside_published else "summary.md"] = tables.markdown(records, published).encode()
     for name, content in drawn.items():
         _keep(folder / name, content)
 
@@ -90,7 +152,7 @@ def write_all(results: Path, reports: Path) -> int:
 
 @dataclass(frozen=True)
 class Mark:
-    """What a panel shows of one model: parameters in millions, accuracy and its interval in percent."""
+    """What a panel shows of one model: cost in the axis' unit, accuracy and its interval in percent."""
 
     label: str
     stage: str
@@ -104,6 +166,10 @@ class Mark:
     """None: not ours to judge."""
     counted: float | None = None
     """Our count of a published point's model, in millions."""
+    span: tuple[float, float] | None = None
+    """Interval of x."""
+    ranked: bool = False
+    """Whether it may stand on the Pareto front."""
 
 
 @dataclass(frozen=True)
@@ -111,71 +177,97 @@ class Panel:
     """One pair of axes."""
 
     title: str
+    x_label: str
     y_label: str
     marks: Sequence[Mark]
     caption: str = ""
+
+    @property
+    def front(self) -> list[Mark]:
+        """Those of the ranked that no other ranked one beats in both, from the cheapest on; [] of fewer than two."""
+        ranked = sorted((m for m in self.marks if m.ranked), key=lambda m: (m.x, -m.y))
+        best = [m for i, m in enumerate(ranked) if all(m.y > other.y for other in ranked[:i])]
+        return best if len(ranked) > 1 else []
 
 
 def published_panel() -> list[Panel]:
     """The published points as they are, with our counts of their models."""
     marks = [Mark(p.name, p.stage, p.params_m, p.map50, counted=p.counted_m) for p in published.points()]
     caption = (
-        "data set not named; rings: our counts of the models, all parameters, two classes\n"
-        "the published axis mixes all parameters with trainable ones, and two labels look swapped"
+        "Data set not named. Rings: our counts of the models, all parameters, two classes. The published axis mixes "
+        "all parameters with trainable ones, and two labels look swapped."
     )
-    return [Panel("as published", "mAP50 / (%)", marks, caption)]
+    return [Panel("as published", "Model parameters / (M)", "mAP50 / (%)", marks, caption)]
 
 
-def _mark(row: Row) -> Mark:
-    assert row.parameters is not None
-    assert row.AP50 is not None
+def _mark(row: Row, axis: Axis) -> Mark | None:
+    x = axis.value(row)
+    if row.AP50 is None or x is None:
+        return None
     interval = None if row.interval is None else (100 * row.interval[0], 100 * row.interval[1])
     label = row.title + (" *" if row.pretrained else "")
     values = tuple(100 * v for v in row.accuracy["AP50"].values)
-    return Mark(label, row.stage, row.parameters / 1e6, 100 * row.AP50, interval, row.untrained, values, row.learning)
+    mark = Mark(label, row.stage, x, 100 * row.AP50, interval, row.untrained, values, row.learning)
+    return replace(mark, span=axis.span(row), ranked=rankable(row))
 
 
-def figure(all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = ()) -> bytes:
-    """The trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
-    # Not pyplot: it would take the backend of a calling notebook, and a user's settings.
+def figure(
+    all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = (), axis: Axis = PARAMETERS
+) -> bytes:
+    """A trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
+    panels = [*beside]
+    for title, section in tables.sections(all_rows).items():
+        if marks := [mark for row in section if (mark := _mark(row, axis)) is not None]:
+            panels.append(Panel(title, axis.label(section), "AP50 / (%)", marks, _caption(section, axis)))
+    with _our_style():
+        return _drawn(panels, format)
+
+
+@contextmanager
+def _our_style() -> Iterator[None]:
+    """The library's own defaults and ours, whatever the reader's settings are; their backend stays."""
     import matplotlib
+
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
+    with matplotlib.rc_context({**defaults, **_STYLE}):
+        yield
+
+
+def _drawn(panels: Sequence[Panel], format: str) -> bytes:
+    # Not pyplot: it would take the backend of a calling notebook.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [r for r in all_rows if r.AP50 is not None and r.parameters is not None]
-    own = []
-    for title, section in tables.sections(all_rows).items():
-        if marks := [_mark(row) for row in section if row in shown]:
-            own.append(Panel(title, "AP50 / (%)", marks, _caption(section)))
-    panels = [*beside, *own]
-    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    with matplotlib.rc_context({**defaults, **_STYLE}):
-        n = max(len(panels), 1)
-        fig = Figure(figsize=(6.0 * n, 4.4), layout="constrained")
-        FigureCanvasAgg(fig)
-        axes = fig.subplots(1, n, squeeze=False)
-        if not panels:
-            axes[0, 0].text(0.5, 0.5, "no records yet", ha="center", va="center", transform=axes[0, 0].transAxes)
-        for ax, panel in zip(axes[0], panels, strict=False):
-            _draw(fig, ax, panel)
-        buffer = io.BytesIO()
-        metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
-        fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor="#ffffff")
-    return _with_dark_mode(buffer.getvalue()) if format == "svg" else buffer.getvalue()
+    laid = [_Laid.of(panel) for panel in panels]
+    height = sum(one.height for one in laid) or _HEIGHT
+    fig = Figure(figsize=(_WIDTH / 72, height / 72))
+    FigureCanvasAgg(fig)
+    if not panels:
+        fig.text(0.5, 0.5, "no records yet", ha="center", va="center")
+    top = height
+    for one in laid:
+        bottom = top - _ABOVE - _HEIGHT
+        ax = fig.add_axes((_LEFT / _WIDTH, bottom / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, _HEIGHT / height))
+        _draw(ax, one)
+        top -= one.height
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
+    fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor=_PAGE)
+    return _for_pages(buffer.getvalue()) if format == "svg" else buffer.getvalue()
 
 
-def _with_dark_mode(svg: bytes) -> bytes:
-    """One file for light and dark pages: a style sheet that turns page and ink where the reader prefers dark."""
+def _for_pages(svg: bytes) -> bytes:
+    """One file for light and dark pages, with fonts that readers have: those of the same widths first."""
     rules = "".join(
         f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
         for light, dark in _DARK.items()
         for what in ("fill", "stroke")
     )
     sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
-    return svg.replace(b"<defs>", sheet.encode() + b"<defs>", 1)
+    return svg.replace(b"'DejaVu Sans'", _FONTS.encode()).replace(b"<defs>", sheet.encode() + b"<defs>", 1)
 
 
-def _caption(section: Sequence[Row]) -> str:
+def _caption(section: Sequence[Row], axis: Axis = PARAMETERS) -> str:
     """What the panel shows, in it: split, epochs, trainings, what whiskers and fillings are."""
     measured = [row for row in section if row.AP50 is not None]
     epochs = ", ".join(str(e) for e in sorted({row.epochs for row in measured}))
@@ -189,141 +281,182 @@ def _caption(section: Sequence[Row]) -> str:
         "not told": "half-filled: not shown to be trained to the end",
     }
     fills = [text for verdict, text in meaning.items() if verdict in verdicts]
-    built = [row.title for row in measured if row.as_built]
-    if built:
+    if axis.as_built and (built := [row.title for row in measured if row.as_built]):
         fills.append(f"parameters as built: {'all' if len(built) == len(measured) else ', '.join(built)}")
-    pretrained = ["*: pretrained"] if any(row.pretrained for row in measured) else []
+    if missing := [row.title for row in measured if axis.value(row) is None]:
+        fills.append(f"not measured, and not drawn: {', '.join(missing)}")
+    if any(row.pretrained for row in measured):
+        fills.append("*: pretrained")
     parts = [
         f"{measured[0].split}, {epochs} epochs, trainings a model: {trainings}",
         f"whiskers: 95%, {whiskers}",
-        "; ".join([*fills, *pretrained]),
+        "; ".join(fills),
     ]
-    return "\n".join(part for part in parts if part)
+    return "; ".join(part for part in parts if part)
 
 
-def _draw(fig: Any, ax: Any, panel: Panel) -> None:
+def _width(text: str, size: float, weight: str = "normal") -> float:
+    """Of a text in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    # Readers whose letters are a little wider still see names that do not touch.
+    return 1.03 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+def _lines(text: str, size: float, width: float) -> list[str]:
+    """A text broken between words."""
+    out: list[str] = []
+    for word in text.split():
+        longer = f"{out[-1]} {word}" if out else word
+        if out and _width(longer, size) <= width:
+            out[-1] = longer
+        else:
+            out.append(word)
+    return out
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A panel with its limits, and where its names go, in points from the lower left of its frame."""
+
+    panel: Panel
+    xlim: tuple[float, float]
+    ylim: tuple[float, float]
+    points: Sequence[tuple[float, float]]
+    names: Sequence[tuple[str, Box | None]]
+    below: Sequence[str]
+
+    @property
+    def height(self) -> float:
+        return _ABOVE + _HEIGHT + _BELOW + _LINE * len(self.below)
+
+    @classmethod
+    def of(cls, panel: Panel) -> _Laid:
+        marks = panel.marks
+        width = _WIDTH - _LEFT - _RIGHT
+        ends = [v for m in marks for v in (*(m.span or ()), m.x)]
+        margin = max(0.14 * (max(ends) - min(ends)), 0.05 * max(ends), 0.05)
+        # Twice on the right, where names go first.
+        xlim = (max(min(ends) - margin, min(0.0, min(ends))), max(ends) + 2 * margin)
+        heights = [v for m in marks for v in (*(m.interval or ()), *m.values, m.y)]
+        low, high = min(heights), max(heights)
+        # Never so tight that a difference of a point looks like much.
+        spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
+        low, high = low - spare, high + spare
+        ylim = low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return (x - xlim[0]) / (xlim[1] - xlim[0]) * width, (y - ylim[0]) / (ylim[1] - ylim[0]) * _HEIGHT
+
+        points = [at(m.x, m.y) for m in marks]
+        whiskers = []
+        for m, (px, py) in zip(marks, points, strict=True):
+            if m.interval is not None:
+                whiskers.append(Box(px - 1, at(m.x, m.interval[0])[1], px + 1, at(m.x, m.interval[1])[1]))
+            if m.span is not None:
+                whiskers.append(Box(at(m.span[0], m.y)[0], py - 1, at(m.span[1], m.y)[0], py + 1))
+        frame = Box(2, 2, width - 2, _HEIGHT - 2)
+        radius = _RADIUS + (1.0 if any(m.counted is not None for m in marks) else 0.0)
+        texts = [plain(m.label) for m in marks]
+        sizes = [(_width(text, _NAME), _NAME * 1.15) for text in texts]
+        boxes = place(points, sizes, frame, radius=radius, avoid=whiskers)
+        names, key = list(zip(texts, boxes, strict=True)), []
+        left = [i for i, box in enumerate(boxes) if box is None]
+        if left:  # a number beside the mark, and the name below
+            numbers = [str(n + 1) for n in range(len(left))]
+            small = [(_width(n, _NAME), _NAME * 1.15) for n in numbers]
+            others = [box for box in boxes if box is not None]
+            # All marks, those with names too: a number must not stand beside another's.
+            order = left + [i for i in range(len(marks)) if i not in left]
+            beside = place(
+                [points[i] for i in order],
+                [*small, *[(1e6, 1e6)] * (len(order) - len(left))],
+                frame,
+                radius=radius,
+                avoid=whiskers,
+                taken=others,
+            )
+            for i, number, box in zip(left, numbers, beside, strict=False):
+                names[i] = number, box
+                where = "" if box is not None else f" ({marks[i].x:.2f}, {marks[i].y:.1f})"
+                key.append(f"{number}: {texts[i]}{where}")
+        caption = "; ".join([*key, plain(panel.caption)]) if panel.caption else "; ".join(key)
+        return cls(panel, xlim, ylim, points, names, _lines(caption, _SMALL, _WIDTH - 16))
+
+
+def _draw(ax: Any, laid: _Laid) -> None:
     from matplotlib.lines import Line2D
 
-    marks = panel.marks
+    panel, marks = laid.panel, laid.panel.marks
+    if front := panel.front:
+        ax.plot(
+            [m.x for m in front], [m.y for m in front], color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5
+        )
     for m in marks:
         marker, color = _MARKS[m.stage]
         color = _UNTRAINED if m.untrained else color
         if m.interval is not None:
-            ax.plot([m.x, m.x], m.interval, color=color, alpha=0.35, linewidth=1.2, solid_capstyle="butt", zorder=2)
+            ax.plot([m.x, m.x], m.interval, color=color, alpha=0.45, linewidth=1.4, solid_capstyle="butt", zorder=2)
+        if m.span is not None:
+            ax.plot(m.span, [m.y, m.y], color=color, alpha=0.45, linewidth=1.4, solid_capstyle="butt", zorder=2)
         if len(m.values) > 1:
             ax.plot(
-                [m.x] * len(m.values), m.values, marker=".", color=color, alpha=0.35, markersize=4, linestyle="none"
+                [m.x] * len(m.values), m.values, marker=".", color=color, alpha=0.45, markersize=4, linestyle="none"
             )
         if m.counted is not None:
-            ax.plot([m.x, m.counted], [m.y, m.y], color="#374151", linewidth=0.8, zorder=2)
+            ax.plot([m.x, m.counted], [m.y, m.y], color=_GREY, linewidth=0.8, zorder=2)
             ring: Any = {"markerfacecolor": "none", "markeredgewidth": 0.8, "zorder": 4}
-            ax.plot(m.counted, m.y, marker="o", color="#374151", markersize=13, **ring)
+            ax.plot(m.counted, m.y, marker="o", color=_GREY, markersize=12, **ring)
         fill = _FILLS.get(m.learning or "converged", "full")
-        style: Any = {"markerfacecoloralt": "#ffffff", "fillstyle": fill, "linestyle": "none", "zorder": 3}
+        style: Any = {"markerfacecoloralt": _PAGE, "fillstyle": fill, "linestyle": "none", "zorder": 3}
         ax.plot(m.x, m.y, marker=marker, color=color, markersize=9, markeredgewidth=1.2, **style)
-    ax.set_title(panel.title)
-    ax.set_xlabel("Model parameters / (M)")
-    if panel.caption:
-        below: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "fontsize": 7.5}
-        ax.annotate(panel.caption, (0, 0), xytext=(0, -34), color="#374151", **below)
+    ax.set_xlim(laid.xlim)
+    ax.set_ylim(laid.ylim)
+    above: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "left"}
+    ax.annotate(plain(panel.title), (0, 1), xytext=(0, 24), va="bottom", fontsize=10, fontweight="bold", **above)
+    ax.set_xlabel(plain(panel.x_label))
     ax.set_ylabel(panel.y_label)
-    xs = [m.x for m in marks]
-    margin = max(0.18 * (max(xs) - min(xs)), 0.1)
-    # Room on the right for the names.
-    ax.set_xlim(min(xs) - margin, max(xs) + 2.2 * margin)
-    ends = [v for m in marks for v in (*(m.interval or ()), m.y)]
-    low, high = min(ends), max(ends)
-    # Never so tight that a difference of a point looks like much.
-    spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
-    low, high = low - spare, high + spare
+    for number, line in enumerate(laid.below):
+        y = -_BELOW + 8 - _LINE * number
+        ax.annotate(line, (0, 0), xytext=(8 - _LEFT, y), va="top", fontsize=_SMALL, color=_GREY, **above)
     handles = [
-        Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.6, label=stage)
+        Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.2, label=stage)
         for stage, (m, c) in _MARKS.items()
         if any(mark.stage == stage for mark in marks)
     ]
     if any(mark.untrained for mark in marks):
         label = f"untrained (AP50 < {100 * UNTRAINED_BELOW:.0f})"
         handles.append(Line2D([], [], marker="o", color=_UNTRAINED, linestyle="none", markersize=5, label=label))
-    room = 0.24 if len(handles) < 4 else 0.30
-    ax.set_ylim(low - 0.06 * (high - low), high + room * (high - low))
-    ax.legend(handles=handles, loc="upper left", frameon=True, fancybox=False, edgecolor="#374151", fontsize=8)
-    _place_names(fig, ax, marks)
+    if front:
+        handles.append(Line2D([], [], color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="Pareto front"))
+    place_legend: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "borderpad": 0.2}
+    ax.legend(
+        handles=handles, ncol=len(handles), frameon=False, fontsize=_SMALL, handletextpad=0.2, columnspacing=1.2,
+        **place_legend,
+    )  # fmt: skip
+    _write_names(ax, laid)
 
 
-def _place_names(fig: Any, ax: Any, marks: Sequence[Mark]) -> None:
-    """Write each name beside its mark where it covers least: marks, other names, the legend, the frame."""
-    fig.canvas.draw()
-    renderer = fig.canvas.get_renderer()
-    frame = ax.get_window_extent(renderer)
-    taken = [ax.get_legend().get_window_extent(renderer)]
-    points = [(m, ax.transData.transform((m.x, m.y))) for m in marks]
-    from matplotlib.transforms import Bbox
-
-    taken += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for _, (x, y) in points]
-    for m, (x, _) in points:
-        if m.interval is not None:
-            bottom, top = (ax.transData.transform((0, v))[1] for v in m.interval)
-            taken.append(Bbox.from_bounds(x - 1, bottom, 2, top - bottom))
-    spots = [
-        (dx, dy, ha, va)
-        for d in (8, 14, 22, 32)
-        for dx, dy, ha, va in (
-            (d, 0, "left", "center"),
-            (d * 0.7, d * 0.7, "left", "bottom"),
-            (d * 0.7, -d * 0.7, "left", "top"),
-            (-d, 0, "right", "center"),
-            (-d * 0.7, d * 0.7, "right", "bottom"),
-            (-d * 0.7, -d * 0.7, "right", "top"),
-            (0, d, "center", "bottom"),
-            (0, -d, "center", "top"),
+def _write_names(ax: Any, laid: _Laid) -> None:
+    for mark, (name, box), (x, y) in zip(laid.panel.marks, laid.names, laid.points, strict=True):
+        if box is None:
+            continue
+        ink = _GREY if mark.untrained else _INK
+        ax.annotate(
+            name,
+            (0, 0),
+            xycoords="axes points",
+            xytext=(box.x0, box.y0 + 0.22 * _NAME),
+            textcoords="axes points",
+            ha="left",
+            va="baseline",
+            fontsize=_NAME,
+            color=ink,
+            zorder=5,
         )
-    ]
-    for m, here in sorted(points, key=lambda p: -p[1][1]):
-        best: tuple[float, Any, Any] | None = None
-        for dx, dy, ha, va in spots:
-            text = ax.annotate(
-                m.label,
-                (m.x, m.y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                fontsize=8,
-                color=_UNTRAINED if m.untrained else "#111827",
-                zorder=4,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": "#9ca3af",
-                    "linewidth": 0.6,
-                    "shrinkA": 1,
-                    "shrinkB": 4,
-                }
-                if abs(dx) + abs(dy) > 18
-                else None,
-            )
-            box = text.get_window_extent(renderer).padded(1)
-            cost = sum(_overlap(box, other) for other in taken)
-            cost += 10 * (box.width * box.height - _overlap(box, frame))
-            # A name nearer to another mark than to its own would be read as that one's.
-            cost += 100 * any(_distance(box, there) < _distance(box, here) for _, there in points)
-            if best is None or cost < best[0] - 1e-6:
-                if best is not None:
-                    best[1].remove()
-                best = (cost, text, box)
-            else:
-                text.remove()
-            if best[0] <= 1e-6:
-                break
-        assert best is not None
-        taken.append(best[2])
-
-
-def _distance(box: Any, point: Any) -> float:
-    x, y = point
-    return math.hypot(max(box.x0 - x, x - box.x1, 0.0), max(box.y0 - y, y - box.y1, 0.0))
-
-
-def _overlap(a: Any, b: Any) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(width, 0.0) * max(height, 0.0)
+        if box.distance(x, y) > 2.2 * _RADIUS:  # a line to a mark that is not beside it
+            end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
+            arrow = {"arrowstyle": "-", "color": _UNTRAINED, "linewidth": 0.7, "shrinkA": 0, "shrinkB": _RADIUS}
+            ax.annotate("", (x, y), xycoords="axes points", xytext=end, textcoords="axes points", arrowprops=arrow)

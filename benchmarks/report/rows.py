@@ -114,6 +114,12 @@ class Row:
     ratio: float | None
     ratio_interval: tuple[float, float] | None
     reference: str | None
+    training_s: float | None
+    """Of one training, the median."""
+    trained_where: str
+    """Machine, threads and cells at a time: training times of one are compared, those of two are not."""
+    training_ratio: float | None
+    """To that of the reference."""
     device_class: str | None
     """None: a CPU. Rows of one class are not compared with those of another."""
     machine: str
@@ -170,7 +176,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
         _agree(table, ("data", "evaluator"))
     order = {name: i for i, name in enumerate(models.MODELS)}
     out = _with_one_reference([_row(group, spreads, studied) for _, group in sorted(groups.items())])
-    out = _told_apart(out)
+    out = _told_apart(_with_training_ratios(out))
     rank = {"default": 0}
     return sorted(
         out,
@@ -243,23 +249,48 @@ def _never_found(measured: list[Metrics]) -> dict[str, int]:
     return {name: n for name, n in boxes.items() if n and name not in found}
 
 
+def _table(row: Row) -> tuple[str, str, int, str | None]:
+    return row.dataset, row.split, row.image_size, row.device_class
+
+
 def _with_one_reference(found: list[Row]) -> list[Row]:
     """Ratios of one table are to one model, the commonest: those to another are left out."""
-
-    def table(row: Row) -> tuple[str, str, int, str | None]:
-        return row.dataset, row.split, row.image_size, row.device_class
 
     counts: dict[tuple[str, str, int, str | None], Counter[str]] = {}
     for row in found:
         if row.reference is not None:
-            counts.setdefault(table(row), Counter())[row.reference] += 1
+            counts.setdefault(_table(row), Counter())[row.reference] += 1
     common = {key: names.most_common(1)[0][0] for key, names in counts.items()}
     return [
         row
-        if row.reference == common.get(table(row))
+        if row.reference == common.get(_table(row))
         else replace(row, ratio=None, ratio_interval=None, reference=None)
         for row in found
     ]
+
+
+def _with_training_ratios(found: list[Row]) -> list[Row]:
+    """Training time over that of the table's reference, where both were trained in the same circumstances."""
+    out = []
+    for row in found:
+        same = [r for r in found if (r.dataset, r.split, r.image_size, r.device_class) == _table(row)]
+        name = next((r.reference for r in same if r.reference is not None), None)
+        reference = next((r for r in same if r.name == name and r.training_s and "native" not in r.label), None)
+        if reference is not None and row.training_s and row.trained_where == reference.trained_where != "":
+            row = replace(row, training_ratio=row.training_s / reference.training_s)  # type: ignore[operator]
+        out.append(row)
+    return out
+
+
+def _training_seconds(group: Sequence[Stored]) -> float | None:
+    seconds = [s.run.timings_s["train"] for s in group if s.run.status == "ok" and "train" in s.run.timings_s]
+    return statistics.median(seconds) if seconds else None
+
+
+def _where(runs: Sequence[RunRecord]) -> str:
+    """Empty where the runs differ among themselves."""
+    found = {f"{p.cpu}, {p.device_name}, {p.threads}, {run.beside}" for run in runs for p in (run.provenance,)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def parameters_of(group: Iterable[Stored]) -> tuple[int | None, bool]:
@@ -315,6 +346,9 @@ def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> R
         ratio=latency.ratio if latency else None,
         ratio_interval=latency.ratio_interval if latency else None,
         reference=latency.reference if latency else None,
+        training_s=_training_seconds(group),
+        trained_where=_where([s.run for s in group]),
+        training_ratio=None,
         device_class=cell.device_class,
         machine=first.provenance.device_name or f"{first.provenance.threads} CPU threads",
         statuses=tuple(sorted({s.run.status for s in group})),

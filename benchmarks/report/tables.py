@@ -81,6 +81,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def reference_label(row: Row) -> str:
+    """The model that a row's ratios are to, as tables name it."""
+    return models.label(row.reference, "default") if row.reference else "–"
+
+
 def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by title: data set and input size, the split list where there are several, and the accelerator."""
     splits: dict[str, set[str]] = {}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from benchmarks.errors import DataError
 from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
-from benchmarks.report.rows import _with_one_reference, rows
+from benchmarks.report.rows import _with_one_reference, _with_training_ratios, rows
 from benchmarks.report.tables import _differences, _percent, markdown, models_table, print_tables, sections
 from benchmarks.results import ClassMetrics
 from benchmarks.store import scan
@@ -384,12 +385,50 @@ def test_the_figure_does_not_depend_on_the_readers_settings(results: Path, tmp_p
     found = rows(scan(results))
     before = draw.figure(found)
     with matplotlib.rc_context(
-        {"lines.linewidth": 7, "axes.facecolor": "pink", "font.size": 22, "axes.spines.top": False}
+        {
+            "lines.linewidth": 7,
+            "axes.facecolor": "pink",
+            "font.size": 22,
+            "axes.spines.top": False,
+            "text.usetex": True,
+            "svg.fonttype": "path",
+            "font.family": "serif",
+            "figure.dpi": 33,
+        }
     ):
         matplotlib.use("svg")
         assert draw.figure(found) == before
         assert matplotlib.get_backend().lower() == "svg"
     assert b"prefers-color-scheme: dark" in before
+
+
+def test_names_in_the_figure_are_text_and_never_mathematics_or_markup(results: Path) -> None:
+    first, *others = rows(scan(results))
+    evil = '$x^2$ <script>\u202e\x07</script> & "q" [b]'
+    svg = draw.figure([replace(first, label=evil), *others])
+    assert b"<script>" not in svg
+    assert "\u202e".encode() not in svg
+    texts = [
+        "".join(element.itertext()) for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert '$x^2$ <script>\\u202e\\u0007</script> & "q" [b]' in texts
+    assert "RetinaNet" in texts
+
+
+def test_siblings_are_over_macs_latency_and_training_time(stored, tmp_path: Path) -> None:
+    for model, seconds in (("canet", 150.0), ("fasterrcnn_fpn", 100.0)):
+        stored("results", make_cell(model=model), timings_s={"train": seconds})
+    found = [replace(row, reference="fasterrcnn_fpn", ratio=1.2) for row in rows(scan(tmp_path / "results"))]
+    found = _with_training_ratios(found)
+    assert {row.name: row.training_ratio for row in found} == {"canet": 1.5, "fasterrcnn_fpn": 1.0}
+    elsewhere = _with_training_ratios([replace(found[0], training_ratio=None, trained_where="another"), found[1]])
+    assert elsewhere[0].training_ratio is None, "times of two machines are not compared"
+    drawn = {axis.file: draw.figure(found, axis=axis) for axis in draw.AXES}
+    assert len(set(drawn.values())) == 4
+    assert b"as a ratio to Faster R-CNN FPN" in drawn["trade_off_training.svg"]
+    assert b"no records yet" in drawn["trade_off_macs.svg"], "nobody has any"
+    some = [replace(found[0], macs=4e8), found[1]]
+    assert "not drawn: Faster R-CNN FPN" in draw._caption(some, draw.AXES[1])
 
 
 def test_the_figure_tells_who_is_trained_to_the_end(results: Path) -> None:
