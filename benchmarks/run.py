@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
@@ -204,7 +205,9 @@ def main(
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
         record = stored[cell].run
-        console.print(f"[red]{record.status}[/] {cell.name} on {cell.dataset}: {record.error}", soft_wrap=True)
+        console.print(
+            f"[red]{record.status}[/] {escape(f'{cell.name} on {cell.dataset}: {record.error}')}", soft_wrap=True
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -499,7 +502,7 @@ def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
 
 def _outcome(record: RunRecord) -> str:
     if record.status != "ok" or record.metrics is None:
-        return f"[red]{record.status}[/] {record.error}"
+        return f"[red]{record.status}[/] {escape(str(record.error))}"
     m = record.metrics
     AP50, AP = ("-" if value is None else f"{value:.3f}" for value in (m.AP50, m.AP))  # a test part may have no box
     low, high = m.AP50_interval or (None, None)

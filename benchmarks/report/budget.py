@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ablations.effects import CONVERGED_BELOW, RUNS_ONCE, RUNS_TWICE, Doubling, Learning, doubling, spread_of, worse
 from benchmarks import models
 from benchmarks.cells import Cell, digest_of
+from benchmarks.report.escaping import markdown as markdown_name
 from benchmarks.store import RunRecord
 
 BUDGET = "_budget"
@@ -103,7 +104,7 @@ def markdown(known: Sequence[Course]) -> str:
     if not known:
         lines += ["No model was trained at its schedule and at twice it: nothing is told, and nothing ranked.", ""]
     for dataset in dict.fromkeys(course.dataset for course in known):
-        lines += [f"## {dataset}", ""]
+        lines += [f"## {markdown_name(dataset)}", ""]
         head = (
             "model",
             *(f"{length:g}x" for length in LENGTHS),
@@ -121,7 +122,7 @@ def markdown(known: Sequence[Course]) -> str:
             seconds = course.seconds.get(course.once)
             cells += [f"{100 * course.doubling.gain:+.1f}", bound, course.doubling.verdict]
             cells.append("–" if seconds is None else f"{seconds / 60:.1f}")
-            lines.append(f"| {course.label} | " + " | ".join(cells) + " |")
+            lines.append(f"| {markdown_name(course.label)} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [
         "AP50 in percent, means, and of how many trainings on one fold. A model is *still learning* when twice the "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.effects import Learning
-from benchmarks.report import budget, published, tables
+from benchmarks.report import budget, papers, published, tables
 from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Box, place
@@ -117,7 +117,7 @@ PUBLISHED = "_published"
 def write(
     records: Sequence[Stored], folder: Path, *, beside_published: bool = False, published: Sequence[Stored] = ()
 ) -> None:
-    """Draw the trade-off figures and `summary.md` of records into a folder.
+    """Draw the trade-off figures and `summary.md`, `.csv`, `.tex` and `references.bib` of records into a folder.
 
     beside_published: `published_figure.svg` and `.md` instead, with the published points in a panel of their own.
     published: further records, from which single trainings take their spread.
@@ -127,6 +127,9 @@ def write(
         drawn = {"published_figure.svg": figure(found, beside=published_panel())}
     else:
         drawn = {axis.file: figure(found, axis=axis) for axis in AXES}
+        drawn["summary.csv"] = papers.as_csv(found).encode()
+        drawn["summary.tex"] = papers.as_latex(found).encode()
+        drawn["references.bib"] = papers.as_bibtex(found).encode()
     drawn["published_figure.md" if beside_published else "summary.md"] = tables.markdown(records, published).encode()
     for name, content in drawn.items():
         _keep(folder / name, content)

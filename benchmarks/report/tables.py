@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.markup import escape
+
 from ablations.effects import LEAST_RUNS, Effect
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
 from benchmarks.report.comparisons import compared, verdict
+from benchmarks.report.escaping import markdown as md
+from benchmarks.report.escaping import plain
 from benchmarks.report.rows import (
     GAINS,
     HEADLINE,
@@ -110,7 +114,9 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
     if not shown:
         return []
     lines = _head(("model", *shown))
-    lines += [f"| {r.title} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section]
+    lines += [
+        f"| {md(r.title)} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section
+    ]
     return [*lines, ""]
 
 
@@ -123,7 +129,7 @@ def _differences(section: Sequence[Row]) -> list[str]:
     for c in found:
         p = ("–", "–") if c.AP50.p is None or c.adjusted is None else (_p(c.AP50.p), _p(c.adjusted))
         better = f"{c.AP50.better} of {c.AP50.runs} runs"
-        cells = (c.row.title, c.against.title, _effect(c.AP50), *p, better, _effect(c.AP_small))
+        cells = (md(c.row.title), md(c.against.title), _effect(c.AP50), *p, better, _effect(c.AP_small))
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -150,14 +156,14 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
     out = []
     if all(row.runs == 1 for row in measured):
         out.append("**One training each: nothing is ranked.**")
-    elif few := [row.title for row in measured if row.runs < LEAST_RUNS]:
+    elif few := [md(row.title) for row in measured if row.runs < LEAST_RUNS]:
         out.append(f"**Fewer than {LEAST_RUNS} trainings, and ranked against nothing: {', '.join(few)}.**")
     for learning in ("still learning", "not told"):
-        which = [row.title for row in measured if row.learning == learning and row.runs >= LEAST_RUNS]
+        which = [md(row.title) for row in measured if row.learning == learning and row.runs >= LEAST_RUNS]
         if which:
             why = "Still learning" if learning == "still learning" else "Not told whether trained to the end"
             out.append(f"**{why}, and ranked against nothing: {', '.join(which)}.**")
-    covers = {row.title: row.accuracy["AP50"] for row in measured}
+    covers = {md(row.title): row.accuracy["AP50"] for row in measured}
     alone = [label for label, value in covers.items() if value.covers == "images only"]
     if alone:
         whose = "Intervals" if len(alone) == len(covers) else f"The intervals of {', '.join(alone)}"
@@ -180,11 +186,11 @@ def print_tables(records: Iterable[Stored], published: Iterable[Stored] = ()) ->
     """For the terminal, a table per data set with as many columns as fit, and its verdict."""
     left_out: dict[str, None] = {}
     for title, section in sections(rows(records, published)).items():
-        lines = "\n".join([title, *_superseded(section)])
-        found = [_cells(row) for row in section]
+        lines = "\n".join(escape(plain(line)) for line in (title, *_superseded(section)))
+        found = [tuple(plain(cell) for cell in _cells(row)) for row in section]
         left_out |= dict.fromkeys(print_table(_HEAD, found, title=lines, drop=_DROPPED))
         for sentence in verdict(section):
-            console.print(sentence, highlight=False, markup=False)
+            console.print(plain(sentence), highlight=False, markup=False)
     if left_out:
         console.print(f"[dim]not shown, for lack of room: {', '.join(left_out)}[/]", highlight=False)
 
@@ -211,7 +217,7 @@ def models_table(records: Iterable[Stored]) -> str:
         where = dict.fromkeys(f"{s.run.cell.dataset} {s.run.cell.recipe.epochs} epochs" for s in group)
         label, family = label_of(first), models.get(first.model).family
         size = parameters_text(*parameters_of(group))
-        cells = (label, family, scale, size, ", ".join(macs) or "–", f"{recipe}: {', '.join(where)}")
+        cells = (md(label), family, scale, size, ", ".join(macs) or "–", md(f"{recipe}: {', '.join(where)}"))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -231,8 +237,10 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
     records = list(records)
     lines = ["# Summary", ""]
     for title, section in sections(rows(records, published)).items():
-        lines += [f"## {title}", "", *(f"- {sentence}" for sentence in verdict(section)), "", *_head(_HEAD)]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in section]
+        lines += [f"## {md(title)}", "", *(f"- {md(sentence)}" for sentence in verdict(section)), "", *_head(_HEAD)]
+        for row in section:
+            name, *values = _cells(row)
+            lines.append("| " + " | ".join([md(name), *values]) + " |")
         first = section[0]
         references = {row.reference for row in section if row.reference}
         lines += [
@@ -240,7 +248,7 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
             f"Test images: {first.images // max(first.runs, 1)} a run, with {first.boxes // max(first.runs, 1)} boxes, "
             f"{first.boxes_small // max(first.runs, 1)} of them small. Scales: "
             f"{', '.join(sorted({r.scale for r in section}))}. Trained on: "
-            f"{', '.join(sorted({r.machine for r in section}))}."
+            f"{md(', '.join(sorted({r.machine for r in section})))}."
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]

@@ -1,0 +1,85 @@
+"""The summary for papers and tools, and names from data in every format that is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import escaping
+from benchmarks.report.papers import _entries, as_bibtex, as_csv, as_latex
+from benchmarks.report.rows import Row, rows
+from benchmarks.report.tables import markdown, print_tables
+from benchmarks.results import ClassMetrics
+from benchmarks.store import scan
+from tests.benchmarks.conftest import make_cell, make_metrics
+
+EVIL = '<script>alert("1")</script> [red]x[/] `a|b` **c** $x_1^2$ 100% & #1 {y} \\z ~ \u202eabc\x07 \u200b'
+"""What a class may be called."""
+
+
+@pytest.fixture
+def found(stored, tmp_path: Path) -> list[Row]:
+    stored("results", metrics=make_metrics(0.5))
+    stored("results", make_cell(model="retinanet"), metrics=make_metrics(0.4))
+    stored("results", make_cell(model="yolov8n", scale="n"), metrics=make_metrics(None))
+    return rows(scan(tmp_path / "results"))
+
+
+def test_csv_has_every_row_and_what_is_not_measured_is_empty(found: list[Row]) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [(line["model"], line["AP50"]) for line in lines] == [
+        ("canet", "0.5"),
+        ("retinanet", "0.4"),
+        ("yolov8n", ""),
+    ]
+    assert (lines[0]["AP50_low"], lines[0]["parameters"], lines[0]["macs"]) == (
+        repr(found[0].interval[0]),
+        "1800000",
+        "",
+    )
+    odd = as_csv([replace(found[0], label="=1+1\x07")])
+    assert next(csv.DictReader(io.StringIO(odd)))["label"] == "'=1+1\\u0007"
+
+
+def test_latex_has_the_best_in_bold_where_two_may_be_ranked_and_else_none(found: list[Row]) -> None:
+    text = as_latex(found)
+    assert "    CANet & 1.80$^\\dagger$ & -- & 50.0 (44.9--55.1) & 25.0 & 20.0 \\\\" in text
+    assert "\\textbf" not in text
+    assert f"synthetic\\_small, {found[0].image_size} px" in text
+    ranked = as_latex([replace(row, learning="converged", runs=3) for row in found])
+    assert ranked.count("\\textbf{50.0}") == 1
+    assert "\\textbf{40.0}" not in ranked
+
+
+def test_bibtex_is_of_what_is_used_and_says_what_has_no_entry(found: list[Row]) -> None:
+    text = as_bibtex([replace(found[0], dataset="neu_det"), *found[1:]])
+    assert re.findall(r"^@\w+\{(\w+),", text, re.M) == ["canet", "coco", "tide", "neu_det", "retinanet", "ultralytics"]
+    assert "No entry" not in text
+    assert "No entry is known here of: my_parts" in as_bibtex([replace(found[0], dataset="my_parts")])
+    assert all(entry.count("{") == entry.count("}") for entry in _entries().values())
+
+
+def test_names_from_data_are_escaped_everywhere(stored, tmp_path: Path, capsys) -> None:
+    classes = {EVIL: ClassMetrics(AP=0.0, AP50=0.0, boxes=7)}
+    stored("results", metrics=make_metrics(0.4, per_class=classes))
+    records = list(scan(tmp_path / "results"))
+    text = markdown(records)
+    assert "<script>" not in re.sub(r"\\[<>]", "", text)
+    for line in text.splitlines():
+        if "never finds" in line and line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 11, "as many cells as the head"
+    print_tables(records)
+    shown = capsys.readouterr().out
+    assert "[red]x[/]" in "".join(shown.split("\n")).replace("│", "")
+    for steering in ("\u202e", "\x07", "\u200b"):
+        assert steering not in text
+        assert steering not in shown
+    assert escaping.in_html('"><b>') == "&quot;&gt;&lt;b&gt;"
+    assert escaping.latex("a_b$%\\{") == r"a\_b\$\%\textbackslash{}\{"
+    assert escaping.markdown("missing_pattern [a](b) *c*") == r"missing_pattern \[a\](b) \*c\*"
+    assert escaping.plain("\u202ea\n") == "\\u202ea\\u000a"
