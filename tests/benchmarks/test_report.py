@@ -230,8 +230,8 @@ def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stor
         ("canet:no_sae", "nvidia-h200", 3),
     ]
     titles = {title: [row.name for row in section] for title, section in sections(found).items()}
-    assert titles["synthetic_small, 160 px, on nvidia-h200"] == ["canet:no_sae"]
-    assert titles["synthetic_small, 160 px"] == ["canet", "canet:no_sae"]
+    assert titles["synthetic_small, 128 px, on nvidia-h200"] == ["canet:no_sae"]
+    assert titles["synthetic_small, 128 px"] == ["canet", "canet:no_sae"]
 
 
 @pytest.mark.parametrize("width", [140, 100, 80, 60, 40])
@@ -246,7 +246,7 @@ def test_a_table_breaks_no_value_however_narrow_the_terminal(results: Path, monk
     found = rows(list(scan(results)))
     for value in (*(row.label for row in found), *(_percent(row.accuracy["AP50"]) for row in found)):
         assert value in text
-    assert "neu_det, 160 px" in text
+    assert "neu_det, 128 px" in text
     assert ("not shown" in text) == ("┃ runs ┃" not in text)
 
 
