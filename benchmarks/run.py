@@ -300,7 +300,10 @@ def _check_extras(cells: list[Cell], explicit: bool) -> None:
 def _open(names: list[str], root: Path) -> dict[str, PreparedDataset]:
     from benchmarks.datasets.prepared import ensure
 
-    return {name: ensure(name, root) for name in names}
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    return {name: ensure(name, root, say) for name in names}
 
 
 def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:

@@ -199,11 +199,28 @@ def require_unchanged(data: PreparedDataset, file_names: Iterable[str]) -> None:
             raise DataError(f"{path} was changed; prepare it again: {catalogue.command(data.name)} --force")
 
 
-def ensure(name: str, root: Path | str | None = None) -> PreparedDataset:
-    """Open a prepared set; one that needs no input is made on the spot."""
-    if catalogue.get(name, root).embedded and not is_prepared(name, root):
-        return prepare(name, root)
+def ensure(name: str, root: Path | str | None = None, report: Say | None = None) -> PreparedDataset:
+    """Open a prepared set; one that needs no input is made on the spot, and again where another version made it.
+
+    Args:
+        report: is told of the latter.
+    """
+    spec, folder = catalogue.get(name, root), _folder(name, root)
+    if spec.embedded:
+        made = _version_of(folder)
+        if made not in (None, spec.version) and report is not None:
+            report(f"{name}: version {made} in {folder} is replaced by version {spec.version}")
+        if made not in (None, spec.version) or not is_prepared(name, root):
+            return prepare(name, root)
     return open_prepared(name, root)
+
+
+def _version_of(folder: Path) -> object:
+    """Of the set in `folder`, as its manifest says; None where that does not."""
+    try:
+        return json.loads((folder / "manifest.json").read_bytes())["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def prepare(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from benchmarks.datasets import prepared
-from benchmarks.datasets.prepared import is_prepared, open_prepared, prepare, verify
+from benchmarks.datasets.prepared import ensure, is_prepared, open_prepared, prepare, verify
 from benchmarks.errors import DataError, RequestError
 from tests.datasets.conftest import voc, write_folder, write_zip
 
@@ -220,3 +221,19 @@ def test_a_read_only_root(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="ermission"):
         prepare("synthetic_small", tmp_path / "data")
+
+
+def test_a_made_set_of_another_version_is_made_again_and_that_is_said(tmp_path: Path, synthetic) -> None:
+    shutil.copytree(synthetic.root, tmp_path / synthetic.name)
+    manifest = tmp_path / synthetic.name / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(DataError, match="another version"):
+        open_prepared("synthetic_small", tmp_path)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(prepared, "prepare", lambda *a: said.append("made") or synthetic)
+        assert ensure("synthetic_small", tmp_path, said.append) is synthetic
+    assert [line.partition(" in ")[0] for line in said] == ["synthetic_small: version 1", "made"]
+    manifest.write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        ensure("synthetic_small", tmp_path)
