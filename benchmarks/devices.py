@@ -13,7 +13,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +170,41 @@ def package_versions(*names: str) -> dict[str, str]:
     return versions
 
 
+class Arithmetic(str, Enum):
+    """Which instructions a CPU computes with."""
+
+    native = "native"
+    portable = "portable"
+
+
+PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+"""Settings of torch, oneDNN and MKL under which x86-64 CPUs with AVX2, of whatever maker, take the same code path. MKL
+promises equal results across makers for COMPATIBLE alone."""
+
+
+def compute_with(arithmetic: Arithmetic) -> None:
+    """Set, for this process and those that it starts, which instructions are used.
+
+    Raises:
+        RequestError: torch, which reads the settings once, is there already; or the machine has no AVX2.
+    """
+    if arithmetic is Arithmetic.native:
+        return
+    if "torch" in sys.modules:
+        raise RequestError("portable arithmetic is chosen before torch is imported: use the command in its own process")
+    if platform.machine().lower() not in ("x86_64", "amd64") or not _has_avx2():
+        raise RequestError("--arithmetic portable: this CPU is no x86-64 with AVX2; leave it out")
+    os.environ.update(PORTABLE)
+
+
+def _has_avx2() -> bool:
+    """Whether the CPU has AVX2; taken for granted where no /proc/cpuinfo says."""
+    try:
+        return "avx2" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+
+
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -197,6 +234,7 @@ def provenance(*, started: str, device: torch.device, before: SourceState | None
         packages=package_versions(*PACKAGES),
         cpu=_cpu_name(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        arithmetic="portable" if all(os.environ.get(k) == v for k, v in PORTABLE.items()) else None,
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         device=str(device),

@@ -22,7 +22,7 @@ from benchmarks import plan, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app
 from benchmarks.datasets import catalogue
-from benchmarks.devices import device_class, pick_device, source_at_start
+from benchmarks.devices import Arithmetic, compute_with, device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
@@ -100,6 +100,10 @@ def main(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a cell; the last bits depend on it")] = 1,
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(help="portable: instructions that x86-64 CPUs of the last ten years share, for equal bits"),
+    ] = Arithmetic.native,
     loaders: Annotated[int, typer.Option(min=0, help="processes that read images for a cell, with --workers 1")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
@@ -126,6 +130,7 @@ def main(
     stops a run as its time limit does: with the state of what runs saved after its epoch, what is left listed, exit 0.
     """
     before = source_at_start()
+    compute_with(arithmetic)
     limits = _limits(time_limit)
     root = catalogue.data_root(data_root)
     loaded = suites.load(suite, root)

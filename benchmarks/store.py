@@ -52,6 +52,7 @@ class Provenance(Hashed):
     ended: str
     changed_meanwhile: bool = added(False, description="whether the source was another at the end")
     cpu_capability: str | None = added(None, description="instruction set that torch uses, as `ATEN_CPU_CAPABILITY`")
+    arithmetic: Literal["portable"] | None = added(None, description="`--arithmetic`, where it is not native")
 
     @property
     def unpublishable(self) -> str | None:
