@@ -4,7 +4,8 @@
 
 `coverage.npz` holds what AP50 needs of two records' detections (image, class, score, whether it is a hit; boxes of each
 class and group of each image): CANet at 0.002 on version 1 of `synthetic_small` (fold 4 and its validation part,
-120 images, none of which another shows; its record is no longer published) and CANet on NEU-DET (fold 0 of v1, 360 images in groups of 1 to 18; v1's
+120 images, none of which another shows; its record is no longer published) and CANet on NEU-DET (fold 0 of v1, 360
+images in groups of 1 to 18; v1's
 one group of 73 is split into groups of those sizes). Scores below 0.05 are left out.
 
 A test set is a number of groups drawn with replacement. Trainings differ as measured (SD of 1.4 to 2 points of AP50 on
