@@ -34,6 +34,12 @@ def test_a_committed_profile_is_of_a_committed_run(path: Path) -> None:
     assert read_record(path, ProfileRecord).cell_id == read_record(run, RunRecord).cell_id
 
 
+@pytest.mark.parametrize("path", [*RUNS, *PROFILES], ids=lambda p: str(p.relative_to(RESULTS)))
+def test_what_is_committed_names_the_source_that_made_it(path: Path) -> None:
+    record = read_record(path, ProfileRecord if path in PROFILES else RunRecord)
+    assert record.provenance.unpublishable is None
+
+
 def _data(dataset: str) -> set[str]:
     records = [read_record(p, RunRecord) for p in RUNS if p.parent.name == dataset]
     if not records:
