@@ -5,20 +5,24 @@ the saved detections) must be equal, MACs and activations nearly so; AP50, AP, A
 not fall by more than a stated tolerance; file size, memory on the same kind of device, and the ratio
 of a latency to its session's reference must not grow by more than theirs. What BASE has and HEAD
 lacks fails. Absolute times, throughput and energy are not compared: they belong to one machine.
+`--reproduce` asks another question: whether HEAD, trained elsewhere, is what BASE would be trained again.
 Torch-free.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.table import Table
+from scipy.stats import t
 
 from benchmarks.cli import console, run_app
 from benchmarks.errors import DataError, RequestError
+from benchmarks.report.rows import Spreads
 from benchmarks.results import Metrics
 from benchmarks.store import Latency, ProfileRecord, Stored, scan
 
@@ -195,6 +199,44 @@ def _equal(name: str, what: str, old: object, new: object) -> Check:
     return Check(name, what, "pass" if old == new else "fail", str(old), str(new))
 
 
+def reproduced(base: list[Stored], head: list[Stored]) -> list[Check]:
+    """Of each cell of `base` that `head` has too, whether its AP50 and AP could be those of one more training.
+
+    Two trainings differ by less than t sqrt(2 s^2) in 95% of tries, where s^2 is the variance between trainings on the
+    same test images, pooled over the other published runs of the family on the data set under the recipe, with its
+    freedoms. Machines round differently, which moves a training as another seed does. Without these none can tell.
+    """
+    heads = {s.run.cell_id: s for s in head}
+    spreads = Spreads(s.run for s in base)
+    out = []
+    for old in base:
+        name, new = f"{old.run.cell.dataset}/{old.paths.stem}", heads.get(old.run.cell_id)
+        if new is None:
+            out.append(Check(name, "record", "note", "present", "not run"))
+            continue
+        if old.run.metrics is None or new.run.metrics is None:
+            out.append(Check(name, "metrics", "inconclusive", old.run.status, new.run.status))
+            continue
+        for label in ("AP50", "AP"):
+            was, now = old.run.metrics.value(label), new.run.metrics.value(label)
+            spread = spreads.of(label, [old.run])
+            limit = None if spread is None else float(t.ppf(0.975, spread.freedom)) * math.sqrt(2 * spread.variance)
+            if was == now:
+                out.append(Check(name, f"{label}, the same number", "pass", _points(was), _points(now)))
+            elif was is None or now is None or limit is None or spread is None:
+                why = "no other published training tells the spread" if limit is None else "not measured"
+                out.append(Check(name, f"{label}: {why}", "inconclusive", _points(was), _points(now)))
+            else:
+                verdict: Verdict = "pass" if abs(now - was) <= limit else "fail"
+                what = f"{label} within {100 * limit:.1f} (SD of {spread.runs} trainings)"
+                out.append(Check(name, what, verdict, _points(was), _points(now)))
+    return out
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def recheck(records: list[Stored], which: str, data_root: Path | None) -> list[Check]:
     """AP of each record again from the detections beside it; exactly what it says, or a failure."""
     from benchmarks.metrics.records import recompute
@@ -232,6 +274,9 @@ def main(
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="what each AP, in [0, 1], may lose before its cell fails")
     ] = 0.02,
+    reproduce: Annotated[
+        bool, typer.Option(help="judge instead whether HEAD lies within the spread of published trainings")
+    ] = False,
     strict: Annotated[bool, typer.Option(help="exit with 3 when something could not be judged")] = False,
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     verbose: Annotated[bool, typer.Option(help="also show what passed")] = False,
@@ -243,13 +288,18 @@ def main(
     before, after = list(scan(base)), list(scan(head))
     if not before:
         raise RequestError(f"no records below {base}: nothing to compare with")
-    checks = compare(before, after, tolerance=tolerance)
+    if reproduce:
+        if not {s.run.cell_id for s in before} & {s.run.cell_id for s in after}:
+            raise RequestError(f"no cell of {base} was run in {head}: nothing to reproduce")
+        checks = reproduced(before, after)
+    else:
+        checks = compare(before, after, tolerance=tolerance)
     judged = {s.run.cell_id for s in before}
     checks += recheck(before, "base", data_root)
     checks += recheck([s for s in after if s.run.cell_id in judged], "head", data_root)
     table = Table("cell", "what", "verdict", "base", "head")
     for c in checks:
-        if verbose or c.verdict != "pass":
+        if verbose or c.verdict != ("note" if reproduce else "pass"):
             table.add_row(c.cell, c.what, f"[{_STYLE[c.verdict]}]{c.verdict}[/]", c.base, c.head)
     if table.row_count:
         console.print(table)

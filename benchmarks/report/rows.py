@@ -160,7 +160,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     """
     records = list(records)
     known = {stored.run.cell_id: stored.run for stored in (*published, *records)}
-    spreads = _Spreads(known.values())
+    spreads = Spreads(known.values())
     studied = budget.courses(known.values())
     groups: dict[tuple[str, ...], list[Stored]] = {}
     tables: dict[tuple[object, ...], list[Stored]] = {}
@@ -314,7 +314,7 @@ def label_of(cell: Cell) -> str:
     return f"{label} native" if isinstance(cell.recipe, NativeRecipe) else label
 
 
-def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> Row:
+def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Row:
     first = group[0].run
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
@@ -359,7 +359,7 @@ def _row(group: list[Stored], spreads: _Spreads, studied: Sequence[Course]) -> R
     )
 
 
-class _Spreads:
+class Spreads:
     """The variance between trainings of a family on one data set under one recipe, from every record there is."""
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
@@ -410,7 +410,7 @@ def _test_share(runs: Iterable[RunRecord]) -> float | None:
     return statistics.fmean(shares) if shares else None
 
 
-def _value(name: str, runs: list[RunRecord], spreads: _Spreads) -> Value:
+def _value(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
     bounds = DIFFERENCE if name in GAINS.values() else SHARE
     training = spreads.of(name, runs)
     got = estimate(_samples(name, runs), bounds=bounds, test_share=_test_share(runs), training=training)

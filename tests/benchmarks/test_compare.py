@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from benchmarks.compare import MACS_TOLERANCE, compare
+from benchmarks.compare import MACS_TOLERANCE, compare, reproduced
 from benchmarks.results import Metrics
 from benchmarks.store import ModelFacts, ProfileRecord, Stored
 from tests.benchmarks.conftest import make_cell, make_metrics, make_record
@@ -165,3 +167,33 @@ def test_what_was_not_measured_again_or_to_another_reference_is_inconclusive() -
     found = compare([one("a")], [Stored(head.run, other, head.paths)], tolerance=0.02)
     assert {f.what for f in found if f.verdict == "inconclusive"} == {"latency ratio", "memory of inference"}
     assert not [f for f in found if f.verdict == "fail"]
+
+
+def trained(values: list[float], model: str = "canet", first: int = 0) -> list[Stored]:
+    return [
+        one("x", cell=make_cell(model=model, seed=first + i), metrics=make_metrics(v, AP=v / 2))
+        for i, v in enumerate(values)
+    ]
+
+
+def verdicts(base: list[Stored], head: list[Stored]) -> list[str]:
+    return [c.verdict for c in reproduced(base, head) if c.what.startswith("AP50")]
+
+
+def test_a_training_is_reproduced_within_the_spread_of_published_ones() -> None:
+    """Of seeds at 60, 62, 64 (an SD of 1.4 without the one at hand) two trainings lie within t sqrt(2) SD."""
+    base = trained([0.60, 0.62, 0.64])
+    limit = 12.706 * math.sqrt(2) * 0.01 * math.sqrt(2)  # one freedom: the first is judged by the two others
+    for shift, verdict in ((0.98 * limit, "pass"), (1.02 * limit, "fail"), (-1.02 * limit, "fail"), (0.0, "pass")):
+        assert verdicts(base, trained([0.60 + shift])) == [verdict], shift
+
+
+def test_without_other_trainings_nothing_is_told() -> None:
+    base = trained([0.6]) + trained([0.5, 0.6], "retinanet")  # another family
+    assert verdicts(base, trained([0.61])) == ["inconclusive"]
+    assert verdicts(base, trained([0.6])) == ["pass"], "the same number needs no spread"
+    near = trained([0.6]) + [
+        one("x", cell=make_cell(variant="no_sae", seed=i), metrics=make_metrics(v, AP=v / 2))
+        for i, v in enumerate((0.5, 0.6, 0.55))
+    ]
+    assert verdicts(near, trained([0.61])) == ["pass"], "a variant is of the family"
