@@ -49,7 +49,8 @@ def import_ultralytics() -> ModuleType:
     streams, `torch.save`, `PIL.Image.open`) is put back. A library that somebody imported earlier is returned as it is.
 
     Raises:
-        ImportError: it is not installed; the message is one line with the command that installs it.
+        ImportError: it is not installed; the message is one line with the command that installs it. Or it is, and
+            lacks something, which the message names.
     """
     if (loaded := sys.modules.get("ultralytics")) is not None:
         return loaded
@@ -65,7 +66,9 @@ def import_ultralytics() -> ModuleType:
             import ultralytics.nn.tasks
             import ultralytics.utils.nms
     except ImportError as error:
-        raise ImportError(f"YOLO models need the ultralytics library: {INSTALL} ({error})") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == "ultralytics":
+            raise ImportError(f"YOLO models need the ultralytics library: {INSTALL} ({error})") from error
+        raise ImportError(f"the ultralytics library is installed and cannot be imported: {error}") from error
     finally:
         kept = {*_QUIET, "YOLO_CONFIG_DIR"}  # processes started from here stay quiet too
         for name in set(os.environ) - set(environment) - kept:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.errors import DataError, RequestError
 
 # Where there is no terminal, its 80 columns do not bind: tables would be cut in logs.
 _WIDTH = None if sys.stdout.isatty() else 140
-console = Console(width=_WIDTH)
-err_console = Console(stderr=True, width=_WIDTH)
+# What is printed is data: class names, paths, errors, "[yolo]" of a remedy. No markup, emoji codes or numbers to be
+# coloured are seen in it; what has a style is a `Text` with that style.
+console = Console(width=_WIDTH, markup=False, emoji=False, highlight=False)
+err_console = Console(stderr=True, width=_WIDTH, markup=False, emoji=False, highlight=False)
 
 INTERRUPTED = 130
 
 
+def say(text: str | Text) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, soft_wrap=True)
+
+
 def fail(message: str, code: int) -> None:
     """Print one line on stderr and leave with `code`."""
-    err_console.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True, highlight=False)
+    err_console.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
     raise SystemExit(code)
 
 
@@ -45,21 +55,44 @@ def print_table(
         table = Table(title=title or None, title_justify="left")
         for i in kept:
             right = bool(drop) and i > 0
-            table.add_column(escape(head[i]), no_wrap=bool(drop), justify="right" if right else "left")
+            table.add_column(head[i], no_wrap=bool(drop), justify="right" if right else "left")
         for entry in entries:
-            table.add_row(*(escape(entry[i]) for i in kept))
+            table.add_row(*(entry[i] for i in kept))
         takes = console.measure(table, options=console.options.update(width=10_000))  # unbounded by this console
         if (takes.maximum if drop else takes.minimum) <= console.width:
             console.print(table)
             return list(drop[:dropped])
     if title:
-        console.print(title, highlight=False)
+        say(title)
     for entry in entries:
-        console.print(f"[bold]{escape(entry[0])}[/]", soft_wrap=True, highlight=False)
+        say(Text(entry[0], "bold"))
         for name, value in zip(head[1:], entry[1:], strict=True):
             if value:
-                console.print(f"  {escape(name)}: {escape(value)}", soft_wrap=True, highlight=False)
+                say(f"  {name}: {value}")
     return []
+
+
+_PLAINER = str.maketrans({"–": "-", "—": "-", "×": "x", "…": "..."})
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """What a console cannot show, in characters that any can; what we do not use ourselves by its number."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAINER)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def prepare_process() -> None:
+    """Make this process, and those that it starts, independent of where a command was called.
+
+    Figures are drawn into files: a notebook's MPLBACKEND, inherited, can be one that is not here. Consoles of any
+    encoding take what is printed.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    codecs.register_error("canet-bench.plainer", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="canet-bench.plainer")
 
 
 def run_app(app: typer.Typer) -> None:
@@ -67,8 +100,9 @@ def run_app(app: typer.Typer) -> None:
 
     `--version` alone is answered for every command.
     """
+    prepare_process()
     if sys.argv[1:] == ["--version"]:
-        console.print(f"canet-bench {metadata.version('canet-bench')}", highlight=False)
+        say(f"canet-bench {metadata.version('canet-bench')}")
         return
     try:
         app(standalone_mode=True)
@@ -85,7 +119,3 @@ def run_app(app: typer.Typer) -> None:
 def _os_error(e: OSError) -> str:
     where = f" ({e.filename})" if e.filename else ""
     return f"{e.strerror or e}{where}"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from scipy.stats import t
 
 from benchmarks.cli import console, run_app
@@ -300,7 +301,7 @@ def main(
     table = Table("cell", "what", "verdict", "base", "head")
     for c in checks:
         if verbose or c.verdict != ("note" if reproduce else "pass"):
-            table.add_row(c.cell, c.what, f"[{_STYLE[c.verdict]}]{c.verdict}[/]", c.base, c.head)
+            table.add_row(c.cell, c.what, Text(c.verdict, _STYLE[c.verdict]), c.base, c.head)
     if table.row_count:
         console.print(table)
     count = {v: sum(c.verdict == v for c in checks) for v in _STYLE}

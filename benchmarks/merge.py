@@ -18,6 +18,7 @@ import typer
 from benchmarks.cli import console, run_app
 from benchmarks.devices import device_class
 from benchmarks.errors import DataError, RequestError
+from benchmarks.preflight import require_files
 from benchmarks.store import (
     CellPaths,
     ProfileRecord,
@@ -25,7 +26,6 @@ from benchmarks.store import (
     Stored,
     load,
     read_record,
-    require_writable,
     write_atomic,
 )
 
@@ -42,7 +42,7 @@ def main(
     Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. Of a cell
     that occurs twice the older record stays.
     """
-    require_writable(into)
+    require_files(into, "--into")
     found = merge(folders, into)
     for line in (*found.damaged, *found.twice, *found.split_folds):
         console.print(line, soft_wrap=True, highlight=False)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from benchmarks.cli import console, run_app
+from benchmarks.cli import console, run_app, say
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
@@ -29,7 +30,8 @@ from benchmarks.devices import pick_device, provenance, source_at_start
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
 from benchmarks.plan import seconds as parse_seconds
-from benchmarks.store import now, require_writable, write_atomic
+from benchmarks.preflight import require_files
+from benchmarks.store import now, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +141,7 @@ def main(
     if reference not in wanted:
         raise RequestError(f"the reference {reference!r} is not among what is measured: {', '.join(wanted)}")
     if out is not None:
-        require_writable(out.parent)
+        require_files(out.parent)
 
     import torch
 
@@ -316,10 +318,10 @@ def _print_session(
 ) -> None:
     """What readers of the tables must know: what is missing, the weights, the machine."""
     for name, why in skipped.items():
-        console.print(f"[yellow]not measured:[/] {name}: {why}", highlight=False)
+        say(Text.assemble(("not measured:", "yellow"), f" {name}: {why}"))
     for name, cost in costs.items():
         for field, why in cost.missing.items():
-            console.print(f"[yellow]not measured:[/] {name}, {field}: {why}", highlight=False)
+            say(Text.assemble(("not measured:", "yellow"), f" {name}, {field}: {why}"))
     if cells:
         taken = ", ".join(f"{name} {cell.id[:8]} (fold {cell.fold}, seed {cell.seed})" for name, cell in cells.items())
         console.print(f"Weights of {weights}: {taken}.", highlight=False)
@@ -340,11 +342,8 @@ def _print_session(
         highlight=False,
     )
     if machine["busy"]:
-        console.print(
-            f"[bold yellow]Busy machine:[/] others kept {machine['other_cores']:.2f} cores busy, or were on the GPU; "
-            "ratios hold, absolute times do not.",
-            highlight=False,
-        )
+        others = f" others kept {machine['other_cores']:.2f} cores busy, or were on the GPU; "
+        say(Text.assemble(("Busy machine:", "bold yellow"), others, "ratios hold, absolute times do not."))
     if machine["gpu"] is not None and all(cost.energy_j is None for cost in costs.values()):
         console.print("Energy was not measured: python -m pip install nvidia-ml-py", highlight=False)
 
@@ -556,7 +555,7 @@ def _times(size: int, latency: Mapping[str, dict[str, Any] | None]) -> Table:
             f"{one['p90']['end_to_end']:.2f}",
             f"{one['p99']['end_to_end']:.2f}",
             f"{one['first_call_ms']:.0f}",
-            "1" if name == reference else f"{one['ratio']:.3f} \\[{low:.3f}, {high:.3f}]",
+            "1" if name == reference else f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]",
         )
     return times
 

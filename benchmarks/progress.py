@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 Event = tuple[str, dict[str, Any]]
 
@@ -107,7 +107,7 @@ def _columns(width: int) -> list[ProgressColumn]:
 
     def text(template: str, most: int | None = None, style: str = "none") -> TextColumn:
         column = Column(no_wrap=True, overflow="ellipsis", max_width=most)
-        return TextColumn(template, style=style, table_column=column)
+        return TextColumn(template, style=style, markup=False, table_column=column)
 
     title = next(
         most for least, most in ((160, None), (120, 36), (100, 32), (80, 28), (60, 20), (0, 12)) if width >= least
@@ -159,16 +159,16 @@ class RunProgress:
             self._bars.update(task, visible=False)
         self._bars.stop()
 
-    def _print(self, text: str) -> None:
-        self._bars.console.print(text, soft_wrap=True, highlight=False)
+    def _print(self, text: Text | str) -> None:
+        self._bars.console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _note(self) -> None:
-        self._bars.update(self._all, description=f"[bold]{self._ended}/{self._cells} cells")
+        self._bars.update(self._all, description=f"{self._ended}/{self._cells} cells")
 
     def start(self, key: object, name: str, dataset: str, iterations: int) -> None:
         """The cell `key` begins; `iterations` is what its training takes in all."""
         self._started += 1
-        title = escape(f"[{self._started}/{self._cells}] {name} on {dataset}")
+        title = f"[{self._started}/{self._cells}] {name} on {dataset}"
         task = self._bars.add_task(title, total=max(iterations, 1), rate="", note="starting")
         self._under_way[key] = title, time.monotonic(), task
         if not self._live:
@@ -185,7 +185,7 @@ class RunProgress:
         elif what == "phase":
             self._bars.update(task, note=facts["text"])
         elif what == "line":
-            self._print(f"{title}: {escape(facts['text'])}")
+            self._print(f"{title}: {facts['text']}")
         elif what == "epoch" and not self._live:
             losses = facts["losses"]
             terms = "  ".join(f"{k} {v:.3f}" for k, v in losses.items())
@@ -194,10 +194,10 @@ class RunProgress:
                 f"{time.monotonic() - began:.0f} s  loss {sum(losses.values()):.3f}  {terms}"
             )
 
-    def end(self, key: object, outcome: str) -> None:
-        """The cell `key` has ended; `outcome`, in console markup, is what to say of it."""
+    def end(self, key: object, outcome: Text | str) -> None:
+        """The cell `key` has ended; `outcome` is what to say of it."""
         title, began, task = self._under_way.pop(key)
         self._ended += 1
         self._bars.remove_task(task)
         self._note()
-        self._print(f"{title}: {outcome} [dim]({time.monotonic() - began:.0f} s)[/]")
+        self._print(Text.assemble(f"{title}: ", outcome, (f" ({time.monotonic() - began:.0f} s)", "dim")))

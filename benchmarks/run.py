@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,23 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from benchmarks import plan, suites
+from benchmarks import host, plan, preflight, running, suites
 from benchmarks.cells import Cell, Tile
-from benchmarks.cli import console, print_table, run_app
+from benchmarks.cli import console, print_table, run_app, say
 from benchmarks.datasets import catalogue
 from benchmarks.devices import Arithmetic, compute_with, device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
-from benchmarks.progress import RunProgress
-from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, require_writable, scan, write_atomic
+from benchmarks.progress import RunProgress, Stopped
+from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic
 
 if TYPE_CHECKING:
     import torch
 
+    from benchmarks.cost.session import ProgressCallback
     from benchmarks.datasets.prepared import PreparedDataset
     from benchmarks.runner import Job
 
@@ -60,6 +62,7 @@ def _list_models(asked: bool) -> None:
 
 @app.command()
 def main(
+    context: typer.Context,
     suite: Annotated[
         str,
         typer.Option(help="name of a suite (" + ", ".join(suites.names()) + "), or a file of yours, path/to/my.yaml"),
@@ -155,7 +158,8 @@ def main(
     cells = [cell.model_copy(update={"device_class": device_class(where)}) for cell in cells]
     cells = plan.in_order(cells, order, (loaded.models[0].model, loaded.reference))
     if not list_only:
-        require_writable(out)
+        preflight.require_out(out, cells)
+        preflight.require_temporary()
     for line in absent:
         console.print(line, soft_wrap=True, highlight=False)
     _check_extras(cells, explicit=bool(model))
@@ -173,15 +177,24 @@ def main(
     if list_only:
         _show_states(cells, out, {c for c, r in done.items() if r is not None})
         return
+    context.with_resource(running.marked(out, say))
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
     if publish and todo and before.dirty is not False:
         raise RequestError("--publish: the source differs from its commit, or is no clone; commit first, then run")
+    with preflight.Libraries((c.model, c.scale, c.variant, c.image_size) for c in todo) as libraries:
+        if todo:
+            preflight.require_operators()
+            preflight.require_cache(data.values())
+        preflight.require_figure()
+        libraries.require()
     if loaded.latency is not None and not model:
         _latency(loaded, next(iter(data), None), where, root, out, limits)
     at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
     if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
+    if todo and isinstance(at_once, int) and (free := host.memory()) < at_once * preflight.CELL_BYTES:
+        say(f"{free / 2**20:,.0f} MiB of memory are left for {at_once} cells at a time, which may take 2,048 each")
     jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, weights, before=before) for cell in todo}
     left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
@@ -210,9 +223,7 @@ def main(
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
         record = stored[cell].run
-        console.print(
-            f"[red]{record.status}[/] {escape(f'{cell.name} on {cell.dataset}: {record.error}')}", soft_wrap=True
-        )
+        say(Text.assemble((record.status, "red"), f" {cell.name} on {cell.dataset}: {record.error}"))
     if failed:
         raise typer.Exit(1)
 
@@ -322,9 +333,6 @@ def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
     print_table(("data set", "model", "scale", "fold", "seed", "px", "epochs", "id", "state"), rows)
 
 
-_WORKER_BYTES = 2 * 2**30
-
-
 def _latency(
     suite: suites.Suite, dataset: str | None, device: torch.device, root: Path, out: Path, limits: Limits
 ) -> None:
@@ -356,7 +364,7 @@ def _latency(
     except subprocess.TimeoutExpired:
         code = "killed, it took too long"
     if code != 0:
-        console.print(f"[red]latency is not complete[/], exit code of the command: {code}", highlight=False)
+        say(Text.assemble(("latency is not complete", "red"), f", exit code of the command: {code}"))
 
 
 _LATENCY_SLACK = 1.5  # of its limit
@@ -368,11 +376,7 @@ def _latency_path(folder: Path, suite: suites.Suite, device: torch.device) -> Pa
 
 def _default_workers(device: torch.device, threads: int, jobs: int) -> int | GpuRoom:
     """On a CPU, a worker for every `threads` cores that has 2 GB of free memory; on a GPU, as `GpuRoom` measures."""
-    import psutil
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = psutil.virtual_memory().available // _WORKER_BYTES
-    most = max(1, min(cores // threads, memory, jobs))
+    most = max(1, min(host.cores() // threads, host.memory() // preflight.CELL_BYTES, jobs))
     if device.type != "cuda":
         return most if device.type == "cpu" else 1
     import torch
@@ -408,15 +412,38 @@ class GpuRoom:
 
 
 def _limits(time_limit: str | None) -> Limits:
-    """Limits of this run, counted from the start of the process; SIGTERM asks them to stop."""
+    """Limits of this run, counted from the start of the process; signals ask them to stop."""
     limits = Limits()
     if time_limit is not None:
         import psutil
 
         age = time.time() - psutil.Process().create_time()
         limits = Limits(time.monotonic() - age + plan.seconds(time_limit) - _REPORT_S)
-    signal.signal(signal.SIGTERM, lambda *_: limits.stop())
+    _heed_signals(limits)
     return limits
+
+
+def _heed_signals(limits: Limits) -> None:
+    """Ctrl-C ends the run now; SIGTERM, and SIGHUP of a terminal that is closed, once the epoch's state is saved."""
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+
+    def stop(number: int, _: object) -> None:
+        if number != signal.SIGTERM:  # what is printed from now on has no reader, and would end the run
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in terminals:
+                os.dup2(nowhere, stream)
+        if not limits.asked:
+            name = signal.Signals(number).name
+            with contextlib.suppress(OSError):  # not by print, which may be what was interrupted
+                os.write(2, f"{name}: stopping as soon as the state of what runs is saved\n".encode())
+        limits.stop()
+
+    for name in ("SIGTERM", "SIGHUP"):
+        # What is ignored from the start is meant to be, as by nohup.
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: limits.interrupt())
 
 
 _REPORT_S = 10.0  # what drawing and leaving is taken to last
@@ -460,7 +487,7 @@ def _run(
                 progress.handle(job, event.event)
             elif event.cause == "stopped":
                 left.append(job.cell)
-                progress.end(job, f"[yellow]stopped[/] {event.how or 'its state is saved'}")
+                progress.end(job, Text.assemble(("stopped", "yellow"), f" {event.how or 'its state is saved'}"))
             else:
                 paths = CellPaths.of(job.runs, job.cell)
                 died = event.cause == "died"
@@ -508,13 +535,13 @@ def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
         console.print(f"{len(old)} finished cells evaluated again: the evaluator is another")
 
 
-def _outcome(record: RunRecord) -> str:
+def _outcome(record: RunRecord) -> Text | str:
     if record.status != "ok" or record.metrics is None:
-        return f"[red]{record.status}[/] {escape(str(record.error))}"
+        return Text.assemble((record.status, "red"), f" {record.error}")
     m = record.metrics
     AP50, AP = ("-" if value is None else f"{value:.3f}" for value in (m.AP50, m.AP))  # a test part may have no box
     low, high = m.AP50_interval or (None, None)
-    interval = f" [{low:.3f}, {high:.3f}]".replace("[", r"\[") if low is not None else ""
+    interval = f" [{low:.3f}, {high:.3f}]" if low is not None else ""
     return f"AP50 {AP50}{interval}, AP {AP}"
 
 
@@ -550,17 +577,27 @@ def _profile(
             continue
         console.print(f"profiling {len(chosen)} models on {name}; --no-profile leaves it out", highlight=False)
         with reporting(console) as report:
-            profiles.profile_cells(
-                chosen,
-                prepared,
-                runs=out,
-                device=device,
-                reference=reference,
-                load_model=lambda cell, prepared=prepared: load_trained(cell, prepared, out, device),  # type: ignore[misc]
-                plan=profiles.FULL if full else profiles.QUICK,
-                threads=threads,
-                report=report,
-            )
+
+            def reported(what: str, done: int, total: int, report: ProgressCallback = report) -> None:
+                limits.check()
+                if limits.asked:
+                    raise Stopped
+                report(what, done, total)
+
+            try:
+                profiles.profile_cells(
+                    chosen,
+                    prepared,
+                    runs=out,
+                    device=device,
+                    reference=reference,
+                    load_model=lambda cell, prepared=prepared: load_trained(cell, prepared, out, device),  # type: ignore[misc]
+                    plan=profiles.FULL if full else profiles.QUICK,
+                    threads=threads,
+                    report=reported,
+                )
+            except Stopped:
+                say(f"profiling on {name} stopped; the same command goes on with it")
 
 
 def _profile_seconds(run: RunRecord, full: bool) -> float:

@@ -12,8 +12,9 @@ import json
 import math
 import os
 import re
+import secrets
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,7 +24,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
-from benchmarks.errors import DataError, RequestError
+from benchmarks.errors import DataError
+from benchmarks.files import sync, sync_folder
 from benchmarks.results import Metrics
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -199,43 +201,40 @@ def now() -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut.
+    """Write a file so that it is there whole or not at all, also after a power cut where the file system can.
+
+    Its mode is what the umask leaves.
 
     Raises:
         DataError: the disk is full or the folder cannot be written; the old file is untouched.
     """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
-            with os.fdopen(fd, "wb") as f:
+            with temporary.open("xb") as f:
                 f.write(content)
                 f.flush()
-                os.fsync(f.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+                sync(f.fileno())
+            _replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(path.parent, os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_folder(path.parent)
     except OSError as e:
         raise DataError(f"cannot write {path}: {e.strerror or e}; free or choose another place with --out") from e
 
 
-def require_writable(folder: Path) -> None:
-    """RequestError unless files can be made in `folder`, which is made where missing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as e:
-        raise RequestError(f"cannot write into {folder}: {e.strerror or e}; choose another with --out") from None
+def _replace(temporary: Path, path: Path) -> None:
+    """`os.replace`; on Windows, where it is refused while another process reads the old file, for a second."""
+    for _ in range(20 if os.name == "nt" else 0):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            time.sleep(0.05)
+    os.replace(temporary, path)
 
 
 def write_record(path: Path, record: _Record) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical
-from benchmarks.datasets.loading import DetectionDataset, batches
+from benchmarks.datasets.loading import Batches, DetectionDataset
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, write_atomic
 from canet.contract import Detector
@@ -126,72 +126,71 @@ def train(
         first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, progress)
         if progress is not None:
             progress.skip(first * per_epoch)
-    for epoch in range(first, recipe.epochs):
-        seed_everything(cell.stream("sampling") + epoch)
-        model.on_epoch(epoch, recipe.epochs)
-        model.train()
-        dataset.set_epoch(epoch)
-        sums: dict[str, float] = defaultdict(float)
-        began, seen = time.monotonic(), 0
-        loader = batches(
-            dataset,
-            batch_size=min(recipe.batch_size, len(dataset)),
-            seed=cell.stream("order"),
-            epoch=epoch,
-            shuffle=True,
-            drop_last=True,
-            workers=loaders,
-        )
-        factor = 1.0
-        for i, (images, targets) in enumerate(loader):
-            step = epoch * per_epoch + i
-            factor = lr_factor(recipe, step, per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            images = [x.to(device) for x in images]
-            targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
-            with autocast():
-                losses = model(images, targets)
-                loss = sum(losses.values())
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            # All terms in one transfer, and once the backward pass was asked for: a GPU does not wait in between.
-            terms = torch.stack([v.detach().reshape(()) for v in losses.values()]).tolist()
-            values = dict(zip(losses, terms, strict=True))
-            when = f"in epoch {epoch + 1}, iteration {i + 1} of {per_epoch}"
-            if not all(math.isfinite(v) for v in values.values()):
-                bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
-                raise Diverged(f"loss not finite {when} ({bad}); {_REMEDY}")
-            if recipe.clip_norm is not None:
-                scaler.unscale_(optimizer)
-            if recipe.clip_norm is not None or not scaler.is_enabled():
-                norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-                # A scaler looks itself, leaves out the step and scales less.
-                if not scaler.is_enabled() and not math.isfinite(float(norm)):
-                    raise Diverged(f"gradient not finite {when} ({_not_finite_gradient(model)}); {_REMEDY}")
+    with Batches(
+        dataset,
+        batch_size=min(recipe.batch_size, len(dataset)),
+        seed=cell.stream("order"),
+        epochs=range(first, recipe.epochs),
+        shuffle=True,
+        drop_last=True,
+        workers=loaders,
+    ) as batches:
+        for epoch in range(first, recipe.epochs):
+            seed_everything(cell.stream("sampling") + epoch)
+            model.on_epoch(epoch, recipe.epochs)
+            model.train()
+            sums: dict[str, float] = defaultdict(float)
+            began, seen = time.monotonic(), 0
+            factor = 1.0
+            for i, (images, targets) in enumerate(batches.epoch(epoch)):
+                step = epoch * per_epoch + i
+                factor = lr_factor(recipe, step, per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                images = [x.to(device) for x in images]
+                targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
+                with autocast():
+                    losses = model(images, targets)
+                    loss = sum(losses.values())
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                # All terms in one transfer, and once the backward pass was asked for: a GPU does not wait in between.
+                terms = torch.stack([v.detach().reshape(()) for v in losses.values()]).tolist()
+                values = dict(zip(losses, terms, strict=True))
+                when = f"in epoch {epoch + 1}, iteration {i + 1} of {per_epoch}"
+                if not all(math.isfinite(v) for v in values.values()):
+                    bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
+                    raise Diverged(f"loss not finite {when} ({bad}); {_REMEDY}")
                 if recipe.clip_norm is not None:
-                    nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
-            scaler.step(optimizer)
-            scaler.update()
-            for k, v in values.items():
-                sums[k] += v
-            seen += len(images)
+                    scaler.unscale_(optimizer)
+                if recipe.clip_norm is not None or not scaler.is_enabled():
+                    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                    # A scaler looks itself, leaves out the step and scales less.
+                    if not scaler.is_enabled() and not math.isfinite(float(norm)):
+                        raise Diverged(f"gradient not finite {when} ({_not_finite_gradient(model)}); {_REMEDY}")
+                    if recipe.clip_norm is not None:
+                        nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+                scaler.step(optimizer)
+                scaler.update()
+                for k, v in values.items():
+                    sums[k] += v
+                seen += len(images)
+                if progress is not None:
+                    progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
+            rate = seen / (time.monotonic() - began)
+            require_finite(model, f"after epoch {epoch + 1}")
+            mean = {k: v / per_epoch for k, v in sums.items()}
+            last_lr = recipe.lr * factor
+            scalars = model.curve_scalars()
+            curve.append(
+                EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2), scalars=scalars)
+            )
             if progress is not None:
-                progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
-        rate = seen / (time.monotonic() - began)
-        require_finite(model, f"after epoch {epoch + 1}")
-        mean = {k: v / per_epoch for k, v in sums.items()}
-        last_lr = recipe.lr * factor
-        scalars = model.curve_scalars()
-        curve.append(
-            EpochPoint(epoch=epoch, lr=last_lr, losses=mean, images_per_second=round(rate, 2), scalars=scalars)
-        )
-        if progress is not None:
-            progress.epoch(epoch, recipe.epochs, mean, rate)
-        if checkpoint is not None and epoch + 1 < recipe.epochs:
-            _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
-            if progress is not None and progress.should_stop():
-                raise Stopped
+                progress.epoch(epoch, recipe.epochs, mean, rate)
+            if checkpoint is not None and epoch + 1 < recipe.epochs:
+                _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
+                if progress is not None and progress.should_stop():
+                    raise Stopped
     return tuple(curve)
 
 

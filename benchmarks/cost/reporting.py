@@ -22,7 +22,7 @@ def reporting(console: Console) -> Iterator[ProgressCallback]:
     It draws between measurements, and never from a thread of its own, which would be measured too.
     """
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -422,8 +422,8 @@ def get(name: str, root: Path | str | None = None) -> DatasetSpec:
 
 def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:
     """The user's own sets that are prepared under the data root. What cannot be read is not among them."""
-    found = {}
-    for path in sorted(data_root(root).glob("*/manifest.json")):
+    found: dict[str, DatasetSpec] = {}
+    for path in files_of(root, "*/manifest.json"):
         if path.parent.name.startswith(".") or path.parent.name in CATALOGUE:
             continue
         try:
@@ -444,7 +444,34 @@ def own_sets(root: Path | str | None = None) -> dict[str, DatasetSpec]:
     return found
 
 
+def files_of(root: Path | str | None, pattern: str) -> list[Path]:
+    """Files below the data root; none for a user who has no place for one, and may still read records."""
+    try:
+        return sorted(data_root(root).glob(pattern))
+    except (RequestError, PermissionError):
+        return []
+
+
 def data_root(override: Path | str | None = None) -> Path:
-    """Where prepared sets lie: `override`, else $CANET_BENCH_DATA, else the user's cache folder."""
-    chosen = override or os.environ.get("CANET_BENCH_DATA")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("canet-bench") / "datasets"
+    """Where prepared sets lie: `override`, else $CANET_BENCH_DATA, else the user's cache folder.
+
+    Raises:
+        RequestError: there is none of them, as for a user without a home (in a container, say).
+    """
+    name = "--data-root, or CANET_BENCH_DATA, must name a folder for data sets"
+    if chosen := override or os.environ.get("CANET_BENCH_DATA"):
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as e:
+            raise RequestError(f"{name}: {chosen}: {e}") from None
+    try:
+        root = platformdirs.user_cache_path("canet-bench") / "datasets"
+    except (RuntimeError, KeyError):
+        root = Path("~")  # what is said of a user without an entry, too
+    if not root.is_absolute():
+        raise RequestError(f"{name}: this user has no home folder")
+    # os.path.exists: Path.exists raises where a folder must not be looked into.
+    there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
+    if there != root and not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"{name}: {root} is not there, and {there} cannot be written into")
+    return root

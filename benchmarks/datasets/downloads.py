@@ -24,6 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from benchmarks.cli import console
 from benchmarks.datasets.sources import MAX_TOTAL_BYTES, Source, ZipSource, open_source
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import sync
 
 Say = Callable[[str], object]
 """Shows or logs a line of text."""
@@ -225,7 +226,7 @@ class _Download:
                 meter.begin(_last_part(self.url), self.size, start)
                 self._copy(response, out, start, meter)
                 with self._writing():
-                    os.fsync(out.fileno())
+                    sync(out.fileno())
 
     def _copy(self, response: IO[bytes], out: IO[bytes], done: int, meter: _Meter) -> None:
         while block := response.read(_BLOCK):
@@ -319,7 +320,7 @@ class _Meter:
         self._bar: Progress | None = None
         if report is not None and console.is_terminal:
             columns = (DownloadColumn(), TransferSpeedColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True))
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console)
+            self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), *columns, console=console)
             self._task = self._bar.add_task("connecting", total=None)
         self._name, self._total, self._last = "", 0, 0.0
 

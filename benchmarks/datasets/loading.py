@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from benchmarks.children import die_with_parent, kill_at_exit
 from benchmarks.datasets.augment import (
     IGNORED,
     Augmentation,
@@ -158,11 +162,29 @@ class DetectionDataset(Dataset[Item]):
         return pixels.expand(3, -1, -1)
 
     def fill(self) -> None:
-        """Read what the cache in memory will hold, so that worker processes share it instead of reading it each."""
-        if self._file is None:
-            for index in range(len(self)):
-                if index not in self._cache and self._room > 0:
-                    self._pixels(index)
+        """Read what the cache will hold, so that worker processes share it instead of reading it each.
+
+        Forked ones share this process's memory; started otherwise, they map one file on disk, where there is room.
+        """
+        if self._file is not None:
+            return
+        if multiprocessing.get_start_method() != "fork":
+            if (self._room or self._cache) and (budget := disk_budget()):
+                with contextlib.suppress(DataError, RequestError):  # else each keeps its own
+                    self._file = cached_on_disk(self.prepared, self._decode, budget)
+            return
+        for index in range(len(self)):
+            if index not in self._cache and self._room > 0:
+                self._pixels(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process gets that is not forked: no tensors, of which each would cost a handle."""
+        room = self._room + sum(pixels.numel() for pixels in self._cache.values())
+        return {**self.__dict__, "_cache": {}, "_room": room, "_targets": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._targets = [self._target(name) for name in self.file_names]
 
     def sample(self, index: int) -> Sample:
         """Image `index` before augmentation; with `tile`, a window of it that is drawn from torch's generator."""
@@ -201,7 +223,7 @@ Bytes = tuple[list[NDArray[np.uint8]], list[tuple[NDArray[np.float32], NDArray[n
 
 
 class _Bytes(Dataset[tuple[Sample, int] | DataError]):
-    """What workers read: items before they become float, which would be twelve times as much to pass on.
+    """What workers read, by epoch and index: items before they become float, which would be twelve times as much.
 
     An error is passed on too: raised in a worker, its one line would come wrapped in a traceback.
     """
@@ -209,7 +231,9 @@ class _Bytes(Dataset[tuple[Sample, int] | DataError]):
     def __init__(self, dataset: DetectionDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[Sample, int] | DataError:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, int] | DataError:
+        epoch, index = key
+        self.dataset.set_epoch(epoch)
         try:
             return self.dataset.augmented(index), self.dataset._targets[index][2]
         except DataError as e:
@@ -243,6 +267,105 @@ def _collate(items: Sequence[Item]) -> TrainingBatch:
     return [image for image, _ in items], [target for _, target in items]
 
 
+class Batches:
+    """The batches of consecutive epochs; the order comes from (seed, epoch) and does not depend on `workers`.
+
+    Worker processes, if any, start with the first batch and live until the block is left:
+
+        with Batches(dataset, epochs=range(12), ...) as training:
+            for epoch in range(12):
+                for images, targets in training.epoch(epoch):
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: range,
+        shuffle: bool,
+        drop_last: bool,
+        workers: int = 0,
+    ) -> None:
+        self._dataset, self._epochs, self._workers = dataset, epochs, workers
+        self._batch_size, self._seed, self._shuffle, self._drop_last = batch_size, seed, shuffle, drop_last
+        self._loaded: Iterator[Bytes | DataError] | None = None
+        self._children: list[BaseProcess] = []
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        loaded, self._loaded = self._loaded, None
+        try:
+            if loaded is not None:
+                # Not left to its destructor: that runs when the last frame of a traceback is gone, and swallows Ctrl-C.
+                loaded._shutdown_workers()  # type: ignore[attr-defined]
+        finally:
+            for child in self._children:
+                child.kill()
+            self._children.clear()
+
+    def epoch(self, epoch: int) -> Iterator[TrainingBatch]:
+        """The `(images, targets)` lists of an epoch; with workers, of `epochs` in their order, each to its end."""
+        self._dataset.set_epoch(epoch)
+        chunks = self._chunks(epoch)
+        if self._workers == 0:
+            for chunk in chunks:
+                yield _collate([self._dataset[i] for i in chunk])
+            return
+        if self._loaded is None:
+            self._start()
+        for _ in chunks:
+            assert self._loaded is not None
+            yield _unpack(next(self._loaded))
+
+    def _chunks(self, epoch: int) -> list[list[int]]:
+        """Indices of each batch of an epoch."""
+        order = list(range(len(self._dataset)))
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(_stream("order", self._seed, epoch))
+            order = torch.randperm(len(self._dataset), generator=generator).tolist()
+        chunks = [order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size)]
+        if self._drop_last and chunks and len(chunks[-1]) < self._batch_size:
+            chunks.pop()
+        return chunks
+
+    def _start(self) -> None:
+        """Start the workers on all epochs that are to come; they read ahead over an epoch's end."""
+        self._dataset.fill()
+        kill_at_exit()
+        others = multiprocessing.active_children()
+        keys = ([(epoch, i) for i in chunk] for epoch in self._epochs for chunk in self._chunks(epoch))
+        loader = DataLoader(
+            _Bytes(self._dataset),
+            batch_sampler=_Keys(keys),
+            num_workers=self._workers,
+            collate_fn=_pack,
+            generator=torch.Generator().manual_seed(0),  # else the base seed is drawn from the global one
+            worker_init_fn=_begin,
+        )
+        try:
+            self._loaded = iter(loader)
+        finally:
+            self._children = [child for child in multiprocessing.active_children() if child not in others]
+
+
+class _Keys(Sampler[list[tuple[int, int]]]):
+    """Hands over what it was given, once."""
+
+    def __init__(self, keys: Iterator[list[tuple[int, int]]]) -> None:
+        self._keys = keys
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._keys
+
+
+def _begin(worker: int) -> None:
+    die_with_parent()
+
+
 def batches(
     dataset: DetectionDataset,
     *,
@@ -253,21 +376,7 @@ def batches(
     drop_last: bool,
     workers: int = 0,
 ) -> Iterator[TrainingBatch]:
-    """Yield `(images, targets)` lists; the order comes from (seed, epoch) and does not depend on `workers`."""
-    dataset.set_epoch(epoch)
-    order = list(range(len(dataset)))
-    generator = torch.Generator().manual_seed(_stream("order", seed, epoch))
-    if shuffle:
-        order = torch.randperm(len(dataset), generator=generator).tolist()
-    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    if drop_last and chunks and len(chunks[-1]) < batch_size:
-        chunks.pop()
-    if workers == 0:
-        for chunk in chunks:
-            yield _collate([dataset[i] for i in chunk])
-        return
-    dataset.fill()
-    loader = DataLoader(
-        _Bytes(dataset), batch_sampler=chunks, num_workers=workers, collate_fn=_pack, generator=generator
-    )
-    yield from map(_unpack, loader)
+    """Yield `(images, targets)` lists of one epoch; see `Batches`."""
+    wanted: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last}
+    with Batches(dataset, epochs=range(epoch, epoch + 1), workers=workers, **wanted) as all_of_it:
+        yield from all_of_it.epoch(epoch)

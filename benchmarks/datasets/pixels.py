@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from benchmarks.datasets.prepared import PreparedDataset, placed, to_json, write
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import lock, sync
 
 SCHEMA = 1
 
@@ -76,13 +76,12 @@ def cached_on_disk(data: PreparedDataset, read: Callable[[str], Tensor], budget:
     Raises:
         DataError: the disk is full, or cannot be written.
     """
-    folder = data.root.parent / ".cache" / data.name
-    wanted = {"schema": SCHEMA, "manifest": data.manifest_digest, "budget": budget}
+    folder, wanted = _place(data, budget)
     if (known := _open(folder, wanted)) is not None:
         return known
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        with lock(folder.with_suffix(".lock")):
             known = _open(folder, wanted)
             if known is None:
                 shutil.rmtree(folder, ignore_errors=True)  # a stale one only takes room
@@ -94,6 +93,16 @@ def cached_on_disk(data: PreparedDataset, read: Callable[[str], Tensor], budget:
         raise DataError(f"cannot keep decoded images in {folder}: {e.strerror or e}; {remedy}") from None
     assert known is not None
     return known
+
+
+def is_cached(data: PreparedDataset, budget: int) -> bool:
+    """Whether `cached_on_disk` only opens what is there."""
+    return _open(*_place(data, budget)) is not None
+
+
+def _place(data: PreparedDataset, budget: int) -> tuple[Path, dict[str, Any]]:
+    wanted = {"schema": SCHEMA, "manifest": data.manifest_digest, "budget": budget}
+    return data.root.parent / ".cache" / data.name, wanted
 
 
 def _open(folder: Path, wanted: dict[str, Any]) -> PixelFile | None:
@@ -121,5 +130,5 @@ def _fill(work: Path, wanted: dict[str, Any], names: Iterable[str], read: Callab
             images[name] = (size, *pixels.shape)
             size += pixels.numel()
         f.flush()
-        os.fsync(f.fileno())
+        sync(f.fileno())
     write(work / "index.json", to_json({**wanted, "size": size, "images": images}))

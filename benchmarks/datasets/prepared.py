@@ -31,6 +31,7 @@ from benchmarks.datasets.downloads import Say
 from benchmarks.datasets.findings import Clean, Inspector, Policy, write_report
 from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import sync
 
 SCHEMA = 1
 
@@ -294,12 +295,21 @@ def prepare(
 
 @contextlib.contextmanager
 def placed(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` in one step when the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clean(folder)
+    """A new folder to fill, which takes the place of `folder` in one step when the block ends well.
+
+    Raises:
+        RequestError: nothing can be made beside `folder`.
+    """
     work = folder.parent / f".{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}"
     try:
-        work.mkdir()
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _clean(folder)
+            work.mkdir()
+        except OSError as e:
+            raise RequestError(
+                f"cannot write into {folder.parent}: {e.strerror or e}; choose another with --data-root"
+            ) from None
         yield work
         _swap(work, folder)
     finally:
@@ -460,7 +470,7 @@ def write(path: Path, content: bytes) -> None:
     with path.open("wb") as f:
         f.write(content)
         f.flush()
-        os.fsync(f.fileno())
+        sync(f.fileno())
 
 
 def _old(folder: Path) -> Path:

@@ -9,6 +9,7 @@ A file has one of three forms:
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib
 import json
@@ -128,7 +129,7 @@ _Parts = tuple[_Names, _Names, _Names]
 
 
 def _paths(dataset_name: str, root: Path | str | None) -> dict[str, Path]:
-    paths = {p.stem: p for p in (catalogue.data_root(root) / dataset_name / "splits").glob("*.json")}
+    paths = {p.stem: p for p in catalogue.files_of(root, f"{glob.escape(dataset_name)}/splits/*.json")}
     return paths | {p.stem: p for p in SHIPPED.glob(f"{dataset_name}-*.json")}
 
 

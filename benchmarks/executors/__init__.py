@@ -64,10 +64,21 @@ class Limits:
 
     deadline: float = float("inf")
     _asked: bool = field(default=False, init=False)
+    _interrupted: bool = field(default=False, init=False)
 
     def stop(self) -> None:
         """Start nothing more, and let what runs stop where its state is saved next."""
         self._asked = True
+
+    def interrupt(self) -> None:
+        """End at once: raises KeyboardInterrupt, and again in `check` where that was swallowed, as in a destructor."""
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """KeyboardInterrupt when `interrupt` was called; for places that are often passed."""
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     @property
     def asked(self) -> bool:

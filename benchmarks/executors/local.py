@@ -20,6 +20,7 @@ class Local:
             tell(Started(job))
 
             def emit(event: Any, job: Any = job) -> None:
+                self._limits.check()
                 tell(Progress(job, event))
 
             progress = CellProgress(emit, deadline=self._limits.deadline, stopping=self._limits.stopping)
@@ -29,5 +30,6 @@ class Local:
                 tell(Ended(job, "stopped"))
             else:
                 tell(Ended(job, "done"))
+            self._limits.check()
             if self._limits.stopping():
                 return

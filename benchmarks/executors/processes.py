@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+from benchmarks.children import die_with_parent
 from benchmarks.executors import Ended, EventCallback, Limits, Progress, Started, Work
 from benchmarks.progress import CellProgress, Stopped
 
@@ -48,8 +50,10 @@ class Processes:
         more = True
         idle: list[_Worker] = []
         busy: dict[Connection, tuple[Any, _Worker]] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="canet-bench-"))
         try:
             while True:
+                self._limits.check()
                 while more and len(busy) < self._workers() and not self._limits.stopping():
                     try:
                         job = next(waiting)
@@ -78,6 +82,7 @@ class Processes:
                 worker.kill()
             for worker in idle:
                 worker.kill()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _hear(
         self, pipe: Connection, busy: dict[Connection, tuple[Any, _Worker]], idle: list[_Worker], tell: EventCallback
@@ -107,7 +112,7 @@ class Processes:
     def _spawn(self) -> _Worker:
         here, there = self._context.Pipe()
         process: BaseProcess = self._context.Process(
-            target=_work_on, args=(self._work, there, self._limits.deadline, self._stop), daemon=True
+            target=_work_on, args=(self._work, there, self._limits.deadline, self._stop, self._folder), daemon=True
         )
         process.start()
         there.close()
@@ -121,24 +126,21 @@ def _how_it_died(code: int | None) -> str:
     return f"the worker left with exit code {code}"
 
 
-def _work_on(work: Work, pipe: Connection, deadline: float, stop: Any) -> None:
-    """The body of a worker process: jobs from the pipe until it is killed. `deadline`: the system's monotonic clock."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # Whoever ends a job sends SIGTERM to all its processes; this one is told by its parent when to stop.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _work_on(work: Work, pipe: Connection, deadline: float, stop: Any, folder: Path) -> None:
+    """The body of a worker process: jobs from the pipe until it is killed.
 
-    def die_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    Args:
+        deadline: of the system's monotonic clock.
+        folder: for temporary files; a worker that is killed cannot remove its own.
+    """
+    die_with_parent(folder)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     while True:
         try:
             job = pipe.recv()
             again = work(job, CellProgress(lambda e: pipe.send(("event", e)), deadline=deadline, stopping=stop.is_set))
-        except (KeyboardInterrupt, EOFError):
-            os._exit(130)
+        except EOFError:
+            os._exit(1)
         except Stopped:
             pipe.send(("stopped", False))
             return

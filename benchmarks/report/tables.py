@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.markup import escape
+from rich.text import Text
 
 from ablations.effects import LEAST_RUNS, Effect
 from benchmarks import models
@@ -186,13 +186,13 @@ def print_tables(records: Iterable[Stored], published: Iterable[Stored] = ()) ->
     """For the terminal, a table per data set with as many columns as fit, and its verdict."""
     left_out: dict[str, None] = {}
     for title, section in sections(rows(records, published)).items():
-        lines = "\n".join(escape(plain(line)) for line in (title, *_superseded(section)))
+        lines = "\n".join(plain(line) for line in (title, *_superseded(section)))
         found = [tuple(plain(cell) for cell in _cells(row)) for row in section]
         left_out |= dict.fromkeys(print_table(_HEAD, found, title=lines, drop=_DROPPED))
         for sentence in verdict(section):
             console.print(plain(sentence), highlight=False, markup=False)
     if left_out:
-        console.print(f"[dim]not shown, for lack of room: {', '.join(left_out)}[/]", highlight=False)
+        console.print(Text(f"not shown, for lack of room: {', '.join(left_out)}", "dim"))
 
 
 def models_table(records: Iterable[Stored]) -> str:

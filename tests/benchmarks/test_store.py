@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import store
+from benchmarks import preflight, store
 from benchmarks.detections import Detections
 from benchmarks.errors import DataError, RequestError
 from benchmarks.store import CellPaths, RunRecord, read_record, scan, write_atomic, write_record
@@ -120,14 +120,14 @@ def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
 def test_a_read_only_folder_is_a_wrong_request(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RequestError, match="choose another with --out"):
-        store.require_writable(tmp_path / "runs")
+        preflight.require_files(tmp_path / "runs")
     tmp_path.chmod(0o700)
 
 
 def test_a_file_in_the_way_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(RequestError, match="choose another with --out"):
-        store.require_writable(tmp_path / "runs")
+        preflight.require_files(tmp_path / "runs")
 
 
 def test_scan_leaves_out_what_is_no_record_of_a_suite(tmp_path: Path, stored) -> None:
