@@ -60,8 +60,9 @@ def _memory_groups() -> Iterator[tuple[int, int, int]]:
 def _groups(controller: str) -> Iterator[Path]:
     """Folders of this process's control group for `controller` and of the groups around it, the innermost first."""
     for line in _text(_OWN).splitlines():
-        _, names, path = line.split(":", 2)
-        if names and controller not in names.split(","):
+        _, _, about = line.partition(":")
+        names, separator, path = about.partition(":")
+        if not separator or (names and controller not in names.split(",")):
             continue
         mount = _MOUNT / names if names else _MOUNT
         # In a container the path is the host's, and what is mounted is the container's own group.
