@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from importlib import resources
 
 from benchmarks import models
-from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import latex as escaped
 from benchmarks.report.escaping import plain
 from benchmarks.report.rows import ACCURACY, HEADLINE, Row, Value
-from benchmarks.report.tables import sections
+from benchmarks.report.tables import best, sections
 
 _FACTS = ("dataset", "split", "image_size", "device_class", "model", "variant", "label", "scale", "recipe")
 _COUNTS = ("epochs", "runs", "images", "boxes", "boxes_small", "learning", "pretrained", "statuses")
@@ -55,7 +54,7 @@ def as_latex(all_rows: Sequence[Row]) -> str:
         "% Bold: the best of the models that may be ranked, trained to the end, often enough, two at least.",
     ]
     for title, section in sections(all_rows).items():
-        best = {name: _best(section, name) for name in HEADLINE.values()}
+        leaders = {name: best(section, name) for name in HEADLINE.values()}
         runs = sorted({row.runs for row in section})
         trainings = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
         out += [
@@ -71,18 +70,13 @@ def as_latex(all_rows: Sequence[Row]) -> str:
             size = "--" if row.parameters is None else f"{row.parameters / 1e6:.2f}"
             size += "$^\\dagger$" if row.as_built else ""
             macs = "--" if row.macs is None else f"{row.macs / 1e9:.2f}"
-            values = [_latex_value(row.accuracy[name], row is best[name]) for name in HEADLINE.values()]
+            values = [_latex_value(row.accuracy[name], row is leaders[name]) for name in HEADLINE.values()]
             out.append("    " + " & ".join([escaped(row.title), size, macs, *values]) + " \\\\")
         out += ["    \\bottomrule", "  \\end{tabular}"]
         if any(row.as_built for row in section):
             out.append("  $^\\dagger$ as built; the others are the parameters that run in evaluation.")
         out.append("\\end{table}")
     return "\n".join([*out, ""])
-
-
-def _best(section: Sequence[Row], name: str) -> Row | None:
-    ranked = [(value, row) for row in section if rankable(row) and (value := row.accuracy[name].value) is not None]
-    return max(ranked, key=lambda pair: pair[0])[1] if len(ranked) > 1 else None
 
 
 def _latex_value(value: Value, bold: bool) -> str:

@@ -11,7 +11,7 @@ from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
-from benchmarks.report.comparisons import compared, verdict
+from benchmarks.report.comparisons import compared, rankable, verdict
 from benchmarks.report.escaping import markdown as md
 from benchmarks.report.escaping import plain
 from benchmarks.report.rows import (
@@ -100,7 +100,20 @@ def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
         title = f"{row.dataset}, {row.image_size} px" + (f", {row.split}" if len(splits[row.dataset]) > 1 else "")
         title += f", on {row.device_class}" if row.device_class else ""
         sections.setdefault(title, []).append(row)
-    return sections
+    return {title: _by_result(section) for title, section in sections.items()}
+
+
+def _by_result(section: list[Row]) -> list[Row]:
+    """The best on AP50 first where models may be ranked; else as they come, in the registry's order."""
+    if sum(rankable(row) for row in section) < 2:
+        return section
+    return sorted(section, key=lambda row: -1.0 if row.AP50 is None else row.AP50, reverse=True)
+
+
+def best(section: Sequence[Row], name: str) -> Row | None:
+    """The best on a metric of the rows that may be ranked; None of fewer than two."""
+    ranked = [(value, row) for row in section if rankable(row) and (value := row.accuracy[name].value) is not None]
+    return max(ranked, key=lambda pair: pair[0])[1] if len(ranked) > 1 else None
 
 
 def _superseded(section: Sequence[Row]) -> list[str]:
@@ -238,8 +251,13 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
     lines = ["# Summary", ""]
     for title, section in sections(rows(records, published)).items():
         lines += [f"## {md(title)}", "", *(f"- {md(sentence)}" for sentence in verdict(section)), "", *_head(_HEAD)]
+        leaders = {label: best(section, name) for label, name in HEADLINE.items()}
         for row in section:
             name, *values = _cells(row)
+            for i, label in enumerate(_HEAD[1:]):
+                if leaders.get(label) is row:
+                    number, blank, rest = values[i].partition(" ")
+                    values[i] = f"**{number}**{blank}{rest}"
             lines.append("| " + " | ".join([md(name), *values]) + " |")
         first = section[0]
         references = {row.reference for row in section if row.reference}

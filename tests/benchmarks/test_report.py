@@ -468,6 +468,21 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     assert "- Fewer than two models are trained to the end 3 times" in markdown(scan(tmp_path / "results"))
 
 
+def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path, monkeypatch) -> None:
+    found = [row for row in rows(scan(results)) if row.dataset == "synthetic_small"]
+    assert "**" not in "".join(line for line in markdown(scan(results)).splitlines() if line.startswith("|"))
+    (in_order,) = sections(found).values()
+    assert in_order == found
+    ended = [replace(row, learning="converged", runs=3) for row in found if row.AP50 is not None]
+    mixed = [*ended[::-1], replace(ended[0], name="fcos", label="FCOS", learning="still learning")]
+    monkeypatch.setattr(tables, "rows", lambda records, published=(): mixed)
+    lines = [line for line in markdown([]).splitlines() if line.startswith("| ") and "train" not in line]
+    names = [line.split(" | ")[0].removeprefix("| ") for line in lines]
+    assert [name for name in names if "CAN" in name or name == "FCOS"][:3] == ["CANet", "FCOS", "CANet w/o SAE"]
+    assert lines[names.index("CANet")].split(" | ")[3].startswith("**50.0** (")
+    assert "**" not in lines[names.index("FCOS")]
+
+
 def test_the_terminal_has_the_verdict_too(results: Path, capsys) -> None:
     print_tables(scan(results))
     assert "One training each: nothing is ranked." in " ".join(capsys.readouterr().out.split())
