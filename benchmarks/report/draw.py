@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.effects import Learning
-from benchmarks.report import budget, papers, published, tables
+from benchmarks import published
+from benchmarks.report import budget, papers, tables
 from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import plain
-from benchmarks.report.labels import Box, place
+from benchmarks.report.labels import Rectangle, place
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -328,7 +329,7 @@ class _Laid:
     xlim: tuple[float, float]
     ylim: tuple[float, float]
     points: Sequence[tuple[float, float]]
-    names: Sequence[tuple[str, Box | None]]
+    names: Sequence[tuple[str, Rectangle | None]]
     below: Sequence[str]
 
     @property
@@ -357,10 +358,10 @@ class _Laid:
         whiskers = []
         for m, (px, py) in zip(marks, points, strict=True):
             if m.interval is not None:
-                whiskers.append(Box(px - 1, at(m.x, m.interval[0])[1], px + 1, at(m.x, m.interval[1])[1]))
+                whiskers.append(Rectangle(px - 1, at(m.x, m.interval[0])[1], px + 1, at(m.x, m.interval[1])[1]))
             if m.span is not None:
-                whiskers.append(Box(at(m.span[0], m.y)[0], py - 1, at(m.span[1], m.y)[0], py + 1))
-        frame = Box(2, 2, width - 2, _HEIGHT - 2)
+                whiskers.append(Rectangle(at(m.span[0], m.y)[0], py - 1, at(m.span[1], m.y)[0], py + 1))
+        frame = Rectangle(2, 2, width - 2, _HEIGHT - 2)
         radius = _RADIUS + (1.0 if any(m.counted is not None for m in marks) else 0.0)
         texts = [plain(m.label) for m in marks]
         sizes = [(_width(text, _NAME), _NAME * 1.15) for text in texts]

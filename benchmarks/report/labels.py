@@ -16,19 +16,19 @@ _MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True)
-class Box:
+class Rectangle:
     x0: float
     y0: float
     x1: float
     y1: float
 
-    def padded(self, by: float) -> Box:
-        return Box(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
+    def padded(self, by: float) -> Rectangle:
+        return Rectangle(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
 
-    def meets(self, other: Box) -> bool:
+    def meets(self, other: Rectangle) -> bool:
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
-    def within(self, other: Box) -> bool:
+    def within(self, other: Rectangle) -> bool:
         return self.x0 >= other.x0 and self.y0 >= other.y0 and self.x1 <= other.x1 and self.y1 <= other.y1
 
     def distance(self, x: float, y: float) -> float:
@@ -39,12 +39,12 @@ class Box:
 def place(
     points: Sequence[tuple[float, float]],
     sizes: Sequence[tuple[float, float]],
-    frame: Box,
+    frame: Rectangle,
     *,
     radius: float = 6.0,
-    avoid: Sequence[Box] = (),
-    taken: Sequence[Box] = (),
-) -> list[Box | None]:
+    avoid: Sequence[Rectangle] = (),
+    taken: Sequence[Rectangle] = (),
+) -> list[Rectangle | None]:
     """A box for the name of each point; None where there is no place.
 
     Args:
@@ -53,7 +53,7 @@ def place(
         avoid: what names may cover if they must (whiskers). taken: what they may not.
     """
     choices = [_choices(i, points, size, frame, radius, avoid, taken) for i, size in enumerate(sizes)]
-    out: list[Box | None] = [None] * len(points)
+    out: list[Rectangle | None] = [None] * len(points)
     order = sorted((i for i in range(len(points)) if choices[i]), key=lambda i: (len(choices[i]), i))
     while order:
         found, deepest = _search(order, choices)
@@ -69,15 +69,15 @@ def _choices(
     own: int,
     points: Sequence[tuple[float, float]],
     size: tuple[float, float],
-    frame: Box,
+    frame: Rectangle,
     radius: float,
-    avoid: Sequence[Box],
-    taken: Sequence[Box],
-) -> list[Box]:
+    avoid: Sequence[Rectangle],
+    taken: Sequence[Rectangle],
+) -> list[Rectangle]:
     """Boxes that agree with everything but other names, the best first."""
     (x, y), (w, h) = points[own], size
-    marks = [Box(px - radius, py - radius, px + radius, py + radius) for px, py in points]
-    found: list[tuple[float, int, Box]] = []
+    marks = [Rectangle(px - radius, py - radius, px + radius, py + radius) for px, py in points]
+    found: list[tuple[float, int, Rectangle]] = []
     for gap in _DISTANCES:
         d = radius + gap
         spots = [(x + d, y - h / 2), (x - d - w, y - h / 2)]
@@ -86,7 +86,7 @@ def _choices(
         spots += [(x + sx * d * 0.75 - (w if sx < 0 else 0), y + sy * d * 0.75 - (h if sy < 0 else 0))
                   for sx in (1, -1) for sy in (1, -1)]  # fmt: skip
         for x0, y0 in spots:
-            box = Box(x0, y0, x0 + w, y0 + h)
+            box = Rectangle(x0, y0, x0 + w, y0 + h)
             if not box.within(frame) or any(box.meets(mark) for mark in marks) or any(box.meets(t) for t in taken):
                 continue
             nearest = box.distance(x, y)
@@ -99,10 +99,10 @@ def _choices(
     return [box for _, _, box in sorted(found, key=lambda f: f[:2])]
 
 
-def _search(order: Sequence[int], choices: Sequence[Sequence[Box]]) -> tuple[dict[int, Box] | None, int]:
+def _search(order: Sequence[int], choices: Sequence[Sequence[Rectangle]]) -> tuple[dict[int, Rectangle] | None, int]:
     """A box for each, none meeting another, in depth first; or None and the first that found none."""
     at = [0] * len(order)
-    chosen: list[Box] = []
+    chosen: list[Rectangle] = []
     deepest = steps = 0
     while len(chosen) < len(order):
         depth = len(chosen)

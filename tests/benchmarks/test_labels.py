@@ -8,20 +8,20 @@ import random
 import pytest
 
 from benchmarks.report import draw
-from benchmarks.report.labels import Box, place
+from benchmarks.report.labels import Rectangle, place
 
-FRAME = Box(0, 0, 380, 250)
+FRAME = Rectangle(0, 0, 380, 250)
 RADIUS = 6.0
 
 
-def check(points: list[tuple[float, float]], boxes: list[Box | None], frame: Box = FRAME) -> None:
+def check(points: list[tuple[float, float]], boxes: list[Rectangle | None], frame: Rectangle = FRAME) -> None:
     placed = [(point, box) for point, box in zip(points, boxes, strict=True) if box is not None]
     for (_, a), (_, b) in itertools.combinations(placed, 2):
         assert not a.meets(b)
     for (x, y), box in placed:
         assert box.within(frame)
         for px, py in points:
-            assert not box.meets(Box(px - RADIUS, py - RADIUS, px + RADIUS, py + RADIUS))
+            assert not box.meets(Rectangle(px - RADIUS, py - RADIUS, px + RADIUS, py + RADIUS))
             assert box.distance(x, y) <= box.distance(px, py)
 
 

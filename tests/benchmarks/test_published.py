@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import models, suites
-from benchmarks.report.published import TOLERANCE_M, Count, Point, as_csv, as_markdown, count, explain, points
+from benchmarks.published import TOLERANCE_M, Count, Point, as_csv, as_markdown, count, explain, points
 
 
 def test_the_sixteen_points_are_the_suites_models() -> None:

@@ -1,6 +1,6 @@
 """The published trade-off figure: its sixteen points, and what the parameters on its axis count.
 
-    python -m benchmarks.report.published
+    python -m benchmarks.published
 
 builds every model of the figure (extra `mmdet`), counts it, and writes published_params.md and published_params.csv.
 The points in published.csv were read from the marker coordinates of the authors' SVG: parameters to 0.01 M, mAP50
@@ -47,7 +47,7 @@ class Point:
 
 def points() -> list[Point]:
     """The sixteen points, in the order of their parameters within each kind."""
-    text = (resources.files("benchmarks") / "report" / "published.csv").read_text(encoding="utf-8")
+    text = (resources.files("benchmarks") / "published.csv").read_text(encoding="utf-8")
     return [
         Point(r["name"], r["stage"], float(r["params_m"]), float(r["map50"]), r["model"], float(r["counted_m"]))
         for r in csv.DictReader(io.StringIO(text))
@@ -210,7 +210,7 @@ def _in_words(explanations: Sequence[Explanation]) -> list[str]:
         "- CANet's counts hold the fusion block of 1.44 M that the authors' code builds and never uses, since "
         "theirs must; ours does not have it (`canet_mmdet` is smaller by that).",
         "",
-        "Counted by `python -m benchmarks.report.published` (extra `mmdet`), from onedl-mmdetection 3.5.1.",
+        "Counted by `python -m benchmarks.published` (extra `mmdet`), from onedl-mmdetection 3.5.1.",
     ]
     return out
 
