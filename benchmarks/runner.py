@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import math
 import os
 import shutil
+import socket
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks import models
@@ -320,10 +324,15 @@ def train_natively(
     """Train `model` in place with the trainer of its own library; what that writes is left in `folder`.
 
     It is given the split's training and validation parts as files, which are removed afterwards. An interrupted
-    training starts anew.
+    training starts anew. Meanwhile all lies in a folder of this process's own, since another run may train the same.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    export(data, "yolo", folder / "data", split)
+    own = f"{folder.name}-{socket.gethostname()}-"
+    for left in folder.parent.glob(f"{glob.escape(own)}*"):
+        pid = left.name.removeprefix(own)
+        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
+    work = folder.with_name(f"{own}{os.getpid()}")
+    export(data, "yolo", work / "data", split)
     recipe, curve = cell.recipe, list[EpochPoint]()
     began = [time.monotonic()]
 
@@ -338,15 +347,18 @@ def train_natively(
 
     try:
         model.fit_natively(
-            folder / "data" / "data.yaml",
-            folder,
+            work / "data" / "data.yaml",
+            work,
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             seed=cell.stream("init") % 2**31,
             epoch_ended=ended,
         )
     finally:
-        shutil.rmtree(folder / "data", ignore_errors=True)
+        shutil.rmtree(work / "data", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another was faster; both stay
+        work.rename(folder)
     return tuple(curve)
 
 

@@ -188,6 +188,7 @@ class ProfileRecord(_Record):
     """Images per second by batch size; None where the memory did not suffice."""
     energy_j: float | None = None
     """Joules per image at batch 1, of the GPU board."""
+    weights_sha256: str | None = added(None, description="of the weights file that was measured")
     missing: dict[str, str] = added({}, description="field -> why a measurement that was tried gave nothing")
     provenance: Provenance
 

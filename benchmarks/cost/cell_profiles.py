@@ -31,8 +31,11 @@ def profiled(stored: Stored, sessions: set[str]) -> bool:
     """Whether a finished cell's profile is there, for the run it belongs to; adds its session."""
     if stored.profile is None or stored.profile.cell_id != stored.run.cell_id:
         return False
-    if stored.profile.provenance.started < stored.run.provenance.ended:
-        return False  # the cell was run again since
+    if stored.profile.weights_sha256 is not None:
+        if stored.profile.weights_sha256 != stored.run.weights_sha256:
+            return False  # the cell was run again since
+    elif stored.profile.provenance.started < stored.run.provenance.ended:
+        return False  # the same, of profiles that name no weights: by the clock, which may have been set back
     sessions.add(stored.profile.session)
     return True
 
@@ -74,7 +77,9 @@ def profile_cells(
         if isinstance(cell.recipe, Recipe):  # a library's own trainer takes its steps out of sight
             samples = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
             steps[cell.name] = Step(samples, partial(build_optimizer, recipe=cell.recipe))
-    trained = {cell.id: load(CellPaths.of(runs, cell)).run.provenance.ended for cell in cells}
+    found = {cell.id: load(CellPaths.of(runs, cell)).run for cell in cells}
+    weights = {name: run.weights_sha256 for name, run in found.items()}
+    trained = {name: weights[name] or run.provenance.ended for name, run in found.items()}
     made = provenance(started=began, device=device)
     where = [device.type, made.device_name, made.cpu, threads, made.packages, made.commit]
     kept = Kept(
@@ -93,7 +98,7 @@ def profile_cells(
     for cell in cells:
         record = _record(
             costs[cell.name], cell, name, CellPaths.of(runs, cell), provenance(started=began, device=device)
-        )
+        ).model_copy(update={"weights_sha256": weights[cell.id]})
         write_record(CellPaths.of(runs, cell).profile, record)
     kept.done()
 
