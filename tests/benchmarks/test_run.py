@@ -21,7 +21,7 @@ from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
 
-MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report"]
+MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report", "doctor"]
 
 
 def call(module: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:

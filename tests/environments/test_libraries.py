@@ -1,0 +1,41 @@
+"""Libraries that are installed and do not work: found before anything is trained, with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import preflight
+from benchmarks.errors import RequestError
+
+
+def test_a_missing_system_library_is_named_with_what_installs_it() -> None:
+    error = ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+    wrapped = ImportError(f"the ultralytics library is installed and cannot be imported: {error}")
+    for one in (error, wrapped, OSError(str(error))):
+        line = preflight._told(one)
+        assert "the system has no libGL.so.1" in line
+        assert "libgl1" in line
+        assert "opencv-python-headless" in line
+        assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_built_or_ends_its_process_is_named(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "shop").mkdir()
+    body = "    raise ImportError('libGL.so.1: cannot open shared object file')\n"
+    (tmp_path / "shop" / "parts.py").write_text(f"import os\ndef bad(**_):\n{body}def dead(**_):\n    os.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = [(f"shop.parts:{name}", "nano", "default", 64) for name in ("bad", "dead")]
+    with preflight.Libraries(wanted) as libraries, pytest.raises(RequestError) as raised:
+        libraries.require()
+    assert "model 'shop.parts:bad' cannot be used here: the system has no libGL.so.1" in str(raised.value)
+    assert "model 'shop.parts:dead' cannot be used here: building it ended its process with -6" in str(raised.value)
+
+
+def test_models_without_an_extra_start_no_process() -> None:
+    with preflight.Libraries([("canet", "nano", "default", 160)]) as libraries:
+        libraries.require()
+    assert libraries._child is None
