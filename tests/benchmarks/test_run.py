@@ -21,7 +21,7 @@ from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
 
-MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report", "doctor"]
+MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report", "doctor", "merge", "published"]
 
 
 def call(module: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,11 @@ def test_help_starts_without_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["store", "cells", "compare", "report", "suites", "models", "metrics", "evaluate", "detections"]
+    "module",
+    [
+        *("store", "cells", "compare", "report", "suites", "models", "metrics", "evaluate", "detections"),
+        *("metrics.records", "results", "extras", "published"),
+    ],
 )
 def test_these_rooms_are_torch_free(module: str) -> None:
     code = f"import sys, benchmarks.{module}; assert 'torch' not in sys.modules"
