@@ -53,8 +53,11 @@ def git(folder: Path, *arguments: str) -> str:
 def installed(folder: Path) -> Path:
     """As much of this project as `devices` imports, in `folder`."""
     (folder / "benchmarks").mkdir(parents=True)
-    for name in ("__init__", "devices", "store", "cells", "errors", "results"):
+    for name in ("__init__", "devices", "store", "cells", "errors", "files", "results"):
         shutil.copy(HERE / f"{name}.py", folder / "benchmarks" / f"{name}.py")
+    for name in ("ablations", "baselines", "canet"):  # which lie beside it, or it is not ours
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
     return folder
 
 

@@ -73,7 +73,7 @@ def test_these_rooms_are_torch_free(module: str) -> None:
         (("--suite", "small_defects", "--epochs", "0"), "epochs"),
         (("--suite", "small_defects", "--tile", "50"), "tile"),
         (("--suite", "smoke", "--time-limit", "9x"), "write it like 9m"),
-        (("--suite", "smoke", "--weights", "x.pt"), "canet load no weights file"),
+        (("--suite", "smoke", "--weights", "x.pt"), "canet, fasterrcnn_fpn load no weights file"),
         (("--suite", "smoke", "--split", "synthetic_small-few11-v2"), "did you mean 'synthetic_small-few10-v2'"),
         (("--suite", "smoke", "--model", "my.detectors:build"), "no module 'my.detectors'"),
         (("--suite", "nowhere/mine.yaml"), "No such file"),
@@ -244,6 +244,7 @@ def test_compare_passes_on_itself_and_fails_on_changed_detections(
     assert "digest mismatch" in message
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_set_aside_and_its_cell_run_again(
     finished: tuple[Path, str], data_root: Path, tmp_path: Path
 ) -> None:
@@ -370,6 +371,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path, synth
     return stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_and_run_again_gives_the_same_numbers(
     tmp_path: Path, data_root: Path, undisturbed: Stored, how: signal.Signals
@@ -411,6 +413,7 @@ def made_from(out: Path, *, dirty: bool) -> None:
             write_record(path, record.model_copy(update={"provenance": made}))
 
 
+@pytest.mark.slow
 def test_publish_copies_what_belongs_in_a_repository(
     finished: tuple[Path, str], data_root: Path, tmp_path: Path
 ) -> None:

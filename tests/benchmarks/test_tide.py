@@ -15,7 +15,7 @@ from benchmarks.datasets.prepared import PreparedDataset, prepare
 from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections
 from benchmarks.errors import RequestError
-from benchmarks.metrics import MAX_DETECTIONS, errors
+from benchmarks.metrics import MAX_DETECTIONS, tide
 from benchmarks.metrics.scene import Scene
 from benchmarks.store import Stored, scan
 from tests.benchmarks.test_metrics import CLASSES, empty_images, many_detections, plain
@@ -73,7 +73,7 @@ def hotcoco(truth: dict, found: Detections) -> dict[str, tuple[int, float]]:
 
 
 def ours(truth: dict, found: Detections, classes) -> dict[str, tuple[int, float]]:
-    split = errors.split(Scene.of(truth, found, classes, per_image=MAX_DETECTIONS))
+    split = tide.split(Scene.of(truth, found, classes, per_image=MAX_DETECTIONS))
     return {kind: (error.count, error.dAP50) for kind, error in split.items()}
 
 

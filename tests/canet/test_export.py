@@ -37,6 +37,7 @@ def _close(found: tuple, expected: tuple) -> None:
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deployed", [False, True])
 @pytest.mark.parametrize("origin", ORIGINS)
 @torch.no_grad()
@@ -76,6 +77,7 @@ def test_torch_compile(deployed: bool) -> None:
             _close(compiled(image), levels(image))
 
 
+@pytest.mark.slow
 def test_torch_compile_traces_a_training_step_whole() -> None:
     """No graph break, forward and backward, on the backend that only captures."""
     model = Levels(_model("pytorch").train())

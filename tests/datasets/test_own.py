@@ -362,6 +362,7 @@ def equal_up_to(a, b, tolerance):
     assert len(a.annotations) == len(b.annotations)
 
 
+@pytest.mark.slow
 def test_round_trip_of_the_synthetic_set(tmp_path, root, synthetic):
     export(synthetic, "yolo", tmp_path / "yolo")
     via_yolo = own.prepare("via_yolo", root, tmp_path / "yolo")
@@ -397,6 +398,7 @@ def test_export_of_a_fold(tmp_path, root, synthetic):
         export(synthetic, "yol", tmp_path / "z")
 
 
+@pytest.mark.slow
 def test_round_trips_of_neu_det(tmp_path, root, neu):
     from tests.datasets.conftest import archive
 
