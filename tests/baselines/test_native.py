@@ -110,27 +110,27 @@ def our_map50(model: torch.nn.Module, data: PreparedDataset, names: tuple[str, .
 
 
 def test_our_ap50_is_the_librarys_within_half_a_point(synthetic: PreparedDataset, tmp_path: Path):
-    """On 12 images that the model was fitted to for a minute, so that it finds some boxes and misses others."""
-    names = tuple(i["file_name"] for i in synthetic.images if synthetic.boxes(i["file_name"]))[:12]
+    """On 12 images that the model was fitted to and 18 that it never saw: it finds some boxes and misses others."""
+    names = tuple(i["file_name"] for i in synthetic.images if synthetic.boxes(i["file_name"]))[:30]
     torch.manual_seed(0)
-    model = build_model("yolov8n", num_classes=6, image_size=160, scale="n").train()
+    model = build_model("yolov8n", num_classes=6, image_size=160, scale="n", variant="near_start").train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1
     from benchmarks.datasets.loading import DetectionDataset
 
-    items = DetectionDataset(synthetic, names)
+    items = DetectionDataset(synthetic, names[:12])
     images, targets = [items[i][0] for i in range(12)], [items[i][1] for i in range(12)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=70)
-    for _ in range(70):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=90)
+    for _ in range(90):
         loss = sum(model(images, targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     model.eval()
-    split = Split("twelve", 0, names, names, names, "")
+    split = Split("thirty", 0, names, names, names, "")
     export(synthetic, "yolo", tmp_path / "data", split)
     theirs, _ = their_validator(model.detector, tmp_path / "data" / "data.yaml", tmp_path / "val")
     ours = our_map50(model, synthetic, names)
