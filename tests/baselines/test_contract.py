@@ -241,7 +241,7 @@ OVERFIT = {
 OVERFIT_ALWAYS = ("canet",)
 
 
-OVERFIT_NIGHTLY = ("fasterrcnn_mobilenet", "ssd300")  # minutes each
+OVERFIT_NIGHTLY = ("fasterrcnn_mobilenet", "ssd300", "ssdlite")  # minutes each
 
 
 def _overfit_param(name: str):

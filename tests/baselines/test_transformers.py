@@ -82,6 +82,7 @@ def test_every_class_starts_unlikely(classes: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_loss_halves_in_a_hundred_steps() -> None:
     """Fifty were enough from the library's default prior, 1 / (K + 1), from which the loss starts twice as high."""
     model = _dfine().train()
