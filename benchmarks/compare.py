@@ -222,10 +222,10 @@ def reproduced(base: list[Stored], head: list[Stored]) -> list[Check]:
             was, now = old.run.metrics.value(label), new.run.metrics.value(label)
             spread = spreads.of(label, [old.run])
             limit = None if spread is None else float(t.ppf(0.975, spread.freedom)) * math.sqrt(2 * spread.variance)
-            if was == now:
+            if was is not None and was == now:
                 out.append(Check(name, f"{label}, the same number", "pass", _points(was), _points(now)))
-            elif was is None or now is None or limit is None or spread is None:
-                why = "no other published training tells the spread" if limit is None else "not measured"
+            elif was is None or now is None or spread is None or limit is None:
+                why = "not measured" if was is None or now is None else "no other published training tells the spread"
                 out.append(Check(name, f"{label}: {why}", "inconclusive", _points(was), _points(now)))
             else:
                 verdict: Verdict = "pass" if abs(now - was) <= limit else "fail"

@@ -197,3 +197,8 @@ def test_without_other_trainings_nothing_is_told() -> None:
         for i, v in enumerate((0.5, 0.6, 0.55))
     ]
     assert verdicts(near, trained([0.61])) == ["pass"], "a variant is of the family"
+
+
+def test_what_neither_run_measured_is_not_reproduced() -> None:
+    nothing = [one("x", cell=make_cell(), metrics=make_metrics(None))]
+    assert {c.verdict for c in reproduced(nothing, nothing)} == {"inconclusive"}
