@@ -268,7 +268,7 @@ OWN = """
 from canet.detector import build_canet
 
 def build(*, num_classes, image_size, scale, weights=None):
-    return build_canet(num_classes=num_classes, image_size=image_size, scale="nano", weights=weights)
+    return build_canet(num_classes=num_classes, image_size=image_size, scale=scale, weights=weights)
 """
 
 
@@ -279,14 +279,14 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
     suite = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(suite.replace("name: smoke", "name: mine"))
     command = [
-        *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", "synthetic_small-few30-v2", "--epochs", 1),
+        *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", TINY, "--epochs", 1),
         *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
     ]
     path = f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"
     done = call("run", *command, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr + done.stdout
     (stored,) = scan(tmp_path / "runs")
-    assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("shop.parts:build", 30, "ok")
+    assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("shop.parts:build", 100, "ok")
     assert "nothing to train" in call("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
     (tmp_path / "shop" / "parts.py").write_text(OWN + "# changed")
     assert "to run" in call("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
