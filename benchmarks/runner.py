@@ -51,7 +51,7 @@ from benchmarks.store import (
     write_atomic,
     write_record,
 )
-from benchmarks.train import Diverged, iterations_per_epoch, train
+from benchmarks.train import Beginning, Diverged, iterations_per_epoch, train
 from benchmarks.trained import DETECTION_VERSION, build_cell_model, detect, save_trained
 from canet.contract import Detector
 
@@ -290,17 +290,22 @@ def _train_and_evaluate(
                 seed=cell.stream("augment"),
                 tile=cell.tile.size if cell.tile else None,
             )
-        with _timed(timings, "train"):
-            known["curve"] = train(
-                model,
-                training,
-                cell,
-                device=device,
-                checkpoint=paths.checkpoint,
-                tag=digest_of([cell.id, mark.model_dump()]),
-                progress=progress,
-                loaders=loaders,
-            )
+        beginning = Beginning()
+        try:
+            with _timed(timings, "train"):
+                known["curve"] = train(
+                    model,
+                    training,
+                    cell,
+                    device=device,
+                    checkpoint=paths.checkpoint,
+                    tag=digest_of([cell.id, mark.model_dump()]),
+                    progress=progress,
+                    loaders=loaders,
+                    beginning=beginning,
+                )
+        finally:  # a training that diverged has begun too
+            known["first_steps"] = beginning.summary()
     known["weights_sha256"] = save_trained(model, cell, data.classes, paths.weights)
     whole = model if cell.tile is None else TiledDetector(model, cell.tile.size, cell.tile.overlap)
     progress.phase("detecting")

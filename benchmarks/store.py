@@ -79,6 +79,17 @@ class EpochPoint(Hashed):
     scalars: dict[str, float] = added({})
 
 
+class FirstSteps(Hashed):
+    """How a training began, for the gate: a changed loss, rate or transform shows before an epoch is over.
+
+    losses: of each of the first 20 iterations, by term; None where the model gave no such term.
+    digests: by the number of first iterations, SHA-256 of their losses (`benchmarks.train.Beginning`), for equal bits.
+    """
+
+    losses: dict[str, tuple[float | None, ...]]
+    digests: dict[int, str]
+
+
 class ModelFacts(Hashed):
     """What was really built: counts, and what was loaded and frozen."""
 
@@ -124,6 +135,7 @@ class RunRecord(_Record):
     model: ModelFacts | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
     curve: tuple[EpochPoint, ...] = ()
+    first_steps: FirstSteps | None = added(None, description="None: an older record, or a library's own trainer")
     detections_sha256: str | None = None
     val_detections_sha256: str | None = None
     weights_sha256: str | None = added(None)

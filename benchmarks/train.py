@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical
+from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical, digest_of
 from benchmarks.datasets.loading import Batches, DetectionDataset
 from benchmarks.progress import CellProgress, Stopped
-from benchmarks.store import EpochPoint, write_atomic
+from benchmarks.store import EpochPoint, FirstSteps, write_atomic
 from canet.contract import Detector
 
 
@@ -89,6 +89,36 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
+SHOWN_STEPS = 20
+"""First iterations whose losses are kept as numbers."""
+DIGESTED_STEPS = (1, 10, 100)
+"""Numbers of first iterations whose losses are kept as a digest."""
+
+
+class Beginning:
+    """The losses of a training's first iterations, as it goes; whole also where it was interrupted meanwhile."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] | None = []
+        """None: not known, since the training went on from a file that does not say."""
+
+    def add(self, step: int, losses: dict[str, float]) -> None:
+        """The losses of iteration `step`, counted from 0."""
+        if self.steps is not None and step == len(self.steps) < DIGESTED_STEPS[-1]:
+            self.steps.append(losses)
+
+    def summary(self) -> FirstSteps | None:
+        """For the record; None before the first iteration, or where it is not known."""
+        if not self.steps:
+            return None
+        shown = self.steps[:SHOWN_STEPS]
+        terms = dict.fromkeys(term for step in shown for term in step)
+        return FirstSteps(
+            losses={term: tuple(step.get(term) for step in shown) for term in terms},
+            digests={n: digest_of(self.steps[:n]) for n in DIGESTED_STEPS if n <= len(self.steps)},
+        )
+
+
 def train(
     model: Detector,
     dataset: DetectionDataset,
@@ -99,6 +129,7 @@ def train(
     tag: str = "",
     progress: CellProgress | None = None,
     loaders: int = 0,
+    beginning: Beginning | None = None,
 ) -> tuple[EpochPoint, ...]:
     """Train `model` in place for the cell's recipe and return its training curve.
 
@@ -108,6 +139,7 @@ def train(
         checkpoint: file to resume from and to write after every epoch; None for neither.
         tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
         loaders: processes that read images; the numbers do not depend on it.
+        beginning: is filled with the losses of the first iterations, also where the training fails after them.
 
     Raises:
         Diverged: a loss term, a gradient or a weight was NaN or infinite.
@@ -122,8 +154,9 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     autocast = _autocast(recipe, device)
     first, curve = 0, list[EpochPoint]()
+    beginning = beginning or Beginning()
     if checkpoint is not None and checkpoint.exists():
-        first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, progress)
+        first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, beginning, progress)
         if progress is not None:
             progress.skip(first * per_epoch)
     with Batches(
@@ -161,6 +194,7 @@ def train(
                 if not all(math.isfinite(v) for v in values.values()):
                     bad = ", ".join(f"{k}={v}" for k, v in values.items() if not math.isfinite(v))
                     raise Diverged(f"loss not finite {when} ({bad}); {_REMEDY}")
+                beginning.add(step, values)
                 if recipe.clip_norm is not None:
                     scaler.unscale_(optimizer)
                 if recipe.clip_norm is not None or not scaler.is_enabled():
@@ -188,7 +222,7 @@ def train(
             if progress is not None:
                 progress.epoch(epoch, recipe.epochs, mean, rate)
             if checkpoint is not None and epoch + 1 < recipe.epochs:
-                _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler)
+                _save(checkpoint, tag, epoch + 1, curve, model, optimizer, scaler, beginning)
                 if progress is not None and progress.should_stop():
                     raise Stopped
     return tuple(curve)
@@ -232,8 +266,9 @@ def _save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    beginning: Beginning,
 ) -> None:
-    """Model, optimiser and curve in one safetensors file, written atomically."""
+    """Model, optimiser, curve and first losses in one safetensors file, written atomically."""
     tensors = {f"model/{k}": v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for k, v in state.items():
@@ -243,6 +278,7 @@ def _save(
         "tag": tag,
         "epoch": str(epoch),
         "curve": json.dumps([p.model_dump() for p in curve]),
+        "beginning": json.dumps(beginning.steps),
         "scaler": json.dumps(scaler.state_dict()),
     }
     write_atomic(path, save(tensors, metadata={**header, "seal": _seal(header, tensors)}))
@@ -264,6 +300,7 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    beginning: Beginning,
     progress: CellProgress | None,
 ) -> tuple[int, list[EpochPoint]]:
     """Load what `_save` wrote, after how many of `epochs`; what does not fit is left out whole, said aloud."""
@@ -280,6 +317,7 @@ def _restore(
         if not 0 < epoch < epochs or [p.epoch for p in curve] != list(range(epoch)):
             raise ValueError(f"it says epoch {epoch} of {epochs} and has {len(curve)} points of the curve")
         scale = json.loads(header["scaler"])
+        steps = json.loads(header.get("beginning", "null"))  # a file of an earlier version has none
         weights = {k[len("model/") :]: v for k, v in tensors.items() if k.startswith("model/")}
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for key, value in tensors.items():
@@ -294,6 +332,7 @@ def _restore(
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
     scaler.load_state_dict(scale)
+    beginning.steps = steps
     if progress is not None:
         progress.line(f"resuming after epoch {epoch}")
     return epoch, curve

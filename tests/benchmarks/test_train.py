@@ -140,7 +140,8 @@ def test_interrupted_training_goes_on_to_the_same_bits(
 ) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 3, "optimizer": optimizer})
     cell = make_cell(model=model, scale=models.get(model).scale("nano"), recipe=recipe)
-    whole, curve = fit(cell, dataset)
+    unbroken, broken = training.Beginning(), training.Beginning()
+    whole, curve = fit(cell, dataset, beginning=unbroken)
     path = tmp_path / "c.safetensors"
     seeding = training.seed_everything
 
@@ -154,9 +155,40 @@ def test_interrupted_training_goes_on_to_the_same_bits(
         fit(cell, dataset, checkpoint=path, tag="t")
     monkeypatch.undo()
     assert path.exists()
-    resumed, again = fit(cell, dataset, checkpoint=path, tag="t")
+    resumed, again = fit(cell, dataset, checkpoint=path, tag="t", beginning=broken)
     assert [p.losses for p in again] == [p.losses for p in curve]
+    assert broken.summary() == unbroken.summary() is not None
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_what_is_kept_of_the_first_steps() -> None:
+    """The first 20 losses by term, digests after 1, 10 and 100 iterations, and nothing of those that follow."""
+    begun = [training.Beginning() for _ in range(3)]
+    steps = [{"a": 1 / (i + 1), "b": float(i)} for i in range(120)]
+    for i, step in enumerate(steps):
+        begun[0].add(i, step)
+        begun[1].add(i, step if i != 50 else {**step, "b": 50.0000001})
+        if i < 15:
+            begun[2].add(i, step)
+    whole, changed, short = (b.summary() for b in begun)
+    assert whole.losses == {term: tuple(step[term] for step in steps[:20]) for term in ("a", "b")}
+    assert list(whole.digests) == [1, 10, 100]
+    assert changed.losses == whole.losses
+    assert {n for n in (1, 10, 100) if changed.digests[n] != whole.digests[n]} == {100}
+    assert short.digests == {n: whole.digests[n] for n in (1, 10)}
+    assert len(short.losses["a"]) == 15
+    assert training.Beginning().summary() is None
+
+
+def test_a_training_that_went_on_from_a_file_without_them_has_no_first_steps(dataset, saved, tmp_path: Path) -> None:
+    """Files that an earlier version of this loop wrote are gone on from."""
+    _, content = saved
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(rewritten(content, path, beginning="null", sealed=True))
+    beginning = training.Beginning()
+    _, curve = fit(make_cell(), dataset, checkpoint=path, tag="t", beginning=beginning)
+    assert len(curve) == 2
+    assert beginning.summary() is None
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +240,9 @@ def test_a_resume_file_that_does_not_fit_is_left_out_whole(dataset, saved, tmp_p
     lines: list[str] = []
     progress = CellProgress(lambda event: lines.append(str(event)))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    assert training._restore(path, "t", 2, model, optimizer, scaler, progress) == (0, [])
+    beginning = training.Beginning()
+    assert training._restore(path, "t", 2, model, optimizer, scaler, beginning, progress) == (0, [])
+    assert beginning.steps == []
     assert len(lines) == 1
     assert message in lines[0]
     assert "training starts anew" in lines[0]
