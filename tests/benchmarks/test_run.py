@@ -1,7 +1,10 @@
-"""The commands as a user runs them, in processes of their own."""
+"""The commands as a user runs them."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import os
 import shutil
@@ -9,9 +12,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from benchmarks import suites
 from benchmarks.cells import digest_of
@@ -24,11 +29,37 @@ pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
 MODULES = ["run", "datasets", "evaluate", "profile", "compare", "report", "doctor", "merge", "published"]
 
 
-def call(module: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def start(module: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command as on a terminal, in a process of its own: seconds of imports each time."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": root, **env}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def call(module: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for commands of which it is known that they start (`MODULES`)."""
+    from benchmarks import cli
+
+    name = f"benchmarks.{module}"
+    name += ".__main__" if importlib.util.find_spec(name).submodule_search_locations is not None else ""
+    app = importlib.import_module(name).app
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        patch.setenv("MPLBACKEND", "agg")
+        patch.chdir(cwd or Path.cwd())
+        out, err = (stack.enter_context(to(io.StringIO())) for to in (redirect_stdout, redirect_stderr))
+        try:
+            cli.run_app(app)
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -99,11 +130,17 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path, data_root: Path
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_root: Path, synthetic) -> tuple[Path, str]:
-    """The smoke suite's RetinaNet for one epoch, run from start to end by the command."""
-    out = tmp_path_factory.mktemp("finished") / "runs"
-    done = call("run", *smoke(out, data_root))
-    assert done.returncode == 0, done.stderr + done.stdout
-    return out, done.stdout
+    """The smoke suite's RetinaNet for one epoch, run from start to end by the command; once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished" / "runs"
+    out.parent.mkdir(exist_ok=True)
+    said = out.parent / "stdout.txt"
+    with FileLock(out.parent / "lock"):
+        if not said.exists():
+            done = start("run", *smoke(out, data_root))
+            assert done.returncode == 0, done.stderr + done.stdout
+            said.write_text(done.stdout)
+    return out, said.read_text()
 
 
 def smoke(out: Path, data_root: Path, model: str = "retinanet", epochs: int = 1) -> list[object]:
@@ -283,14 +320,14 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
         *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
     ]
     path = f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"
-    done = call("run", *command, cwd=tmp_path, PYTHONPATH=path)
+    done = start("run", *command, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr + done.stdout
     (stored,) = scan(tmp_path / "runs")
     assert (stored.run.cell.model, stored.run.train_images, stored.run.status) == ("shop.parts:build", 100, "ok")
-    assert "nothing to train" in call("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
+    assert "nothing to train" in start("run", *command, cwd=tmp_path, PYTHONPATH=path).stdout
     (tmp_path / "shop" / "parts.py").write_text(OWN + "# changed")
-    assert "to run" in call("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
-    assert call("report", "--results", tmp_path / "runs", "--reports", tmp_path / "report").returncode == 0
+    assert "to run" in start("run", *command, "--list", cwd=tmp_path, PYTHONPATH=path).stdout
+    assert start("report", "--results", tmp_path / "runs", "--reports", tmp_path / "report").returncode == 0
 
 
 GPU_STUDY = ("--suite", "gpu_study", "--dataset", "synthetic_small", "--device", "cpu")
@@ -308,7 +345,7 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     """Of its own cells one iteration of each kind of model, and its latency phase at another size."""
     few = ("--split", "synthetic_small-few10-v2", "--epochs", 1, "--fold", 0, "--seed", 0, "--time-limit", "30m")
     own = ("--model", "canet", "--model", "yolov8n:near_start", "--out", tmp_path / "runs", "--data-root", data_root)
-    done = call("run", *GPU_STUDY, *few, *own)
+    done = start("run", *GPU_STUDY, *few, *own)
     assert done.returncode == 0, done.stderr + done.stdout
     assert {s.run.status for s in scan(tmp_path / "runs")} == {"ok"}
     text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
@@ -318,12 +355,12 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     phase = "latency: {scale: nano, image_size: 64, forms: [torch, 'torch:bf16'], batch_sizes: [1, 2], limit: 60s}"
     (tmp_path / "mine.yaml").write_text(f"{text}\n{phase}\n")
     command = [*("--suite", tmp_path / "mine.yaml", "--out", tmp_path / "mine", "--device", "cpu"), *few]
-    done = call("run", *command, "--data-root", data_root)
+    done = start("run", *command, "--data-root", data_root)
     assert done.returncode == 0, done.stderr + done.stdout
     measured = json.loads((tmp_path / "mine" / "_latency" / "smoke-cpu.json").read_text())
     assert measured["complete"]
     assert set(measured["models"]) == {"retinanet", "retinanet bf16", "yolov8n", "yolov8n bf16"}
-    assert "latency of" not in call("run", *command, "--data-root", data_root).stdout, "it is there"
+    assert "latency of" not in start("run", *command, "--data-root", data_root).stdout, "it is there"
 
 
 @pytest.mark.timing
@@ -333,14 +370,14 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
     command += [part for seed in range(8) for part in ("--seed", seed)]
     command += ["--out", tmp_path, "--data-root", data_root, "--split", "synthetic_small-few100-v2"]
     began = time.monotonic()
-    first = call("run", *command, "--time-limit", "40s")
+    first = start("run", *command, "--time-limit", "40s")
     assert first.returncode == 0, first.stderr
     assert time.monotonic() - began < 40 + 20
     left = [line for line in first.stdout.splitlines() if line.startswith("  retinanet on")]
     assert len(left) + len(list(scan(tmp_path))) == 8
     interrupted = [line for line in left if line.endswith("interrupted")]
     assert len(interrupted) == len(list(tmp_path.rglob("*.resume.safetensors")))
-    done = call("run", *command)
+    done = start("run", *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resuming after epoch") == len(interrupted)
     records = [stored.run for stored in scan(tmp_path)]
@@ -354,8 +391,8 @@ def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_ro
     """In one worker after two other models, and in a process of its own."""
     command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--split", TINY]
     others = ["--model", "canet", "--model", "yolov8n"]
-    assert call("run", *command, *others, "--model", "retinanet", "--out", tmp_path / "all").returncode == 0
-    assert call("run", *command, "--model", "retinanet", "--out", tmp_path / "one").returncode == 0
+    assert start("run", *command, *others, "--model", "retinanet", "--out", tmp_path / "all").returncode == 0
+    assert start("run", *command, "--model", "retinanet", "--out", tmp_path / "one").returncode == 0
     (alone,) = scan(tmp_path / "one")
     among = next(stored for stored in scan(tmp_path / "all") if stored.run.cell == alone.run.cell)
     assert among.paths.weights.read_bytes() == alone.paths.weights.read_bytes()
@@ -366,7 +403,7 @@ def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_ro
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path, synthetic) -> Stored:
     """Two epochs in one go."""
     out = tmp_path_factory.mktemp("undisturbed")
-    assert call("run", *smoke(out, data_root, epochs=2)).returncode == 0
+    assert start("run", *smoke(out, data_root, epochs=2)).returncode == 0
     (stored,) = scan(out)
     return stored
 
@@ -396,7 +433,7 @@ def test_interrupted_and_run_again_gives_the_same_numbers(
     child.wait()
     assert child.returncode == (130 if how == signal.SIGINT else -9)
     assert not list(scan(tmp_path))
-    resumed = call("run", *smoke(tmp_path, data_root, epochs=2))
+    resumed = start("run", *smoke(tmp_path, data_root, epochs=2))
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after epoch 1" in resumed.stdout
     (again,) = scan(tmp_path)

@@ -52,6 +52,7 @@ def test_torch_export_with_free_sizes(origin: str, deployed: bool) -> None:
         _close(program(image), levels(image))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnx_with_free_sizes(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
