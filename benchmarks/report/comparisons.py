@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
@@ -41,6 +41,32 @@ def difference(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Ke
     if not (rankable(a) and rankable(b)) or len(set(ours) & set(theirs)) < LEAST_RUNS:
         return None
     return paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+
+
+def beside(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
+    """Paired difference of any two rows of a table over the runs that both have, to be looked at; None without any.
+
+    Where `difference` is None it has no p, and ranks nothing: `unranked` says why.
+    """
+    effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+    if effect is None or difference(a, b, ours, theirs) is not None:
+        return effect
+    return replace(effect, p=None)
+
+
+def unranked(a: Row, b: Row) -> str | None:
+    """Why two rows of a table are not ranked against each other, as a sentence; None where they are."""
+    few = [row.title for row in (a, b) if row.runs < LEAST_RUNS]
+    if few:
+        return f"Fewer than {LEAST_RUNS} trainings of {' and of '.join(few)}: nothing is ranked."
+    for state in ("still learning", "not told"):
+        which = [row.title for row in (a, b) if row.learning == state]
+        if which:
+            what = "Still learning" if state == "still learning" else "Not told whether trained to the end"
+            return f"{what}: {' and '.join(which)}. Nothing is ranked."
+    if len(set(a.samples) & set(b.samples)) < LEAST_RUNS:
+        return f"Fewer than {LEAST_RUNS} folds and seeds that both were trained on: nothing is ranked."
+    return None
 
 
 def rankable(row: Row) -> bool:

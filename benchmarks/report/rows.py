@@ -130,6 +130,8 @@ class Row:
     request: Mapping[str, object]
     learning: Learning
     """Whether it is trained to its end; what is not told to be is ranked against nothing."""
+    cell_ids: tuple[str, ...] = ()
+    """Of its runs, those that failed included, in the order of folds and seeds."""
     apart: str = ""
     """What tells the row from others of its label in its table."""
 
@@ -333,7 +335,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         images=sum(m.images for m in measured),
         boxes=sum(m.boxes for m in measured),
         boxes_small=sum(m.boxes_small for m in measured),
-        accuracy={name: _value(name, [s.run for s in group], spreads) for name in ACCURACY},
+        accuracy={name: value_of(name, [s.run for s in group], spreads) for name in ACCURACY},
         samples=_samples("AP50", [s.run for s in group]),
         samples_small=_samples("AP_small", [s.run for s in group]),
         groups=measured[0].groups if measured else None,
@@ -356,6 +358,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         never_found=_never_found(measured),
         request=_request(cell),
         learning=budget.verdict(cell, studied),
+        cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
     )
 
 
@@ -410,7 +413,8 @@ def _test_share(runs: Iterable[RunRecord]) -> float | None:
     return statistics.fmean(shares) if shares else None
 
 
-def _value(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
+def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
+    """A metric of a row's runs, by its name as `Metrics.value` takes it."""
     bounds = DIFFERENCE if name in GAINS.values() else SHARE
     training = spreads.of(name, runs)
     got = estimate(_samples(name, runs), bounds=bounds, test_share=_test_share(runs), training=training)

@@ -1,0 +1,201 @@
+"""The HTML page in headless Chromium, from disk: eight models, 64 test images, hostile class names.
+
+`python -m pytest -n0 -m browser tests/benchmarks/test_browser.py`. `CHROMIUM` names a browser that is not on the path.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.report import page
+from tests.benchmarks import fabricated
+
+pytestmark = pytest.mark.browser
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def _chromium() -> str:
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium here: install one, or name it in CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the page is driven by playwright: extra dev")
+    pytest.importorskip("vl_convert", reason="the page needs the extra html")
+    with api.sync_playwright() as p:
+        # Users of containers are often root, under whom its sandbox does not start.
+        made = p.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def written(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fabricated")
+    data = fabricated.data_set(root)
+    list(fabricated.results(root / "results", data))
+    page.write_page(root / "results", root / "page.html", data_root=root / "data", say=print)
+    assert (root / "page.html").stat().st_size < 2e6
+    return root / "page.html"
+
+
+@pytest.fixture
+def show(browser: Any, written: Path) -> Iterator[Any]:
+    """Open the page; at the end nobody may have complained, and nothing may have been fetched."""
+    complaints: list[str] = []
+    opened = []
+
+    def open_page(viewport: dict[str, int] = WIDE, scheme: str = "light") -> Any:
+        made = browser.new_page(viewport=viewport, color_scheme=scheme)
+        opened.append(made)
+        made.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        made.on("pageerror", lambda e: complaints.append(str(e)))
+        made.on("dialog", lambda d: complaints.append(d.message))
+        made.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(r.url))
+        made.goto(written.as_uri())
+        made.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        return made
+
+    yield open_page
+    for made in opened:
+        made.close()
+    assert complaints == []
+
+
+def _column(made: Any, n: int) -> list[str]:
+    return made.locator(f"#table tbody tr > *:nth-child({n})").all_inner_texts()
+
+
+def _draw_all(made: Any) -> None:
+    for chart in made.locator(".chart").all():
+        chart.scroll_into_view_if_needed()
+        chart.locator(".plot[data-drawn], .none").first.wait_for(timeout=60_000)
+
+
+def test_the_table_sorts_and_filters(show: Any) -> None:
+    made = show()
+    assert made.locator("#table tbody tr").count() == 8
+    heading = made.locator("#table thead th", has_text="AP50")
+    heading.locator("button").click()
+    values = [float(text.split()[0]) for text in _column(made, 8)]
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == 8
+    assert heading.get_attribute("aria-sort") == "descending"
+    heading.locator("button").click()
+    assert [float(text.split()[0]) for text in _column(made, 8)] == values[::-1]
+    made.fill("#filter", "canet")
+    assert made.locator("#shown").inner_text() == "3 of 8 records"
+    assert all("CANet" in text for text in _column(made, 1))
+    made.fill("#filter", f"ap50>{(values[2] + values[3]) / 2}")
+    assert made.locator("#shown").inner_text() == "3 of 8 records"
+    made.fill("#filter", "no such model")
+    assert made.locator("#table tbody tr").count() == 0
+
+
+def test_every_plot_is_drawn_and_hovers(show: Any) -> None:
+    made = show()
+    _draw_all(made)
+    assert made.locator(".plot svg.marks").count() == 11, "all but the length of training, of which there is one"
+    point = made.locator("#chart-cost .mark-symbol path").last
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    tip = made.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert "AP50" in tip.inner_text()
+    made.select_option("#chart-pr select", label=fabricated.HOSTILE[0])
+    made.wait_for_function("document.querySelector('#chart-pr .plot').dataset.drawn > 1")
+    before = made.locator("#chart-froc .mark-line path").count()
+    made.locator("#chips button").first.click()
+    made.wait_for_function(f"document.querySelectorAll('#chart-froc .mark-line path').length === {before - 1}")
+
+
+def test_any_two_rows_are_compared(show: Any) -> None:
+    made = show()
+    made.select_option("#a", label="CANet")
+    made.select_option("#b", label="RetinaNet")
+    line = made.locator("#compared tbody tr", has_text="AP50").first.inner_text()
+    made.select_option("#a", label="RetinaNet")
+    made.select_option("#b", label="CANet")
+    turned = made.locator("#compared tbody tr", has_text="AP50").first.inner_text()
+    (a, low, high), (b, low2, high2) = (
+        [float(v.replace("−", "-").strip("(+±)")) for v in text.split("\t")[3].replace(" to ", " ").split()]
+        for text in (line, turned)
+    )
+    assert (a, low, high) == (-b, -high2, -low2)
+    assert low < a < high
+    assert "nothing is ranked" in made.locator("#compared .note").inner_text()
+    assert "images only" in line
+    made.select_option("#b", label="RetinaNet")
+    assert "Choose two different rows" in made.locator("#compared .note").inner_text()
+
+
+def test_the_gallery_is_walked_by_keyboard_and_its_slider_moves(show: Any) -> None:
+    made = show()
+    entries = made.locator("#images button")
+    assert entries.count() >= 60
+    assert made.locator("#panels .panel").count() == 9, "ground truth and eight models"
+    entries.first.focus()
+    seen = [made.locator("#image-title").inner_text()]
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "End", "Home"):
+        made.keyboard.press(key)
+        seen.append(made.locator("#image-title").inner_text())
+    places = [int(text.rpartition(", ")[2].split()[0]) for text in seen]
+    assert places == [1, 2, 3, 2, entries.count(), 1]
+    assert made.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
+
+    def shown() -> tuple[int, int]:
+        return tuple(made.locator(f"#panels .mark-{kind}").count() for kind in ("true", "missed"))  # type: ignore[return-value]
+
+    true, missed = shown()
+    assert made.locator("#marks svg").count() == 8, "each operating point is marked"
+    slider = made.locator("#score")
+    slider.focus()
+    slider.press("End")
+    assert shown() == (0, true + missed), "every box is missed at score 1"
+    assert made.locator("#own").get_attribute("aria-pressed") == "false"
+    slider.press("Home")
+    assert shown()[0] >= true
+    made.locator("#own").click()
+    assert shown() == (true, missed)
+
+
+def test_the_gallery_is_ordered_and_filtered(show: Any) -> None:
+    made = show()
+    made.select_option("#order", "alarms")
+    first = made.locator("#images button").first.inner_text()
+    assert "good part" in first
+    assert "false alarms" in first
+    everything = made.locator("#images button").count()
+    made.select_option("#class", index=1)
+    made.select_option("#size", "0,256")
+    assert 0 < made.locator("#images button").count() < everything
+    made.locator("#missed-by-all button").first.click()
+    assert made.locator("#images button").count() == everything
+    # What all miss is missed under each of the eight.
+    assert made.locator("#panels .mark-missed").count() >= 8
+    group = made.locator("#panels .mark-missed").first
+    group.hover(force=True)
+    assert made.locator("#tip").inner_text().startswith("missed: ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
+def test_it_is_accessible_and_nothing_is_cut(show: Any, viewport: dict[str, int], scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core: extra dev").Axe()
+    made = show(viewport, scheme)
+    _draw_all(made)
+    assert made.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    found = axe.run(made).response["violations"]
+    serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+    assert serious == []
