@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from scipy.stats import nct, t
+from scipy.optimize import brentq
+from scipy.stats import nct, norm, t
 
 Key = tuple[int, int]
 """Fold and seed."""
@@ -120,6 +121,28 @@ def power(difference: float, sd: float, runs: int, alpha: float = 0.05) -> float
 def runs_needed(difference: float, sd: float, wanted: float = 0.8, alpha: float = 0.05, most: int = 1000) -> int | None:
     """Fewest pairs with which `power` reaches what is wanted; None where `most` do not suffice."""
     return next((n for n in range(2, most + 1) if power(difference, sd, n, alpha) >= wanted), None)
+
+
+def caught(error: float, freedom: float, limit: float, alpha: float, wanted: float = 0.8) -> float:
+    """The true drop that is told in a share `wanted` of tries.
+
+    Told is an estimated drop that lies above `limit` and whose one-sided p is at most `alpha`.
+
+    Args:
+        error, freedom: standard error of the estimated drop, and its degrees of freedom.
+    """
+    if error <= 0:
+        return limit
+    critical = float(t.ppf(1 - alpha, freedom))
+
+    def missed(shift: float) -> float:
+        return float(nct.cdf(critical, freedom, shift)) - (1 - wanted)
+
+    high = critical + 1.0
+    while missed(high) > 0:
+        high *= 2
+    by_chance = float(brentq(missed, 0.0, high)) * error
+    return max(by_chance, limit + float(norm.ppf(wanted)) * error)
 
 
 def holm(p: Sequence[float]) -> list[float]:

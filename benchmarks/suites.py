@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, Recipe, Tile
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.splits import count_folds
 from benchmarks.errors import DataError, RequestError, nearest
+from benchmarks.results import Metrics
 
 
 class _Strict(BaseModel):
@@ -81,6 +82,35 @@ class LatencyPhase(_Strict):
     limit: str = Field(pattern=r"^\d+[ms]$", description="the time that it gets")
 
 
+class GateLimits(_Strict):
+    """What `benchmarks.compare` lets a head lose to its base, by metric.
+
+    docs/gate.md says where the numbers come from. Accuracy in [0, 1], all others relative.
+    """
+
+    accuracy: dict[str, float] = Field(
+        default={"AP50": 0.02, "AP": 0.02, "AP75": 0.02, "AP_small": 0.02},
+        description="drop of the mean over trainings that is let pass, by the name of the metric in `Metrics`",
+    )
+    certain: float = Field(default=0.15, ge=0, le=1, description="drop that fails whoever can tell it")
+    level: float = Field(default=0.02, gt=0, lt=1, description="how often chance may alarm, in all accuracy checks")
+    first_losses: float = Field(default=1e-3, gt=0, description="of the sum of the losses, in the first iteration")
+    macs: float = Field(default=0.005, ge=0)
+    file_size: float = Field(default=0.01, ge=0)
+    memory: float = Field(default=0.1, ge=0)
+    latency: float = Field(default=0.1, ge=0, description="in one session or job, beyond the interval")
+    latency_ratio: float = Field(default=0.25, ge=0, description="of the ratio to the reference, between sessions")
+    training_time: float = Field(default=0.5, ge=0, description="of one training, or its ratio to the reference's")
+
+    @field_validator("accuracy")
+    @classmethod
+    def _metrics_exist(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, drop in value.items():
+            if name.partition(".")[0] not in Metrics.model_fields or not 0 <= drop <= 1:
+                raise ValueError(f"{name}: {drop}: not a metric of `benchmarks.results.Metrics`, or no drop in [0, 1]")
+        return value
+
+
 class Suite(_Strict):
     """A suite file."""
 
@@ -91,6 +121,7 @@ class Suite(_Strict):
     reference: str = Field(description="the model that latency ratios are taken to")
     results: str = Field("", pattern="^(_[a-z]+)?$", description="folder below results/ that --publish fills")
     latency: LatencyPhase | None = None
+    limits: GateLimits = Field(default=GateLimits(), description="of the regression gate")
     tiers: dict[str, Tier] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -113,6 +113,7 @@ def estimate(
     bounds: Bounds = SHARE,
     test_share: float | None = None,
     training: Training | None = None,
+    given: bool = False,
 ) -> Estimate | None:
     """Mean and interval of the runs of one model, or of the differences of two; None without any.
 
@@ -121,6 +122,8 @@ def estimate(
         test_share: test images over training images of a fold; without it several folds have no interval.
         training: variance between trainings of models like this one, for fewer than three runs. Without it one run has
             an interval over images alone, and two have none.
+        given: `training` is the variance between trainings however many runs there are, as where it was pooled over
+            these and others.
     """
     if not samples:
         return None
@@ -135,8 +138,8 @@ def estimate(
     known = len(images) == folds
     over_images = statistics.fmean(v for v, _ in images) if known else 0.0
     image_freedom = sum(g for _, g in images) if known else 1.0
-    own = pooled([s.value for s in fold] for fold in by_fold.values())
-    borrowed = training if runs < LEAST_RUNS else None
+    own = None if given else pooled([s.value for s in fold] for fold in by_fold.values())
+    borrowed = training if given or runs < LEAST_RUNS else None
     trained = _together(own, borrowed)
     per_fold = runs / folds
     error = freedom = 0.0

@@ -11,19 +11,19 @@ the intervals of `Row`. One file serves light pages and dark ones.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ablations.effects import Learning
 from benchmarks import published
-from benchmarks.report import budget, papers, tables
+from benchmarks.report import budget, history, papers, tables
 from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
+from benchmarks.report.style import GREY, INK, PAGE, UNTRAINED, for_pages, our_style
 from benchmarks.store import Stored, scan, write_atomic
 
 _MARKS = {
@@ -33,34 +33,8 @@ _MARKS = {
     "other": ("o", "#cc79a7"),
 }
 """Okabe and Ito's colours, which the colour-blind tell apart."""
-_PAGE, _INK, _GREY, _GRID, _UNTRAINED = "#ffffff", "#111827", "#374151", "#e5e7eb", "#8a94a3"
 _FILLS: dict[str, Any] = {"converged": "full", "not told": "left", "still learning": "none"}
-_DARK = {_PAGE: "#0d1117", _INK: "#e6edf3", _GREY: "#b6c0cc", "#000000": "#e6edf3", _GRID: "#2d333b"}
-_DARK |= {"#0072b2": "#56b4e9", "#d55e00": "#f0803c", "#009e73": "#2bc196"}
-"""What the colours become where a reader's page is dark."""
-_FONTS = "'DejaVu Sans', Verdana, Geneva, sans-serif"
 _LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
-_STYLE: Any = {
-    "svg.hashsalt": "canet-bench",
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names are data
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.edgecolor": _GREY,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-}
 # Points. A page shows the figure at 500 px or more, where a letter of 9 points is 10 pixels high.
 _WIDTH, _LEFT, _RIGHT, _HEIGHT = 432.0, 44.0, 8.0, 250.0
 _ABOVE, _BELOW, _LINE = 44.0, 44.0, 11.0
@@ -113,6 +87,8 @@ AXES = (
 
 PUBLISHED = "_published"
 """Folder below results/ with the records of the published figure's models."""
+GATE = "_gate"
+"""Folder below results/ with the gate's baselines and their history."""
 
 
 def write(
@@ -149,9 +125,16 @@ def write_all(results: Path, reports: Path) -> int:
     write(records, reports, published=studied)
     known = {s.run.cell_id: s.run for s in (*studied, *records)}
     _keep(reports / "budget.md", budget.markdown(budget.courses(known.values())).encode())
+    write_history(results, reports)
     if (results / PUBLISHED).is_dir():  # ours, and not what somebody keeps of their own
         _keep(reports / "published_figure.svg", figure([], beside=published_panel()))
     return len(records)
+
+
+def write_history(results: Path, reports: Path) -> None:
+    """Draw the history of the gate's baselines, where there is one."""
+    if baselines := history.read(results / GATE / history.FILE):
+        _keep(reports / history.FIGURE, history.figure(baselines))
 
 
 @dataclass(frozen=True)
@@ -223,18 +206,8 @@ def figure(
     for title, section in tables.sections(all_rows).items():
         if marks := [mark for row in section if (mark := _mark(row, axis)) is not None]:
             panels.append(Panel(title, axis.label(section), "AP50 / (%)", marks, _caption(section, axis)))
-    with _our_style():
+    with our_style():
         return _drawn(panels, format)
-
-
-@contextmanager
-def _our_style() -> Iterator[None]:
-    """The library's own defaults and ours, whatever the reader's settings are; their backend stays."""
-    import matplotlib
-
-    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    with matplotlib.rc_context({**defaults, **_STYLE}):
-        yield
 
 
 def _drawn(panels: Sequence[Panel], format: str) -> bytes:
@@ -256,19 +229,8 @@ def _drawn(panels: Sequence[Panel], format: str) -> bytes:
         top -= one.height
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
-    fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor=_PAGE)
-    return _for_pages(buffer.getvalue()) if format == "svg" else buffer.getvalue()
-
-
-def _for_pages(svg: bytes) -> bytes:
-    """One file for light and dark pages, with fonts that readers have: those of the same widths first."""
-    rules = "".join(
-        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
-        for light, dark in _DARK.items()
-        for what in ("fill", "stroke")
-    )
-    sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
-    return svg.replace(b"'DejaVu Sans'", _FONTS.encode()).replace(b"<defs>", sheet.encode() + b"<defs>", 1)
+    fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor=PAGE)
+    return for_pages(buffer.getvalue()) if format == "svg" else buffer.getvalue()
 
 
 def _caption(section: Sequence[Row], axis: Axis = PARAMETERS) -> str:
@@ -396,11 +358,11 @@ def _draw(ax: Any, laid: _Laid) -> None:
     panel, marks = laid.panel, laid.panel.marks
     if front := panel.front:
         ax.plot(
-            [m.x for m in front], [m.y for m in front], color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5
+            [m.x for m in front], [m.y for m in front], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5
         )
     for m in marks:
         marker, color = _MARKS[m.stage]
-        color = _UNTRAINED if m.untrained else color
+        color = UNTRAINED if m.untrained else color
         if m.interval is not None:
             ax.plot([m.x, m.x], m.interval, color=color, alpha=0.45, linewidth=1.4, solid_capstyle="butt", zorder=2)
         if m.span is not None:
@@ -410,11 +372,11 @@ def _draw(ax: Any, laid: _Laid) -> None:
                 [m.x] * len(m.values), m.values, marker=".", color=color, alpha=0.45, markersize=4, linestyle="none"
             )
         if m.counted is not None:
-            ax.plot([m.x, m.counted], [m.y, m.y], color=_GREY, linewidth=0.8, zorder=2)
+            ax.plot([m.x, m.counted], [m.y, m.y], color=GREY, linewidth=0.8, zorder=2)
             ring: Any = {"markerfacecolor": "none", "markeredgewidth": 0.8, "zorder": 4}
-            ax.plot(m.counted, m.y, marker="o", color=_GREY, markersize=12, **ring)
+            ax.plot(m.counted, m.y, marker="o", color=GREY, markersize=12, **ring)
         fill = _FILLS.get(m.learning or "converged", "full")
-        style: Any = {"markerfacecoloralt": _PAGE, "fillstyle": fill, "linestyle": "none", "zorder": 3}
+        style: Any = {"markerfacecoloralt": PAGE, "fillstyle": fill, "linestyle": "none", "zorder": 3}
         ax.plot(m.x, m.y, marker=marker, color=color, markersize=9, markeredgewidth=1.2, **style)
     ax.set_xlim(laid.xlim)
     ax.set_ylim(laid.ylim)
@@ -424,7 +386,7 @@ def _draw(ax: Any, laid: _Laid) -> None:
     ax.set_ylabel(panel.y_label)
     for number, line in enumerate(laid.below):
         y = -_BELOW + 8 - _LINE * number
-        ax.annotate(line, (0, 0), xytext=(8 - _LEFT, y), va="top", fontsize=_SMALL, color=_GREY, **above)
+        ax.annotate(line, (0, 0), xytext=(8 - _LEFT, y), va="top", fontsize=_SMALL, color=GREY, **above)
     handles = [
         Line2D([], [], marker=m, color=c, linestyle="none", markersize=7, markeredgewidth=1.2, label=stage)
         for stage, (m, c) in _MARKS.items()
@@ -432,9 +394,9 @@ def _draw(ax: Any, laid: _Laid) -> None:
     ]
     if any(mark.untrained for mark in marks):
         label = f"untrained (AP50 < {100 * UNTRAINED_BELOW:.0f})"
-        handles.append(Line2D([], [], marker="o", color=_UNTRAINED, linestyle="none", markersize=5, label=label))
+        handles.append(Line2D([], [], marker="o", color=UNTRAINED, linestyle="none", markersize=5, label=label))
     if front:
-        handles.append(Line2D([], [], color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="Pareto front"))
+        handles.append(Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="Pareto front"))
     place_legend: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "borderpad": 0.2}
     ax.legend(
         handles=handles, ncol=len(handles), frameon=False, fontsize=_SMALL, handletextpad=0.2, columnspacing=1.2,
@@ -447,7 +409,7 @@ def _write_names(ax: Any, laid: _Laid) -> None:
     for mark, (name, box), (x, y) in zip(laid.panel.marks, laid.names, laid.points, strict=True):
         if box is None:
             continue
-        ink = _GREY if mark.untrained else _INK
+        ink = GREY if mark.untrained else INK
         ax.annotate(
             name,
             (0, 0),
@@ -462,5 +424,5 @@ def _write_names(ax: Any, laid: _Laid) -> None:
         )
         if box.distance(x, y) > 2.2 * _RADIUS:  # a line to a mark that is not beside it
             end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
-            arrow = {"arrowstyle": "-", "color": _UNTRAINED, "linewidth": 0.7, "shrinkA": 0, "shrinkB": _RADIUS}
+            arrow = {"arrowstyle": "-", "color": UNTRAINED, "linewidth": 0.7, "shrinkA": 0, "shrinkB": _RADIUS}
             ax.annotate("", (x, y), xycoords="axes points", xytext=end, textcoords="axes points", arrowprops=arrow)

@@ -340,7 +340,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         samples_small=_samples("AP_small", [s.run for s in group]),
         groups=measured[0].groups if measured else None,
         good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,
-        test_share=_test_share([s.run for s in group]),
+        test_share=test_share([s.run for s in group]),
         parameters=parameters_of(group)[0],
         as_built=parameters_of(group)[1],
         macs=profile.macs.macs if profile and profile.macs else None,
@@ -390,11 +390,15 @@ class Spreads:
 def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], RunMetric]:
     out = {}
     for run in runs:
-        metrics = run.metrics
-        if metrics is None or (value := metrics.value(name)) is None:
-            continue
-        out[run.cell.fold, run.cell.seed] = RunMetric(value, *_over_images(name, metrics))
+        if run.metrics is not None and (sample := run_metric(name, run.metrics)) is not None:
+            out[run.cell.fold, run.cell.seed] = sample
     return out
+
+
+def run_metric(name: str, metrics: Metrics) -> RunMetric | None:
+    """A metric of one run with what is known of other images; None where it was not measured."""
+    value = metrics.value(name)
+    return None if value is None else RunMetric(value, *_over_images(name, metrics))
 
 
 def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], float | None, float | None]:
@@ -407,7 +411,7 @@ def _over_images(name: str, metrics: Metrics) -> tuple[tuple[float, ...], float 
     return (), groups, error
 
 
-def _test_share(runs: Iterable[RunRecord]) -> float | None:
+def test_share(runs: Iterable[RunRecord]) -> float | None:
     """Test images over training images, mean over the runs that say both."""
     shares = [r.metrics.images / r.train_images for r in runs if r.metrics and r.train_images]
     return statistics.fmean(shares) if shares else None
@@ -417,7 +421,7 @@ def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
     """A metric of a row's runs, by its name as `Metrics.value` takes it."""
     bounds = DIFFERENCE if name in GAINS.values() else SHARE
     training = spreads.of(name, runs)
-    got = estimate(_samples(name, runs), bounds=bounds, test_share=_test_share(runs), training=training)
+    got = estimate(_samples(name, runs), bounds=bounds, test_share=test_share(runs), training=training)
     if got is None:
         return Value(None, None)
     interval, covers = got.interval, got.covers

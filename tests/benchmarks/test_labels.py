@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.report import draw
 from benchmarks.report.labels import Rectangle, place
+from benchmarks.report.style import our_style
 
 FRAME = Rectangle(0, 0, 380, 250)
 RADIUS = 6.0
@@ -36,7 +37,7 @@ def test_names_of_random_scatters_never_touch(seed: int) -> None:
 
 def test_the_published_points_are_named_and_no_name_touches() -> None:
     (panel,) = draw.published_panel()
-    with draw._our_style():
+    with our_style():
         laid = draw._Laid.of(panel)
     assert [name for name, _ in laid.names] == [mark.label for mark in panel.marks]
     boxes = [box for _, box in laid.names]
@@ -47,7 +48,7 @@ def test_the_published_points_are_named_and_no_name_touches() -> None:
 def test_a_name_without_a_place_is_a_number_and_stands_below() -> None:
     name = "a name that is far too long for anything beside a mark in the middle, whatever side one puts it on there"
     marks = [draw.Mark(name, "two-stage", 1.0, 50.0), draw.Mark("short", "one-stage", 1.5, 50.0)]
-    with draw._our_style():
+    with our_style():
         laid = draw._Laid.of(draw.Panel("set", "x", "y", marks))
     assert [shown for shown, _ in laid.names] == ["1", "short"]
     assert " ".join(laid.below) == f"1: {name}"

@@ -1,0 +1,237 @@
+"""Whether models got more expensive, as far as two measurements can be compared.
+
+What is counted (parameters, shapes, multiply-accumulates, the size of the file) is the same everywhere. What is
+measured (latency, memory, training time) is compared directly within one session, or one job on one machine; between
+sessions on machines of one type as a ratio to the session's reference model; between machine types not at all, and that
+is said.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.gate.checks import Check, Verdict, both, equal, equal_bits, machine_type, name_of
+from benchmarks.store import Latency, ProfileRecord, Stored
+from benchmarks.suites import GateLimits
+
+SESSION_TOLERANCE = 0.25
+"""Relative: a median of paired ratios is not the ratio of two medians."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """All records of a side: a model's cost is told by that of the reference of its session."""
+
+    records: Sequence[Stored]
+
+    def reference(self, profile: ProfileRecord) -> ProfileRecord | None:
+        """The profile of the model that the latencies of a session are ratios to."""
+        if profile.latency is None:
+            return None
+        for one in self.records:
+            its = one.profile
+            if its is not None and its.session == profile.session and one.run.cell.name == profile.latency.reference:
+                return its
+        return None
+
+    def training_reference(self, stored: Stored, reference: str) -> float | None:
+        """Median training time of the reference model, under the same recipe and conditions as a run."""
+        cell = stored.run.cell
+        times = [
+            one.run.timings_s["train"]
+            for one in self.records
+            if one.run.cell.name == reference
+            and one.run.cell.dataset == cell.dataset
+            and one.run.cell.recipe.epochs == cell.recipe.epochs
+            and one.run.beside == stored.run.beside
+            and machine_type(one.run.provenance) == machine_type(stored.run.provenance)
+            and "train" in one.run.timings_s
+        ]
+        return statistics.median(times) if times else None
+
+
+def counted(name: str, old: Stored, new: Stored, limits: GateLimits) -> list[Check]:
+    """Of a model's profile what does not depend on the machine."""
+    was, now = old.profile, new.profile
+    assert was is not None
+    assert now is not None
+    out: list[Check] = []
+    if (shapes := both(out, name, "output shapes", was.output_shapes, now.output_shapes)) is not None:
+        out.append(_shapes(name, *shapes))
+    if was.parameters is not None and now.parameters is not None:
+        a, b = was.parameters.get("in_evaluation"), now.parameters.get("in_evaluation")
+        if (pair := both(out, name, "parameters in evaluation", a, b)) is not None:
+            out.append(equal(name, "parameters in evaluation", *pair))
+    if (macs := both(out, name, "MACs", was.macs, now.macs)) is not None:
+        # The work of a two-stage model follows the number of its proposals, which rounding decides.
+        spare = 0.0
+        if macs[0].proposals and macs[1].proposals and not equal_bits(was.provenance, now.provenance):
+            spare = abs(macs[1].proposals - macs[0].proposals) / macs[0].proposals
+        for what, c, d in (
+            ("MACs", macs[0].macs, macs[1].macs),
+            ("activations", macs[0].activations, macs[1].activations),
+        ):
+            if (values := both(out, name, what, c, d)) is not None:
+                change = values[1] / values[0] - 1 if values[0] else float(values[1] != values[0])
+                verdict: Verdict = "fail" if abs(change) > limits.macs + spare else "pass"
+                out.append(Check(name, what, verdict, f"{values[0]:.6g}", f"{values[1]:.6g}", change))
+    if was.checkpoint_bytes is not None:
+        out.append(_grown(name, "file size", limits.file_size, was.checkpoint_bytes, now.checkpoint_bytes))
+    return out
+
+
+def measured(
+    name: str, old: Stored, new: Stored, base: Side, head: Side, limits: GateLimits, *, one_job: bool
+) -> list[Check]:
+    """Of a model's profile what depends on the machine, in the way that the two sessions allow."""
+    was, now = old.profile, new.profile
+    assert was is not None
+    assert now is not None
+    machines = machine_type(was.provenance), machine_type(now.provenance)
+    if machines[0] != machines[1]:
+        return [
+            Check(
+                name,
+                "latency and memory: other machine types are not compared",
+                "note",
+                _words(machines[0]),
+                _words(machines[1]),
+            )
+        ]
+    direct = was.session == now.session or one_job
+    out = []
+    for what, a, b in (
+        ("memory of inference", was.peak_memory_bytes, now.peak_memory_bytes),
+        ("memory of training", was.training_memory_bytes, now.training_memory_bytes),
+    ):
+        if a is None:
+            continue
+        if direct or b is None:
+            out.append(_grown(name, what, limits.memory, a, b))
+            continue
+        field = "peak_memory_bytes" if what.endswith("inference") else "training_memory_bytes"
+        c, d = (
+            None if (its := side.reference(profile)) is None else getattr(its, field)
+            for side, profile in ((base, was), (head, now))
+        )
+        if not c or not d:
+            out.append(Check(name, f"{what}: no reference in the session", "inconclusive", f"{a:,}", f"{b:,}"))
+        else:
+            out.append(_above(name, f"{what}, to the reference", (a / c, b / d), limits.memory))
+    if was.latency is not None:
+        if direct and now.latency is not None:
+            out += _times(name, was.latency, now.latency, limits.latency, paired=was.session == now.session)
+        out.append(_ratio(name, was.latency, now.latency, limits.latency_ratio))
+    return out
+
+
+def training_time(
+    name: str, old: Stored, new: Stored, base: Side, head: Side, limits: GateLimits, one_job: bool
+) -> list[Check]:
+    """What a training took: directly in one job, else as a ratio to the reference model's under the same conditions."""
+    was, now = old.run.timings_s.get("train"), new.run.timings_s.get("train")
+    if not was or not now or machine_type(old.run.provenance) != machine_type(new.run.provenance):
+        return []
+    if old.run.beside != new.run.beside:
+        return []
+    what = "training time"
+    if one_job:
+        return [_above(name, what, (was, now), limits.training_time)]
+    latency = None if old.profile is None else old.profile.latency
+    if latency is None or latency.reference == old.run.cell.name:
+        return []
+    references = base.training_reference(old, latency.reference), head.training_reference(new, latency.reference)
+    if references[0] is None or references[1] is None:
+        return []
+    return [_above(name, f"{what}, to the reference", (was / references[0], now / references[1]), limits.training_time)]
+
+
+def _shapes(name: str, old: dict[str, tuple[int, ...]], new: dict[str, tuple[int, ...]]) -> Check:
+    """Equal or not; where not, those that differ."""
+    if old == new:
+        return Check(name, "output shapes", "pass", f"{len(old)} tensors", "the same")
+    differ = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    sides = (", ".join(f"{k} {its.get(k, '-')}" for k in differ) for its in (old, new))
+    return Check(name, "output shapes", "fail", *sides)
+
+
+def _words(machine: tuple[object, ...]) -> str:
+    return ", ".join(str(part) for part in machine if part is not None) + " threads"
+
+
+def _above(name: str, what: str, values: tuple[float, float], limit: float) -> Check:
+    change = values[1] / values[0] - 1
+    verdict: Verdict = "fail" if change > limit else "pass"
+    return Check(name, what, verdict, f"{values[0]:.3g}", f"{values[1]:.3g}", change)
+
+
+def _grown(name: str, what: str, tolerance: float, old: int, new: int | None) -> Check:
+    """Bytes may shrink, and grow by the tolerance. What was not measured again is inconclusive."""
+    if new is None:
+        return Check(name, what, "inconclusive", f"{old:,}", "not measured")
+    change = new / old - 1 if old else float(new > 0)
+    return Check(name, what, "fail" if change > tolerance else "pass", f"{old:,}", f"{new:,}", change)
+
+
+def _times(name: str, old: Latency, new: Latency, limit: float, *, paired: bool) -> list[Check]:
+    """Each phase of both, as a ratio whose interval must lie beyond the limit to fail."""
+    out = []
+    for phase, was in old.p50.items():
+        if (now := new.p50.get(phase)) is None or was <= 0:
+            continue
+        ratio, low, high = _ratio_of(old, new, phase, paired=paired)
+        verdict: Verdict = "fail" if low > 1 + limit else "pass"
+        span = f"{now:.2f} ms, x{ratio:.2f} ({low:.2f} to {high:.2f})"
+        out.append(Check(name, f"latency, {phase.replace('_', ' ')}", verdict, f"{was:.2f} ms", span, ratio - 1))
+    return out
+
+
+def _ratio_of(old: Latency, new: Latency, phase: str, *, paired: bool) -> tuple[float, float, float]:
+    """Ratio of two medians with its 95% interval: of pairs by round in one session, else of both medians' intervals.
+
+    The latter is the ratio of the ends of two order-statistic intervals, which is wider than it need be. Without the
+    samples the medians are all there is.
+    """
+    a, b = old.samples_ms.get(phase, []), new.samples_ms.get(phase, [])
+    if not a or not b:
+        ratio = new.p50[phase] / old.p50[phase]
+        return ratio, ratio, ratio
+    from benchmarks.cost.clock import median_interval, paired_ratio  # imports torch
+
+    if paired and len(a) == len(b):
+        ratio, (low, high) = paired_ratio(b, a)
+        return ratio, low, high
+    (m, low_m, high_m), (n, low_n, high_n) = median_interval(a), median_interval(b)
+    return n / m, low_n / high_m, high_n / low_m
+
+
+def _ratio(name: str, old: Latency, new: Latency | None, limit: float) -> Check:
+    """Latency as a ratio to the session's reference: its interval may reach to the old one, and a tolerance on top."""
+    what, was = "latency ratio", f"{old.ratio:.2f} to {old.reference}"
+    if new is None:
+        return Check(name, what, "inconclusive", was, "not measured")
+    now = f"{new.ratio:.2f} to {new.reference}"
+    if new.reference != old.reference:
+        return Check(name, what, "inconclusive", was, now)
+    slower = new.ratio_interval[0] > old.ratio_interval[1] * (1 + limit)
+    return Check(name, what, "fail" if slower else "pass", was, now, new.ratio / old.ratio - 1)
+
+
+def sessions(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
+    """Whether ratios are those of the times beside them: times of one session, altered alone, give another ratio."""
+    out = []
+    for which, records in (("base", base), ("head", head)):
+        side = Side(records)
+        for s in records:
+            latency = None if s.profile is None else s.profile.latency
+            reference = None if s.profile is None else side.reference(s.profile)
+            if latency is None or reference is None or reference.latency is None:
+                continue
+            of_times = latency.p50["end_to_end"] / reference.latency.p50["end_to_end"]
+            apart = max(of_times / latency.ratio, latency.ratio / of_times) > 1 + SESSION_TOLERANCE
+            verdict: Verdict = "fail" if apart else "pass"
+            what = f"ratio of times ({which})"
+            out.append(Check(name_of(s), what, verdict, f"{latency.ratio:.2f}", f"{of_times:.2f}"))
+    return out

@@ -1,0 +1,284 @@
+"""Two sides of records, matched and judged: cell by cell what is deterministic, row by row where chance has a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import digest_of
+from benchmarks.errors import DataError, RequestError
+from benchmarks.gate import accuracy, beginnings, costs
+from benchmarks.gate.checks import Check, Pair, Verdict, both, equal, equal_bits, name_of
+from benchmarks.store import RunRecord, Stored
+from benchmarks.suites import GateLimits
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A row of the base with that of the head: cells that differ in fold and seed alone. same: asked the same thing."""
+
+    name: str
+    base: Sequence[Stored]
+    head: Sequence[Stored]
+    same: bool = True
+
+    def pairs(self) -> tuple[list[Pair], list[Stored], list[Stored]]:
+        """Cells of the same fold and seed; then of the same fold, in order; and what is left of base and of head."""
+        new = {(s.run.cell.fold, s.run.cell.seed): s for s in self.head}
+        found, missing = [], []
+        for old in sorted(self.base, key=_place):
+            if (other := new.pop(_place(old), None)) is not None:
+                found.append(Pair(old, other))
+            else:
+                missing.append(old)
+        left = []
+        for old in missing:
+            key = next((k for k in sorted(new) if k[0] == old.run.cell.fold), None)
+            if key is None:
+                left.append(old)
+            else:
+                found.append(Pair(old, new.pop(key)))
+        return found, left, list(new.values())
+
+
+def _place(stored: Stored) -> tuple[int, int]:
+    return stored.run.cell.fold, stored.run.cell.seed
+
+
+def compare(
+    base: Sequence[Stored],
+    head: Sequence[Stored],
+    *,
+    limits: GateLimits | None = None,
+    tolerance: float | None = None,
+    one_job: bool = False,
+) -> list[Check]:
+    """Checks for every cell and row of `base`, then one for each cell that `head` alone has.
+
+    Args:
+        tolerance: accuracy in [0, 1] that the mean of a row may lose, whoever can tell it; None: as `limits` say.
+        one_job: both sides were measured on this machine in one job, so that times and memory are compared directly.
+    """
+    rows = _rows(base, head)
+    return judged(rows, base, head, limits=limits or GateLimits(), tolerance=tolerance, one_job=one_job)
+
+
+def judged(
+    rows: Sequence[Matched],
+    base: Sequence[Stored],
+    head: Sequence[Stored],
+    *,
+    limits: GateLimits,
+    tolerance: float | None = None,
+    one_job: bool = False,
+) -> list[Check]:
+    """As `compare`, of rows that are matched already."""
+    out: list[Check] = []
+    paired: dict[str, list[Pair]] = {}
+    sides = costs.Side(base), costs.Side(head)
+    for row in rows:
+        pairs, missing, extra = row.pairs()
+        for pair in pairs:
+            out += _cell(pair, limits, same=row.same)
+        out += [Check(name_of(old), "record", "fail", "present", "missing") for old in missing if row.same]
+        out += [Check(name_of(new), "record", "new", "-", "new") for new in extra]
+        paired[row.name] = pairs
+        out += _cost(row, pairs, sides, limits, one_job=one_job)
+    out += accuracy.judged(paired, limits, tolerance)
+    return out + costs.sessions(base, head)
+
+
+def _rows(base: Sequence[Stored], head: Sequence[Stored]) -> list[Matched]:
+    """Rows by their request, in the order of the base and then of what the head alone has."""
+    bases, heads = grouped(base), grouped(head)
+    out = []
+    for key in dict.fromkeys((*bases, *heads)):
+        first = (bases.get(key) or heads[key])[0]
+        out.append(Matched(row_name(first), bases.get(key, ()), heads.get(key, ())))
+    return out
+
+
+def grouped(records: Iterable[Stored]) -> dict[str, list[Stored]]:
+    """Records by all of their cell but fold and seed."""
+    rows: dict[str, list[Stored]] = {}
+    for s in records:
+        rows.setdefault(digest_of(s.run.cell.model_dump(mode="json", exclude={"fold", "seed"})), []).append(s)
+    return rows
+
+
+def row_name(stored: Stored) -> str:
+    cell = stored.run.cell
+    return f"{cell.dataset}/{cell.name}, {cell.scale}, {cell.recipe.epochs} epochs"
+
+
+def _cell(pair: Pair, limits: GateLimits, *, same: bool) -> list[Check]:
+    name, old, new = name_of(pair.old), pair.old.run, pair.new.run
+    out: list[Check] = []
+    if same:
+        out += fingerprints(name, old, new)
+        if not pair.same_seed:
+            out.append(
+                Check(name, "another seed in its place", "note", f"seed {old.cell.seed}", f"seed {new.cell.seed}")
+            )
+    worse = new.status != "ok" and old.status != new.status  # what failed before and is ok now got better
+    out.append(Check(name, "status", "fail" if worse else "pass", old.status, new.status))
+    if (facts := both(out, name, "parameters", old.model, new.model)) is not None and same:
+        out.append(equal(name, "parameters", facts[0].parameters, facts[1].parameters))
+        out.append(equal(name, "trainable", facts[0].trainable, facts[1].trainable))
+    if (metrics := both(out, name, "metrics", old.metrics, new.metrics)) is not None and same:
+        out += _schema(name, metrics[0].model_dump(), metrics[1].model_dump())
+    if same:
+        out += beginnings.beginning(pair, limits.first_losses)
+        out += _detections(name, pair)
+    return out
+
+
+def fingerprints(name: str, old: RunRecord, new: RunRecord) -> list[Check]:
+    """A note for each version or digest that is another."""
+    before, after = old.fingerprint.model_dump(), new.fingerprint.model_dump()
+    fields = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    return [
+        Check(name, f"fingerprint {k}", "note", str(before.get(k, 1))[:12], str(after.get(k, 1))[:12]) for k in fields
+    ]
+
+
+def _schema(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[Check]:
+    """Parts of an evaluation that the base has and the head does not say anything of."""
+    # Single numbers are judged where they are compared: one may be undefined on these images.
+    parts = [k for k, v in old.items() if isinstance(v, dict) and v and not new.get(k)]
+    return [Check(name, f"schema: {part}", "fail", "present", "missing") for part in parts]
+
+
+def _detections(name: str, pair: Pair) -> list[Check]:
+    """From the same weights, with equal bits, come the same detections."""
+    old, new = pair.old.run, pair.new.run
+    if old.weights_sha256 is None or old.weights_sha256 != new.weights_sha256 or old.detections_sha256 is None:
+        return []
+    digests = old.detections_sha256[:12], str(new.detections_sha256)[:12]
+    what = "detections of the same weights"
+    if old.detections_sha256 == new.detections_sha256:
+        return [Check(name, what, "pass", *digests)]
+    moved = [f for f in ("detection", "builder") if getattr(old.fingerprint, f) != getattr(new.fingerprint, f)]
+    meant = moved or not equal_bits(old.provenance, new.provenance)
+    return [Check(name, what, "inconclusive" if meant else "fail", *digests)]
+
+
+def _cost(
+    row: Matched, pairs: Sequence[Pair], sides: tuple[costs.Side, costs.Side], limits: GateLimits, *, one_job: bool
+) -> list[Check]:
+    """Of the first profile of a row on each side: a suite profiles the first fold and seed of a model alone."""
+    old = next((pair.old for pair in pairs if pair.old.profile is not None), None)
+    if old is None:
+        return []
+    name = name_of(old)
+    partner = next(pair.new for pair in pairs if pair.old is old)
+    new = partner if partner.profile is not None else next((p.new for p in pairs if p.new.profile is not None), None)
+    out: list[Check] = []
+    if new is None:
+        return [Check(name, "profile", "fail", "present", "missing")] if row.same else []
+    if row.same:
+        out += costs.counted(name, old, new, limits)
+    out += costs.measured(name, old, new, *sides, limits, one_job=one_job)
+    return out + costs.training_time(name, old, new, *sides, limits, one_job)
+
+
+def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Matched], list[Check]]:
+    """Rows that answer the same question, whoever answers it, and what differs between them, to be said first.
+
+    A question is the test images that are asked about: data set, split list and its digest. Where a side answers one
+    with several models, those of one name are matched.
+
+    Raises:
+        RequestError: no question is answered by both, or it is not clear by whom.
+    """
+    rows: list[Matched] = []
+    for question in dict.fromkeys(map(_question, base)):
+        ours = grouped(s for s in base if _question(s) == question)
+        theirs = grouped(s for s in head if _question(s) == question)
+        if len(ours) == len(theirs) == 1:
+            rows.append(_matched(next(iter(ours.values())), next(iter(theirs.values()))))
+            continue
+        for old in ours.values():
+            same = [new for new in theirs.values() if new[0].run.cell.name == old[0].run.cell.name]
+            alone = sum(o[0].run.cell.name == old[0].run.cell.name for o in ours.values()) == 1
+            if len(same) == 1 and alone:
+                rows.append(_matched(old, same[0]))
+    if not rows:
+        asked = " and ".join("; ".join(dict.fromkeys(map(row_name, side))) or "nothing" for side in (base, head))
+        raise RequestError(
+            f"no question that both answer, or several models to each: {asked}; name one of a side as FOLDER@MODEL"
+        )
+    return rows, [check for row in rows for check in _differences(row)]
+
+
+def _question(stored: Stored) -> tuple[object, ...]:
+    run = stored.run
+    return run.cell.dataset, run.cell.split, run.fingerprint.data
+
+
+def _matched(old: Sequence[Stored], new: Sequence[Stored]) -> Matched:
+    names = [row_name(side[0]) for side in (old, new)]
+    asked = [side[0].run.cell.model_dump(mode="json", exclude={"fold", "seed"}) for side in (old, new)]
+    return Matched(" against ".join(dict.fromkeys(names)), old, new, same=asked[0] == asked[1])
+
+
+def _differences(row: Matched) -> list[Check]:
+    """What is asked, with what it was answered, and on what machine, where that is not the same."""
+    sides = []
+    for stored in (row.base[0], row.head[0]):
+        run = stored.run
+        its = run.provenance
+        cell = run.cell.model_dump(mode="json", exclude={"fold", "seed", "recipe"})
+        recipe = {f"recipe {k}": v for k, v in run.cell.recipe.model_dump(mode="json").items()}
+        made = {f"version of {k}": v for k, v in run.fingerprint.model_dump().items()}
+        made |= {"commit": its.commit and its.commit[:12], "arithmetic": its.arithmetic or "native", "CPU": its.cpu}
+        made |= {"device": its.device_name or its.device, "threads": its.threads}
+        packages = {f"package {k}": v for k, v in its.packages.items()}
+        sides.append({**cell, **recipe, **made, **packages})
+    old, new = sides
+    return [
+        Check(row.name, f"differs: {key}", "note", str(old.get(key, "-")), str(new.get(key, "-")))
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+
+
+def recheck(records: Sequence[Stored], which: str, data_root: Path | None) -> list[Check]:
+    """AP of each record again from the detections beside it; exactly what it says, or a failure."""
+    from benchmarks.metrics.records import recompute
+
+    out = []
+    for stored in records:
+        if stored.run.metrics is None:
+            continue
+        name, what = name_of(stored), f"AP recomputed ({which})"
+        said = stored.run.metrics
+        try:
+            again = recompute(stored.run, stored.paths, data_root)
+        except RequestError as e:
+            out.append(Check(name, what, "inconclusive", _AP(said.AP), str(e)))
+        except DataError as e:
+            out.append(Check(name, what, "fail", _AP(said.AP), str(e)))
+        else:
+            same = _close(again.AP, said.AP) and _close(again.AP50, said.AP50)
+            verdict: Verdict = "pass" if same else "fail"
+            out.append(Check(name, what, verdict, _AP(said.AP), _AP(again.AP)))
+    return out
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    return a == b or (a is not None and b is not None and abs(a - b) < 1e-9)
+
+
+def _AP(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6f}"
+
+
+def verdicts(checks: Iterable[Check]) -> Mapping[Verdict, int]:
+    """How many checks have which verdict, all five, in their order."""
+    found: dict[Verdict, int] = dict.fromkeys(("pass", "fail", "inconclusive", "new", "note"), 0)
+    for check in checks:
+        found[check.verdict] += 1
+    return found

@@ -1,0 +1,50 @@
+"""Whether a training elsewhere is what the published one would be, trained again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.stats import t
+
+from benchmarks.gate.checks import Check, Verdict, name_of
+from benchmarks.report.rows import Spreads
+from benchmarks.store import Stored
+
+
+def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
+    """Of each cell of `base` that `head` has too, whether its AP50 and AP could be those of one more training.
+
+    Two trainings differ by less than t sqrt(2 s^2) in 95% of tries, where s^2 is the variance between trainings on the
+    same test images, pooled over the other published runs of the family on the data set under the recipe, with its
+    freedoms. Machines round differently, which moves a training as another seed does. Without these none can tell.
+    """
+    heads = {s.run.cell_id: s for s in head}
+    spreads = Spreads(s.run for s in base)
+    out = []
+    for old in base:
+        name, new = name_of(old), heads.get(old.run.cell_id)
+        if new is None:
+            out.append(Check(name, "record", "note", "present", "not run"))
+            continue
+        if old.run.metrics is None or new.run.metrics is None:
+            out.append(Check(name, "metrics", "inconclusive", old.run.status, new.run.status))
+            continue
+        for label in ("AP50", "AP"):
+            was, now = old.run.metrics.value(label), new.run.metrics.value(label)
+            spread = spreads.of(label, [old.run])
+            limit = None if spread is None else float(t.ppf(0.975, spread.freedom)) * math.sqrt(2 * spread.variance)
+            if was is not None and was == now:
+                out.append(Check(name, f"{label}, the same number", "pass", _points(was), _points(now)))
+            elif was is None or now is None or spread is None or limit is None:
+                why = "not measured" if was is None or now is None else "no other published training tells the spread"
+                out.append(Check(name, f"{label}: {why}", "inconclusive", _points(was), _points(now)))
+            else:
+                verdict: Verdict = "pass" if abs(now - was) <= limit else "fail"
+                what = f"{label} within {100 * limit:.1f} (SD of {spread.runs} trainings)"
+                out.append(Check(name, what, verdict, _points(was), _points(now)))
+    return out
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

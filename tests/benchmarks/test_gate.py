@@ -1,0 +1,337 @@
+"""The gate's verdicts on records made by hand: red when it got worse, green when not, grey when nobody can tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablations.effects import caught
+from benchmarks.errors import RequestError
+from benchmarks.gate.beginnings import LATER
+from benchmarks.gate.checks import Check
+from benchmarks.gate.judge import any_rows, compare
+from benchmarks.store import FirstSteps, Stored
+from benchmarks.suites import GateLimits
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
+from tests.benchmarks.test_compare import one
+
+GATE = Path(__file__).parents[2] / "results" / "_gate"
+LEVEL = GateLimits().level
+
+
+def trainings(values, *, model: str = "canet", first: int = 0, noise=None, **changes) -> list[Stored]:
+    """Trainings of one row with so much AP50, and resampled images that all have in common."""
+    noise = np.zeros(50) if noise is None else noise
+    return [
+        one(
+            "x",
+            cell=make_cell(model=model, seed=first + i),
+            metrics=make_metrics(
+                float(v),
+                **{"AP": float(v) / 2, "AP75": 0.2, **changes},
+                draws={"AP50": tuple(v + noise), "AP": tuple(v / 2 + noise)},
+                standard_errors={"AP75": 0.01, "AP_small": 0.01},
+                groups=100,
+                effective_groups=80.0,
+            ),
+        )
+        for i, v in enumerate(values)
+    ]
+
+
+def of(checks: list[Check], what: str) -> list[str]:
+    return [c.verdict for c in checks if c.what.startswith(what)]
+
+
+def failed(checks: list[Check]) -> list[str]:
+    return [c.what.split(" (")[0] for c in checks if c.verdict == "fail"]
+
+
+@pytest.fixture
+def at_random():
+    """Three trainings of each of two models on a side: an SD of 2 points, on images of an SE of 1.5."""
+
+    def make(rng: np.random.Generator, drop: float = 0.0, first: int = 0) -> list[Stored]:
+        noise = rng.normal(0, 0.015, 50)
+        out = []
+        for model, mean in (("canet", 0.42), ("fasterrcnn_fpn", 0.35)):
+            values = mean - drop + rng.normal(0, 0.02, 3)
+            out += trainings(values, model=model, first=first, noise=noise)
+        return out
+
+    return make
+
+
+def test_chance_alarms_as_seldom_as_the_limits_say(at_random) -> None:
+    """Two sides of the same code, no seed in common: of 300 comparisons at most as many alarms as 2% may bring."""
+    rng, limits = np.random.default_rng(0), GateLimits(accuracy={"AP50": 0.02, "AP": 0.02})
+    alarms = sum(bool(failed(compare(at_random(rng), at_random(rng, first=3), limits=limits))) for _ in range(300))
+    assert alarms <= 12  # 6 are expected; more than 12 come once in a hundred tries
+
+
+def test_a_drop_as_large_as_is_said_is_caught_in_four_of_five_tries(at_random) -> None:
+    rng, limits = np.random.default_rng(1), GateLimits(accuracy={"AP50": 0.02})
+    seen = []
+    for _ in range(60):
+        checks = compare(at_random(rng), at_random(rng, first=3), limits=limits)
+        seen += [c.caught for c in checks if c.caught is not None]
+    said = float(np.median(seen))
+    assert 0.02 < said < 0.15
+    found = sum(
+        of(compare(at_random(rng), at_random(rng, said, first=3), limits=limits), "AP50")[0] == "fail"
+        for _ in range(150)
+    )
+    assert 0.65 < found / 150 < 0.95
+
+
+@pytest.mark.parametrize(("error", "freedom", "limit"), [(0.02, 8, 0.02), (0.01, 3, 0.05), (0.001, 20, 0.02)])
+def test_the_drop_that_is_caught_is_that_of_simulated_tries(error: float, freedom: int, limit: float) -> None:
+    from scipy.stats import t
+
+    rng, n = np.random.default_rng(0), 40_000
+    drop = caught(error, freedom, limit, alpha=0.0025)
+    estimates = drop + error * rng.normal(size=n)
+    errors = error * np.sqrt(rng.chisquare(freedom, n) / freedom)
+    told = (estimates > limit) & (t.sf(estimates / errors, freedom) <= 0.0025)
+    assert told.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_drop_that_three_pairs_cannot_tell_from_chance_is_grey() -> None:
+    spread = [0.40, 0.44, 0.48]
+    checks = compare(trainings(spread), trainings([v - 0.03 for v in spread]))
+    assert of(checks, "AP50") == ["inconclusive"]
+    checks = compare(trainings(spread), trainings([v - 0.3 for v in spread]))
+    assert of(checks, "AP50") == ["fail"]
+    small = [0.400, 0.401, 0.402]
+    checks = compare(trainings(small), trainings([v - 0.03 for v in small]))
+    assert of(checks, "AP50") == ["fail"], "the same drop where trainings hardly differ"
+    assert of(compare(trainings(small), trainings([v - 0.015 for v in small])), "AP50") == ["pass"]
+
+
+def test_one_training_each_fails_only_where_that_is_certain() -> None:
+    base = trainings([0.5])
+    assert of(compare(base, trainings([0.45])), "AP50") == ["inconclusive"]
+    assert of(compare(base, trainings([0.34])), "AP50") == ["fail"]
+    assert of(compare(base, trainings([0.35])), "AP50") == ["inconclusive"], "exactly what is certain is not"
+    assert of(compare(base, trainings([0.5])), "AP50") == ["pass"]
+    assert of(compare(base, trainings([0.48]), tolerance=0.02), "AP50") == ["pass"]
+    assert of(compare(base, trainings([0.4799]), tolerance=0.02), "AP50") == ["fail"]
+
+
+@pytest.mark.parametrize("share", [0.07, 0.1, 0.3, 0.7, 0.9])
+@pytest.mark.parametrize("limit", [0.01, 0.02, 0.03])
+def test_a_drop_of_exactly_the_tolerance_passes_whatever_the_rounding(share: float, limit: float) -> None:
+    limits = GateLimits(accuracy={"AP50": limit})
+    same = {"weights_sha256": "0" * 64}
+    old, new = (one("x", metrics=make_metrics(value, AP75=0.2), **same) for value in (share, share - limit))
+    assert of(compare([old], [new], limits=limits), "AP50") == ["pass"]
+    worse = one("x", metrics=make_metrics(share - limit - 1e-6, AP75=0.2), **same)
+    assert of(compare([old], [worse], limits=limits), "AP50") == ["fail"]
+
+
+def test_AP_lost_at_equal_AP50_fails() -> None:
+    """From three trainings whose spread is known, and from the same weights, without a word about tolerance."""
+    values = [0.500, 0.501, 0.502]
+    found = compare(trainings(values), trainings(values, AP=0.2))
+    assert failed(found) == ["AP"]
+    same = {"weights_sha256": "0" * 64}
+    found = compare([one("a", **same)], [one("b", metrics=make_metrics(0.5, AP=0.2, AP75=0.2), **same)])
+    assert failed(found) == ["AP"]
+
+
+def test_one_cell_less_fails_and_another_seed_in_its_place_does_not() -> None:
+    base = trainings([0.50, 0.51, 0.52])
+    assert failed(compare(base, base[:2])) == ["record"]
+    others = trainings([0.50, 0.51, 0.52], first=3)
+    checks = compare(base, others)
+    assert failed(checks) == []
+    assert of(checks, "another seed in its place") == ["note"] * 3
+    assert failed(compare(base, others[:2])) == ["record"]
+
+
+def test_what_is_new_fails_nothing() -> None:
+    base = trainings([0.5])
+    checks = compare(base, [*base, *trainings([0.1], model="retinanet")])
+    assert failed(checks) == []
+    assert of(checks, "record") == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "verdicts"),
+    [
+        ("ok", "failed", ["fail"]),
+        ("failed", "ok", ["pass"]),
+        ("ok", "diverged", ["fail"]),
+        ("failed", "failed", ["pass"]),
+    ],
+)
+def test_a_status_that_got_worse_fails(was: str, now: str, verdicts: list[str]) -> None:
+    none = {"metrics": None}
+    old, new = (one("x", status=s, **({} if s == "ok" else none)) for s in (was, now))
+    assert of(compare([old], [new]), "status") == verdicts
+
+
+def test_an_evaluation_that_says_less_fails() -> None:
+    old = one("a")
+    less = one("b", metrics=old.run.metrics.model_copy(update={"per_class": {}}))
+    assert failed(compare([old], [less])) == ["schema: per_class"]
+
+
+# Losses of the first steps.
+
+
+def begun(*, at: int = 0, by: float = 0.0, portable: bool = False, **changes) -> Stored:
+    """A training whose loss differs in step `at` by a share `by` of the sum of its losses."""
+    box, rest = [1.0] * 20, [3.0] * 20
+    box[at] += 4 * by
+    steps = FirstSteps(losses={"box": tuple(box), "rest": tuple(rest)}, digests={1: f"a{by}", 10: f"b{by}"})
+    found = one("x", first_steps=steps, **changes)
+    its = found.run.provenance.model_copy(update={"arithmetic": "portable" if portable else None})
+    return Stored(found.run.model_copy(update={"provenance": its}), None, found.paths)
+
+
+def losses(old: Stored, new: Stored) -> list[str]:
+    return of(compare([old], [new]), "losses of the first steps")
+
+
+@pytest.mark.parametrize(
+    ("at", "by", "verdict"),
+    [(0, 0.9e-3, "pass"), (0, 1.1e-3, "fail"), (1, LATER * 0.9e-3, "pass"), (19, -LATER * 1.1e-3, "fail")],
+)
+def test_losses_differ_by_more_than_rounding_or_not(at: int, by: float, verdict: str) -> None:
+    assert losses(begun(), begun(at=at, by=by)) == [verdict]
+
+
+def test_in_portable_arithmetic_the_losses_are_equal_to_the_last_bit() -> None:
+    base = begun(portable=True)
+    assert losses(base, begun(portable=True)) == ["pass"]
+    assert losses(base, begun(at=3, by=1e-9, portable=True)) == ["fail"]
+    assert losses(base, begun(at=3, by=1e-9)) == ["pass"], "native on one side: rounding may differ"
+    later = begun(portable=True)
+    steps = later.run.first_steps.model_copy(update={"digests": {1: "a0.0", 10: "other"}})
+    later = Stored(later.run.model_copy(update={"first_steps": steps}), None, later.paths)
+    assert losses(base, later) == ["fail"], "the digests reach further than the numbers"
+
+
+def test_other_losses_that_a_version_declares_are_grey() -> None:
+    version = begun().run.fingerprint.model_copy(update={"transforms": 2})
+    assert losses(begun(), begun(by=0.5, fingerprint=version)) == ["inconclusive"]
+    assert losses(begun(), begun(fingerprint=version)) == ["pass"]
+
+
+def test_first_losses_that_are_gone_fail_and_those_of_another_seed_say_nothing() -> None:
+    assert losses(begun(), one("x")) == ["fail"]
+    assert losses(one("x"), begun()) == []
+    assert losses(begun(), begun(by=0.5, cell=make_cell(seed=1))) == []
+
+
+def test_the_same_weights_give_the_same_detections_in_portable_arithmetic() -> None:
+    def with_(detections: str, portable: bool = True) -> Stored:
+        found = begun(portable=portable, weights_sha256="0" * 64, detections_sha256=detections * 64)
+        return found
+
+    def check(old: Stored, new: Stored) -> list[str]:
+        return of(compare([old], [new]), "detections of the same weights")
+
+    assert check(with_("1"), with_("1")) == ["pass"]
+    assert check(with_("1"), with_("2")) == ["fail"]
+    assert check(with_("1"), with_("2", portable=False)) == ["inconclusive"]
+
+
+# Cost.
+
+
+def on(stored: Stored, *, session: str = "s", **machine: object) -> Stored:
+    its = stored.profile.provenance.model_copy(update=machine)
+    profile = stored.profile.model_copy(update={"session": session, "provenance": its})
+    return Stored(stored.run, profile, stored.paths)
+
+
+def session(name: str, *, memory: int = 1_000_000, reference: int = 1_000_000, **machine: object) -> list[Stored]:
+    """A model and its reference, profiled together."""
+    first = one("x", profiled={"ratio": 1.0, "peak_memory_bytes": reference}, cell=make_cell(model="fasterrcnn_fpn"))
+    return [on(it, session=name, **machine) for it in (first, one("x", profiled={"peak_memory_bytes": memory}))]
+
+
+def test_memory_of_another_session_is_compared_as_a_ratio_to_the_reference() -> None:
+    base = session("s")
+    assert failed(compare(base, session("t", memory=1_200_000))) == ["memory of inference, to the reference"]
+    both_grew = session("t", memory=2_000_000, reference=2_000_000)
+    assert failed(compare(base, both_grew)) == [], "another session may measure otherwise"
+    assert set(failed(compare(base, both_grew, one_job=True))) == {"memory of inference"}
+    assert set(failed(compare(base, session("s", memory=2_000_000, reference=2_000_000)))) == {"memory of inference"}
+
+
+def test_between_machine_types_nothing_is_compared_and_that_is_said() -> None:
+    checks = compare(session("s"), session("t", memory=9_000_000, cpu="another"))
+    assert failed(checks) == []
+    assert of(checks, "latency and memory: other machine types are not compared") == ["note", "note"]
+
+
+def test_one_percent_more_work_fails_but_for_other_proposals() -> None:
+    old, new = one("a", macs=1e9), one("b", macs=1.01e9)
+    assert failed(compare([old], [new])) == ["MACs"]
+
+    def proposing(stored: Stored, n: float) -> Stored:
+        macs = stored.profile.macs.model_copy(update={"proposals": n})
+        return Stored(stored.run, stored.profile.model_copy(update={"macs": macs}), stored.paths)
+
+    assert failed(compare([proposing(old, 100.0)], [proposing(new, 101.0)])) == []
+    assert failed(compare([proposing(old, 100.0)], [proposing(new, 100.0)])) == ["MACs"]
+
+
+def slower(stored: Stored, phase: str, factor: float, rng: np.random.Generator) -> Stored:
+    """The same latencies, one phase slower, with samples of a busy machine."""
+    phases = {"network": 80.0, "postprocess": 2.5}
+    samples = {
+        name: list(ms * (factor if name == phase else 1.0) * rng.lognormal(0, 0.1, 60)) for name, ms in phases.items()
+    }
+    p50 = {name: float(np.median(values)) for name, values in samples.items()}
+    latency = stored.profile.latency.model_copy(update={"p50": p50, "samples_ms": samples})
+    return Stored(stored.run, stored.profile.model_copy(update={"latency": latency}), stored.paths)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slower_post_processing_is_seen_in_one_job_and_its_noise_is_not(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base = slower(one("a"), "postprocess", 1.0, rng)
+    again = on(slower(one("b"), "postprocess", 1.0, rng), session="t")
+    slow = on(slower(one("b"), "postprocess", 1.2, rng), session="t")
+    assert failed(compare([base], [again], one_job=True)) == []
+    found = [c for c in compare([base], [slow], one_job=True) if c.what == "latency, postprocess"]
+    assert found[0].change == pytest.approx(0.2, abs=0.1)
+    assert failed(compare([base], [on(slower(one("b"), "postprocess", 1.5, rng), session="t")], one_job=True)) == [
+        "latency, postprocess"
+    ]
+
+
+# --any.
+
+
+def test_any_two_that_answer_the_same_question_are_compared_and_what_differs_comes_first() -> None:
+    other = RECIPE.model_copy(update={"lr": 1e-2})
+    old = trainings([0.50, 0.51, 0.52])
+    new = [
+        Stored(make_record(make_cell(model="retinanet", seed=i, recipe=other), metrics=s.run.metrics), None, s.paths)
+        for i, s in enumerate(old)
+    ]
+    rows, differences = any_rows(old, new)
+    said = {c.what: (c.base, c.head) for c in differences}
+    assert said["differs: model"] == ("canet", "retinanet")
+    assert said["differs: recipe lr"] == ("0.001", "0.01")
+    assert len(rows) == 1
+    assert len(rows[0].pairs()[0]) == 3
+
+
+def test_several_answers_are_matched_by_name_or_asked_about() -> None:
+    base = [*trainings([0.5]), *trainings([0.4], model="retinanet")]
+    head = [*trainings([0.5]), *trainings([0.4], model="fcos")]
+    rows, _ = any_rows(base, head)
+    assert [row.name for row in rows] == ["synthetic_small/canet, nano, 2 epochs"]
+    with pytest.raises(RequestError, match="FOLDER@MODEL"):
+        any_rows(base, trainings([0.4], model="fcos"))
+    elsewhere = one("x", fingerprint=make_record().fingerprint.model_copy(update={"data": "other"}))
+    with pytest.raises(RequestError, match="no question that both answer"):
+        any_rows(base, [elsewhere])
