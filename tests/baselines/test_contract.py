@@ -241,7 +241,11 @@ OVERFIT = {
 OVERFIT_ALWAYS = ("canet",)
 
 
-OVERFIT_NIGHTLY = ("fasterrcnn_mobilenet", "ssd300", "ssdlite")  # minutes each
+# Minutes each, or of a family of which CI runs another.
+OVERFIT_NIGHTLY = (
+    *("fasterrcnn_mobilenet", "ssd300", "ssdlite"),
+    *("fasterrcnn_fpn_v2", "retinanet_v2", "yolov9t", "yolo12n"),
+)
 
 
 def _overfit_param(name: str):
@@ -327,9 +331,12 @@ SMALL = {
 }
 
 
+SMALL_IN_CI = ("canet", "yolov8n")
+
+
 def _small(name: str, variant: str):
-    values = _param(name, slow=True)
-    return pytest.param(name, variant, marks=values.marks, id=f"{name}-{variant}" if variant else name)
+    marks = [*_param(name, slow=True).marks, *([] if name in SMALL_IN_CI else [pytest.mark.nightly])]
+    return pytest.param(name, variant, marks=marks, id=f"{name}-{variant}" if variant else name)
 
 
 @pytest.mark.parametrize(("name", "variant"), [_small(*split_name(name)) for name in SMALL])
