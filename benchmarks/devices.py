@@ -119,8 +119,11 @@ SNAPSHOT = ".source.json"
 """The file beside the packages of a copy without version control: its commit, and each source file's digest at it."""
 
 
-def snapshot() -> str:
+def snapshot(copy: Path | None = None) -> str:
     """The content of `SNAPSHOT` for a copy of this clone, as it is now.
+
+    Args:
+        copy: the folder of a copy that holds only a part of it, as a wheel does; None for a whole one.
 
     Raises:
         RequestError: this is no clone, or differs from its commit: a copy would claim what it is not.
@@ -128,7 +131,8 @@ def snapshot() -> str:
     made_of = source()
     if made_of.commit is None or made_of.dirty is not False:
         raise RequestError("the source differs from its commit, or is no clone of this project: commit, then copy")
-    return json.dumps({"commit": made_of.commit, "files": _digests(Path(__file__).parents[1])}, indent=1) + "\n"
+    digests = _digests(copy or Path(__file__).parents[1])
+    return json.dumps({"commit": made_of.commit, "files": digests}, indent=1) + "\n"
 
 
 def _of_copy(root: Path) -> SourceState:
