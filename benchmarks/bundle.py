@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from benchmarks import models, suites
 from benchmarks.cli import console, run_app, say
@@ -131,11 +135,8 @@ def lock(extras: Iterable[str], without: Sequence[str] = ()) -> dict[str, str]:
         without: names, or patterns of them (`nvidia-*`), that are left out, with what only they need.
 
     Raises:
-        RequestError: something is not installed here, or a pattern meets nothing.
+        RequestError: something is not installed here, or in a version that does not do; or a pattern meets nothing.
     """
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
     found: dict[str, str] = {}
     met: set[str] = set()
     seen: set[tuple[str, str]] = set()
@@ -159,10 +160,18 @@ def lock(extras: Iterable[str], without: Sequence[str] = ()) -> dict[str, str]:
                 if key in seen or (needed.marker and not needed.marker.evaluate({"extra": one})):
                     continue
                 seen.add(key)
-                todo.append((canonicalize_name(needed.name), frozenset(needed.extras), name))
+                wanted_here = canonicalize_name(needed.name)
+                _require_version(wanted_here, needed.specifier, name)
+                todo.append((wanted_here, frozenset(needed.extras), name))
     if idle := set(without) - met:
         raise RequestError(f"--without {', '.join(sorted(idle))}: nothing that is needed is called so")
     return found
+
+
+def _require_version(name: str, specifier: SpecifierSet, by: str) -> None:
+    with contextlib.suppress(metadata.PackageNotFoundError):  # said where it is looked at, unless it is left out
+        if not specifier.contains(version := metadata.version(name), prereleases=True):
+            raise RequestError(f"{by} needs {name}{specifier}, and {version} is installed here")
 
 
 def _extras(suite: suites.Suite) -> list[str]:
@@ -375,7 +384,15 @@ if [ ! -e environment/installed ]; then
   @visible@
   environment/bin/python -m pip install -q --disable-pip-version-check --no-index --no-deps --find-links wheels \
     -r requirements.txt @ours@
-  environment/bin/python -m pip check
+  environment/bin/python - <<'PY'
+import sys
+from benchmarks.bundle import lock
+from benchmarks.errors import RequestError
+try:
+    lock(@extras@)
+except RequestError as e:
+    sys.exit(f"error: {e}")
+PY
   site=$(environment/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   cp source.json "$site/@snapshot@"
   touch environment/installed
@@ -395,6 +412,7 @@ def _script(facts: dict[str, Any]) -> str:
         "python": facts["python"],
         "system": facts["system"],
         "machine": facts["machine"],
+        "extras": repr(facts["extras"]),
         "snapshot": SNAPSHOT,
         "ours": OURS,
         "system_site": "--system-site-packages " if beside else "",
