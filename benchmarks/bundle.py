@@ -382,8 +382,8 @@ if [ ! -e environment/installed ]; then
     exit 2
   }
   @visible@
-  environment/bin/python -m pip install -q --disable-pip-version-check --no-index --no-deps --find-links wheels \
-    -r requirements.txt @ours@
+  environment/bin/python -m pip install -q --disable-pip-version-check --no-index --no-deps --ignore-installed \
+    --find-links wheels -r requirements.txt @ours@
   environment/bin/python - <<'PY'
 import sys
 from benchmarks.bundle import lock
