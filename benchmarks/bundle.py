@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,11 +60,13 @@ def main(
     check: Annotated[
         bool, typer.Option(help="unpack, install and run it, without a network, in an empty home")
     ] = False,
-    options: Annotated[list[str] | None, typer.Option("--run", help="with --check: options of run.sh")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--run", help="with --check: options of run.sh; once for each run")
+    ] = None,
 ) -> None:
     """Pack wheels, prepared data and a suite; or try such an archive with the network off."""
     if check:
-        _check(archive, " ".join(options or ()).split())
+        _check(archive, [shlex.split(one) for one in options or ("",)])
         return
     if archive.suffix != ".tar":
         raise RequestError(f"{archive}: write it like FILE.tar (wheels and images are compressed already)")
@@ -424,7 +427,7 @@ def _script(facts: dict[str, Any]) -> str:
     return text
 
 
-def _check(archive: Path, options: Sequence[str]) -> None:
+def _check(archive: Path, runs: Sequence[Sequence[str]]) -> None:
     """Unpack, verify every digest, install in an empty home with the network off, run."""
     if shutil.which("unshare") is None:
         raise RequestError("--check turns the network off by unshare (util-linux), which is not here")
@@ -443,9 +446,10 @@ def _check(archive: Path, options: Sequence[str]) -> None:
         alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
         clean = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LANG": "C.UTF-8"}
         clean |= {"PYTHON": _interpreter(folder), "PIP_CONFIG_FILE": os.devnull}
-        done = subprocess.run([*alone, "sh", str(folder / "run.sh"), *options], env=clean, cwd=home)
-        if done.returncode:
-            raise DataError(f"{archive}: run.sh ended with exit code {done.returncode}")
+        for options in runs:
+            done = subprocess.run([*alone, "sh", str(folder / "run.sh"), *options], env=clean, cwd=home)
+            if done.returncode:
+                raise DataError(f"{archive}: run.sh {shlex.join(options)} ended with exit code {done.returncode}")
         records = [p for p in (folder / "runs").rglob("*.json") if not p.name.startswith(".")]
         say(f"{archive}: installed and run without a network; {len(records)} records and profiles")
 
