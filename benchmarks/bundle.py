@@ -140,34 +140,43 @@ def lock(extras: Iterable[str], without: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         RequestError: something is not installed here, or in a version that does not do; or a pattern meets nothing.
     """
+    everything = _needed(extras, (), strict=False)
+    idle = [pattern for pattern in without if not fnmatch.filter([OURS, *everything], pattern.lower())]
+    if idle:
+        raise RequestError(f"--without {', '.join(idle)}: nothing that is needed is called so")
+    return _needed(extras, without, strict=True)
+
+
+def _needed(extras: Iterable[str], without: Sequence[str], *, strict: bool) -> dict[str, str]:
+    """`lock`; where it is not strict, what is not installed here counts as version ""."""
     found: dict[str, str] = {}
-    met: set[str] = set()
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     todo: list[tuple[str, frozenset[str], str]] = [(OURS, frozenset(extras), OURS)]
     while todo:
         name, wanted, by = todo.pop()
-        patterns = {pattern for pattern in without if fnmatch.fnmatch(name, pattern.lower())}
-        if patterns:
-            met |= patterns
+        if any(fnmatch.fnmatch(name, pattern.lower()) for pattern in without):
             continue
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            raise RequestError(f"{name}, which {by} needs, is not installed here: install it, then bundle") from None
+            if strict:
+                raise RequestError(
+                    f"{name}, which {by} needs, is not installed here: install it, then bundle"
+                ) from None
+            found[name] = ""
+            continue
         if name != OURS:
             found[name] = distribution.version
         for line in distribution.requires or ():
             needed = Requirement(line)
+            other = canonicalize_name(needed.name)
             for one in wanted | {""}:
-                key = (name, f"{line}|{one}")
-                if key in seen or (needed.marker and not needed.marker.evaluate({"extra": one})):
+                if (name, line, one) in seen or (needed.marker and not needed.marker.evaluate({"extra": one})):
                     continue
-                seen.add(key)
-                wanted_here = canonicalize_name(needed.name)
-                _require_version(wanted_here, needed.specifier, name)
-                todo.append((wanted_here, frozenset(needed.extras), name))
-    if idle := set(without) - met:
-        raise RequestError(f"--without {', '.join(sorted(idle))}: nothing that is needed is called so")
+                seen.add((name, line, one))
+                if strict:
+                    _require_version(other, needed.specifier, name)
+                todo.append((other, frozenset(needed.extras), name))
     return found
 
 
