@@ -78,7 +78,9 @@ def differences(ours: Mapping[Key, S], theirs: Mapping[Key, S]) -> dict[Key, S]:
         a, b = ours[key], theirs[key]
         draws: Any = ()
         if len(a.draws) == len(b.draws):
-            draws = tuple(np.subtract(a.draws, b.draws).tolist())
+            draws = np.subtract(a.draws, b.draws)
+            if not isinstance(a.draws, np.ndarray):
+                draws = tuple(draws.tolist())
         changed: Any = {"value": a.value - b.value, "draws": draws}
         out[key] = replace(a, **changed)  # type: ignore[type-var]
     return out

@@ -262,6 +262,11 @@ def not_finite(value: Any, name: str = "") -> str | None:
     if isinstance(value, dict):
         items: Iterable[tuple[object, Any]] = value.items()
     elif isinstance(value, list | tuple):
+        try:
+            if math.isfinite(sum(value)):  # a sum with such a number in it is none itself; a thousand draws in one go
+                return None
+        except (TypeError, OverflowError):
+            pass
         items = enumerate(value)
     else:
         return name if isinstance(value, float) and not math.isfinite(value) else None

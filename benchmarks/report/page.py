@@ -18,6 +18,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from ablations.effects import Key
 from benchmarks import extras, models
 from benchmarks.cells import Cell
 from benchmarks.datasets import catalogue
 from benchmarks.errors import RequestError
 from benchmarks.metrics.inspection import FROC_POINTS
+from benchmarks.metrics.spread import RunMetric
 from benchmarks.report import budget
 from benchmarks.report.comparisons import beside, rankable, unranked, verdict
 from benchmarks.report.escaping import in_html, plain
@@ -107,9 +110,11 @@ def page_content(
 
 def _all_plain(value: Any) -> Any:
     """Names without what cannot be seen and steers; numbers as short as they may be."""
+    if type(value) is int or value is None:  # most of it
+        return value
     if isinstance(value, str):
         return value if value.startswith("data:image/") else plain(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {plain(str(k)): _all_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_all_plain(v) for v in value]
@@ -277,14 +282,21 @@ def _latency(group: Sequence[Stored]) -> dict[str, Any] | None:
 def _pairs(section: Sequence[Row]) -> list[Any]:
     """Of each two rows: their places, why they are not ranked, and the differences of AP50 and AP small."""
     out = []
+    samples = [(_arrays(row.samples), _arrays(row.samples_small)) for row in section[:MOST_PAIRED]]
     for i, a in enumerate(section[:MOST_PAIRED]):
         for j, b in enumerate(section[:i]):
             effects = [
                 None if e is None else [e.mean, *(e.interval or (None, None)), e.p, e.runs, e.better, e.covers]
-                for e in (beside(a, b, a.samples, b.samples), beside(a, b, a.samples_small, b.samples_small))
+                for e in (beside(a, b, ours, theirs) for ours, theirs in zip(samples[i], samples[j], strict=True))
             ]
             out.append([i, j, unranked(a, b), *effects])
     return out
+
+
+def _arrays(samples: Mapping[Key, RunMetric]) -> dict[Key, RunMetric]:
+    """The same, with draws as arrays: a row is in many pairs, and numpy would turn them into arrays for each."""
+    changed: Any = [(key, one, np.asarray(one.draws)) for key, one in samples.items()]
+    return {key: replace(one, draws=draws) for key, one, draws in changed}
 
 
 def _course(course: budget.Course) -> dict[str, Any]:

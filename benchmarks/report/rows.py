@@ -12,7 +12,7 @@ from ablations.effects import Learning
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.errors import DataError
-from benchmarks.metrics.spread import DIFFERENCE, SHARE, RunMetric, Training, estimate, exact, pooled
+from benchmarks.metrics.spread import DIFFERENCE, LEAST_RUNS, SHARE, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
 from benchmarks.report.budget import Course
 from benchmarks.results import Interval, Metrics
@@ -420,8 +420,9 @@ def test_share(runs: Iterable[RunRecord]) -> float | None:
 def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
     """A metric of a row's runs, by its name as `Metrics.value` takes it."""
     bounds = DIFFERENCE if name in GAINS.values() else SHARE
-    training = spreads.of(name, runs)
-    got = estimate(_samples(name, runs), bounds=bounds, test_share=test_share(runs), training=training)
+    samples = _samples(name, runs)
+    training = spreads.of(name, runs) if len(samples) < LEAST_RUNS else None
+    got = estimate(samples, bounds=bounds, test_share=test_share(runs), training=training)
     if got is None:
         return Value(None, None)
     interval, covers = got.interval, got.covers

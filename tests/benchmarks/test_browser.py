@@ -21,7 +21,8 @@ pytestmark = pytest.mark.browser
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
-def _chromium() -> str:
+def chromium() -> str:
+    """Where the browser is; the test is skipped where there is none."""
     names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found is None:
@@ -35,7 +36,7 @@ def browser() -> Iterator[Any]:
     pytest.importorskip("vl_convert", reason="the page needs the extra html")
     with api.sync_playwright() as p:
         # Users of containers are often root, under whom its sandbox does not start.
-        made = p.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        made = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield made
         made.close()
 
@@ -57,7 +58,7 @@ def show(browser: Any, written: Path) -> Iterator[Any]:
     opened = []
 
     def open_page(viewport: dict[str, int] = WIDE, scheme: str = "light") -> Any:
-        made = browser.new_page(viewport=viewport, color_scheme=scheme)
+        made = browser.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
         opened.append(made)
         made.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         made.on("pageerror", lambda e: complaints.append(str(e)))
@@ -106,7 +107,8 @@ def test_the_table_sorts_and_filters(show: Any) -> None:
 def test_every_plot_is_drawn_and_hovers(show: Any) -> None:
     made = show()
     _draw_all(made)
-    assert made.locator(".plot svg.marks").count() == 11, "all but the length of training, of which there is one"
+    assert made.locator(".plot svg.marks").count() == 11, "the length of training, of which there is one, is left out"
+    assert made.locator("#chart-budget").count() == 0
     point = made.locator("#chart-cost .mark-symbol path").last
     point.scroll_into_view_if_needed()
     point.hover(force=True)
@@ -186,6 +188,7 @@ def test_the_gallery_is_ordered_and_filtered(show: Any) -> None:
     assert made.locator("#panels .mark-missed").count() >= 8
     group = made.locator("#panels .mark-missed").first
     group.hover(force=True)
+    made.locator("#tip").wait_for()
     assert made.locator("#tip").inner_text().startswith("missed: ")
 
 

@@ -354,7 +354,7 @@
       id: "curve", title: "Training curves", help: () => "Sum of a model's own losses, mean over trainings; whiskers: lowest and highest. Losses of two families are not to be compared.",
       spec: () => {
         const values = shownRows().flatMap(({ row }) => row.curve.map(([epoch, v, low, high, lr]) => ({ model: row.title, x: epoch, y: v, low, high, shown: `epoch ${epoch}: ${number(v, 3)}, learning rate ${lr.toPrecision(2)}` })));
-        return values.length ? overlaid(values, q("x", "epoch", { axis: { tickMinStep: 1 } }), q("y", "loss", { scale: { type: "log" } }), { points: values.length < 400, band: values.some((v) => v.low !== v.high) }) : null;
+        return values.length ? overlaid(values, q("x", "epoch", { scale: { zero: false, padding: 6 }, axis: { tickMinStep: 1 } }), q("y", "loss", { scale: { type: "log" } }), { points: values.length < 400, band: values.some((v) => v.low !== v.high) }) : null;
       },
     },
     {
@@ -366,7 +366,7 @@
       },
     },
     {
-      id: "latency", title: "Latency, image by image", help: () => `End to end at batch 1; each model's median is its ratio${now.reference ? ` to ${now.reference}` : ""}. Each dot is an image; a time in milliseconds is quoted for no CPU.`,
+      id: "latency", title: "Latency, image by image", help: () => `End to end at batch 1; each model's median is its ratio${now.reference ? ` to ${now.reference}` : ""}. Each line is an image; a time in milliseconds is quoted for no CPU.`,
       spec: () => {
         const timed = shownRows().filter(({ row }) => row.latency?.samples.length);
         const values = timed.flatMap(({ row }) => row.latency.samples.map((v) => ({ model: row.title, x: v * row.latency.ratio, shown: `${number(v, 2)} of its median`, p: `${number(row.latency.p90, 2)} and ${number(row.latency.p99, 2)}` })));
@@ -401,9 +401,15 @@
 
   function layCharts() {
     watcher.disconnect(); seen = new Set();
-    $("charts").replaceChildren(...charts.map((chart) => {
-      const controls = chart.controls?.() ?? [];
-      const chosen = (settings[chart.id] = Object.fromEntries(controls.map(([name, , choices]) => [name, String(choices[0]?.[0] ?? "")])));
+    const first = on;
+    on = new Set(now.rows.map((_, i) => i));
+    const measured = charts.filter((chart) => {
+      settings[chart.id] = Object.fromEntries((chart.controls?.() ?? []).map(([name, , choices]) => [name, String(choices[0]?.[0] ?? "")]));
+      return chart.spec(settings[chart.id]) !== null; // what nobody was measured in is left out
+    });
+    on = first;
+    $("charts").replaceChildren(...measured.map((chart) => {
+      const controls = chart.controls?.() ?? [], chosen = settings[chart.id];
       const selects = controls.map(([name, label, choices]) => {
         const select = make("select", { onchange: (e) => { chosen[name] = e.target.value; draw(chart.id); } });
         options(select, choices);
@@ -426,7 +432,7 @@
     const spec = chart.spec(settings[id]);
     node.querySelector(".help").textContent = chart.help?.(settings[id]) ?? "";
     if (!spec) {
-      plot.replaceChildren(make("p", { class: "none" }, on.size ? "Not measured." : "No model is chosen."));
+      plot.replaceChildren(make("p", { class: "none" }, on.size ? "Not measured for these." : "No model is chosen."));
       return;
     }
     const embed = await library();
@@ -551,7 +557,7 @@
     else view.listed.sort((a, b) => a.image.name.localeCompare(b.image.name));
     const count = (n, what) => (n ? [`${n} ${what}`] : []);
     $("images").replaceChildren(...view.listed.map((e) => make("li", {}, make("button", { type: "button", "data-image": e.i, tabindex: "-1", onclick: () => showImage(e.i) },
-      make("b", {}, e.image.name), make("small", {}, [e.good ? "good part" : `${e.image.boxes.filter((b) => !b[6]).length} boxes`, ...count(e.missed, "small missed"), ...count(e.alarms, "false alarms"), ...count(e.apart, "told apart")].join(" · "))))));
+      make("b", {}, e.image.name), make("small", {}, [e.good ? "good part" : `${e.image.boxes.filter((b) => !b[6]).length} boxes`, ...count(e.missed, "small missed"), ...count(e.alarms, "false alarms"), ...(e.apart ? [`models differ in ${e.apart}`] : [])].join(" · "))))));
     showScore();
     const keep = view.listed.some((e) => e.i === view.image) ? view.image : view.listed[0]?.i;
     if (keep === undefined) { $("panels").replaceChildren(make("p", { class: "none" }, "No image holds any of these.")); $("image-title").textContent = ""; return; }
@@ -643,7 +649,8 @@
     fill("missed-by-all", g.suspects.missed_by_all, "None.", (s) => `${where(s)}; ${s.score ? `best score on it ${(s.score / g.steps).toFixed(3)}` : "found at no score"}`);
   }
 
-  for (const id of ["order", "class", "size"]) $(id).addEventListener("change", showGallery);
+  for (const id of ["class", "size"]) $(id).addEventListener("change", showGallery);
+  $("order").addEventListener("change", () => { view.image = null; showGallery(); $("images").scrollTo(0, 0); });
   $("score").addEventListener("input", () => { view.own = false; view.at = Number($("score").value); showGallery(); });
   $("own").addEventListener("click", () => { view.own = !view.own; showGallery(); });
   $("stage").addEventListener("keydown", (event) => {
