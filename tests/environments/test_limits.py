@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,58 @@ def test_a_run_killed_for_memory_is_told_so(tmp_path: Path, monkeypatch) -> None
     with running.marked(tmp_path, said.append):
         pass
     assert "was killed, since its memory ran out: 1,000 MiB are allowed" in said[0]
+
+
+@pytest.fixture
+def real_group() -> Iterator[Path]:
+    """A control group of this machine, of either version, that allows 600 MiB."""
+    mount = Path("/sys/fs/cgroup")
+    v1 = (mount / "memory").is_dir()
+    folder = (mount / "memory" if v1 else mount) / f"canet-bench-test-{os.getpid()}"
+    try:
+        if not v1:
+            (mount / "cgroup.subtree_control").write_text("+memory")
+        folder.mkdir()
+        (folder / ("memory.limit_in_bytes" if v1 else "memory.max")).write_text(str(600 * 2**20))
+    except OSError as e:
+        pytest.skip(f"control groups cannot be made here: {e}")
+    # Memory that is swapped is not counted; without swap there is no such file.
+    with contextlib.suppress(OSError):
+        (folder / ("memory.swappiness" if v1 else "memory.swap.max")).write_text("0")
+    yield folder
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # while the kernel still counts the dead
+            folder.rmdir()
+        time.sleep(0.05)
+
+
+IN_GROUP = """
+import os, sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+from benchmarks import host, running
+with running.marked(Path(sys.argv[2]), lambda line: print("said", line, flush=True)):
+    print("limit", host.memory_limit(), flush=True)
+    print("left", host.memory(), flush=True)
+    if sys.argv[3] == "greedy":
+        held = []
+        while True:
+            held.append(bytes(b"x" * 2**24))
+"""
+
+
+def test_a_run_that_a_real_control_group_kills_is_told_of_at_the_next_start(real_group: Path, tmp_path: Path) -> None:
+    def start(how: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", IN_GROUP, str(real_group), str(tmp_path), how]
+        return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+
+    killed = start("greedy")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    facts = dict(line.split(" ", 1) for line in killed.stdout.splitlines())
+    assert int(facts["limit"]) == 600 * 2**20
+    assert 0 < int(facts["left"]) < 600 * 2**20
+    again = start("modest")
+    assert again.returncode == 0, again.stderr
+    (said,) = (line for line in again.stdout.splitlines() if line.startswith("said "))
+    assert "was killed, since its memory ran out: 600 MiB are allowed" in said
