@@ -193,6 +193,7 @@ OVERFIT = [
     *("yolox", "ssd512", "atss", "autoassign", "retinanet_mmdet", "yolov3", "deformable_detr"),
     *("fasterrcnn_mmdet", "cascade_rcnn", "htc"),
 ]
+OVERFIT_IN_CI = ("yolox", "fasterrcnn_mmdet")
 OVERFIT_STEPS = {"deformable_detr": 640}  # a DETR first has to learn where to look
 
 
@@ -216,7 +217,9 @@ def neu_images(count: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 @needs_mmdet
 @pytest.mark.slow
 @pytest.mark.skipif("CANET_BENCH_ARCHIVES" not in os.environ, reason="CANET_BENCH_ARCHIVES is unset: no NEU-DET")
-@pytest.mark.parametrize("name", OVERFIT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OVERFIT_IN_CI else pytest.mark.nightly) for name in OVERFIT]
+)
 def test_overfits_four_images_of_neu_det(name: str) -> None:
     from tests.baselines.test_contract import ap50
 
