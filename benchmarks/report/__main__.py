@@ -21,14 +21,24 @@ def main(
     out: Annotated[Path, typer.Option(help="the page's file, with --html")] = Path("runs/report/page.html"),
     with_images: Annotated[bool, typer.Option("--with-images", help="put small test images into the page")] = False,
     data_root: Annotated[Path | None, typer.Option(help="folder with the prepared data sets, for the gallery")] = None,
+    cards: Annotated[
+        Path | None, typer.Option(help="write a model card per trained model into this folder instead")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="serve the page's folder to this machine alone")] = False,
 ) -> None:
-    """Draw the figures and the summary from records, or with --html one page with all of it."""
+    """Draw the figures and the summary from records; or with --html one page, or with --cards model cards."""
     from benchmarks.report import draw
 
     if not results.is_dir():
         raise RequestError(f"no folder {results}: run it from the repository's root, or name one with --results")
+    if cards is not None:
+        from benchmarks.report.cards import write_cards
+
+        if html:
+            raise RequestError("--cards and --html are two things: ask for one at a time")
+        say(f"{len(write_cards(results, cards))} cards -> {cards}")
+        return
     if not html:
         if open_page or serve or with_images:
             raise RequestError("--open, --serve and --with-images belong to the page: add --html")

@@ -57,7 +57,7 @@ def parameters_text(parameters: int | None, as_built: bool) -> str:
     return _number(parameters, 2, 1e-6) + (" as built" if as_built else "")
 
 
-def _percent(value: Value) -> str:
+def percent(value: Value) -> str:
     """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width."""
     shown = _number(value.value, 1, 100)
     if value.interval is not None:
@@ -77,7 +77,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.title + (f" ({', '.join(notes)})" if notes else ""),
         parameters_text(row.parameters, row.as_built),
         _number(row.macs, 2, 1e-9),
-        *(_percent(row.accuracy[name]) for name in HEADLINE.values()),
+        *(percent(row.accuracy[name]) for name in HEADLINE.values()),
         ratio,
         "pretrained" if row.pretrained else "scratch",
         str(row.epochs),
@@ -128,7 +128,7 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
         return []
     lines = _head(("model", *shown))
     lines += [
-        f"| {md(r.title)} | " + " | ".join(_percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section
+        f"| {md(r.title)} | " + " | ".join(percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section
     ]
     return [*lines, ""]
 
@@ -215,7 +215,7 @@ def models_table(records: Iterable[Stored]) -> str:
         cell, facts = stored.run.cell, stored.run.model
         if facts is not None:
             built = str(facts.parameters)
-            groups.setdefault((cell.name, cell.scale, built, _recipe(stored)), []).append(stored)
+            groups.setdefault((cell.name, cell.scale, built, recipe_text(stored)), []).append(stored)
     order = {name: i for i, name in enumerate(models.MODELS)}
     ranked = sorted(groups.items(), key=lambda item: (order.get(item[1][0].run.cell.model, len(order)), item[0]))
     labels = ("model", "family", "scale", "params (M)", "GMACs", "trained with")
@@ -235,7 +235,8 @@ def models_table(records: Iterable[Stored]) -> str:
     return "\n".join(lines)
 
 
-def _recipe(stored: Stored) -> str:
+def recipe_text(stored: Stored) -> str:
+    """How a model was trained, in a line."""
     recipe, facts = stored.run.cell.recipe, stored.run.model
     start = facts.weights if facts is not None and facts.weights else "from scratch"
     if isinstance(recipe, NativeRecipe):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from benchmarks.report import page, serving, tables
+from benchmarks.report import cards, page, serving, tables
 from benchmarks.report.__main__ import app
 from benchmarks.report.rows import rows
 from benchmarks.store import scan
@@ -193,3 +194,20 @@ def test_serving_is_for_this_machine_and_this_folder(tmp_path: Path) -> None:
     finally:
         made.shutdown()
         made.server_close()
+
+
+def test_a_card_says_what_the_records_say(made, tmp_path: Path) -> None:
+    records, _, _ = made
+    paths = cards.write_cards(records[0].paths.root, tmp_path)
+    assert len(paths) == 3
+    found = rows(records)
+    for path, row in zip(paths, found, strict=True):
+        text = path.read_text()
+        head = yaml.safe_load(text.split("---\n")[1])
+        assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == round(100 * row.AP50, 1)
+        assert head["license"] == "other", "a set of the user's own"
+        assert f"| AP50 | {tables.percent(row.accuracy['AP50'])} | images only |" in text
+        assert "It is ranked against nothing." in text
+        assert "<script>" not in text
+        assert "\u202e" not in text
+        assert all(record.run.cell_id in text for record in records if record.run.cell.name == row.name)

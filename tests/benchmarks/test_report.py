@@ -19,7 +19,7 @@ from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
 from benchmarks.report.rows import _with_one_reference, _with_training_ratios, rows
-from benchmarks.report.tables import _differences, _percent, markdown, models_table, print_tables, sections
+from benchmarks.report.tables import _differences, markdown, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
 from benchmarks.store import scan
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
@@ -244,7 +244,7 @@ def test_a_table_breaks_no_value_however_narrow_the_terminal(results: Path, monk
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     found = rows(list(scan(results)))
-    for value in (*(row.label for row in found), *(_percent(row.accuracy["AP50"]) for row in found)):
+    for value in (*(row.label for row in found), *(percent(row.accuracy["AP50"]) for row in found)):
         assert value in text
     assert "neu_det, 128 px" in text
     assert ("not shown" in text) == ("┃ runs ┃" not in text)
