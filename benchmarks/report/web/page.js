@@ -153,14 +153,14 @@
   const glyph = (i, title) => make("svg:svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" },
     ...(title ? [make("svg:title", {}, title)] : []), make("svg:path", { d: paths[shape(i)], fill: colour(i) }));
 
-  const LEAST_SHOWN = 8;
+  const MOST_SHOWN = 8;
   let now = content.sections[0];
   let on = new Set();
   options($("pick"), content.sections.map((s, i) => [i, s.title]));
 
   function pick(index) {
     now = content.sections[index];
-    on = new Set(now.rows.map((_, i) => i).slice(0, LEAST_SHOWN));
+    on = new Set(now.rows.map((_, i) => i).slice(0, MOST_SHOWN));
     chips();
     const titles = now.rows.map((r, i) => [i, r.title]);
     options($("a"), titles); options($("b"), titles);
@@ -600,7 +600,7 @@
         ...e.right.map((d) => [d, "true", `true: ${now.gallery.classes[d[CLASS]]} ${score(d)}`]),
         ...e.wrong.map((d) => [d, "false", `false: ${now.gallery.classes[d[CLASS]]} ${score(d)}`]),
       ];
-      return panel(image, now.rows[m.row].title, m.row, `${e.right.length} true · ${e.wrong.length} false · ${e.missed.length} missed`, marks);
+      return panel(image, now.rows[m.row].title, m.row, `${e.right.length} true · ${e.wrong.length} false · ${e.missed.length} missed, from ${(threshold(k) / now.gallery.steps).toFixed(2)}`, marks);
     }));
   }
 
