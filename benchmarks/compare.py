@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from benchmarks import models, suites
-from benchmarks.cli import console, run_app, say
+from benchmarks.cli import console, err_console, run_app, say
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import baseline, judge, outputs, revisions, sides
@@ -91,6 +91,7 @@ def main(
     except DataError as e:  # damaged, or a cell twice: the head is no good, and all outputs say so
         after = []
         checks = [Check(head, "records", "fail", f"{len(before)} readable", str(e))]
+        err_console.print(Text.assemble(("error:", "bold red"), f" {e}"), soft_wrap=True)
     else:
         checks = _checks(
             before, after, names, limits, tolerance, any_runs=any_runs, reproduce=reproduce, one_job=one_job

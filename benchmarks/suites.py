@@ -94,7 +94,7 @@ class GateLimits(_Strict):
     )
     certain: float = Field(default=0.15, ge=0, le=1, description="drop that fails whoever can tell it")
     level: float = Field(default=0.02, gt=0, lt=1, description="how often chance may alarm, in all accuracy checks")
-    first_losses: float = Field(default=1e-3, gt=0, description="of the sum of the losses, in the first iteration")
+    first_losses: float = Field(default=1e-4, gt=0, description="of the sum of the losses, in the first iteration")
     macs: float = Field(default=0.005, ge=0)
     file_size: float = Field(default=0.01, ge=0)
     memory: float = Field(default=0.1, ge=0)

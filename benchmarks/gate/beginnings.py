@@ -12,7 +12,7 @@ from __future__ import annotations
 from benchmarks.gate.checks import Check, Pair, equal_bits, name_of
 from benchmarks.store import FirstSteps
 
-LATER = 20
+LATER = 200
 
 
 def tolerance(step: int, first: float) -> float:

@@ -153,8 +153,8 @@ def _shapes(name: str, old: dict[str, tuple[int, ...]], new: dict[str, tuple[int
     if old == new:
         return Check(name, "output shapes", "pass", f"{len(old)} tensors", "the same")
     differ = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    sides = (", ".join(f"{k} {its.get(k, '-')}" for k in differ) for its in (old, new))
-    return Check(name, "output shapes", "fail", *sides)
+    was, now = (", ".join(f"{k} {its.get(k, '-')}" for k in differ) for its in (old, new))
+    return Check(name, "output shapes", "fail", was, now)
 
 
 def _words(machine: tuple[object, ...]) -> str:
