@@ -421,4 +421,4 @@ def _summary(content: Mapping[str, Any]) -> str:
     status = Counter(record["status"] for record in records)
     rest = ", ".join(f"{n} {name}" for name, n in sorted(status.items()) if name != "ok")
     sets = len({record["dataset"] for record in records})
-    return f"{len(records)} records of {sets} data sets" + (f", {rest}" if rest else "")
+    return f"{len(records)} records of {sets} data set{'' if sets == 1 else 's'}" + (f", {rest}" if rest else "")
