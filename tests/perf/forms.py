@@ -1,9 +1,9 @@
 """What AP50 a trained model has in forms of computing: threads, channels-last, low precision, torch.compile.
 
-    python -m tests.perf.forms RUNS [IMAGES]
+    python -m tests.perf.forms RUNS [IMAGES [FORM ...]]
 
-RUNS is a folder of finished cells with their weights; of each, its fold's test images, or the first IMAGES. Each form
-is compared with the one that records are made in: float32, one thread, eager.
+RUNS is a folder of finished cells with their weights; of each, its fold's test images, or the first IMAGES. Each form,
+or those named, is compared with the one that records are made in: float32, one thread, eager.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.trained import load_trained
 CPU = torch.device("cpu")
 
 
-def compare(stored: Stored, runs: Path, most: int | None) -> None:
+def compare(stored: Stored, runs: Path, most: int | None, wanted: list[str]) -> None:
     cell = stored.run.cell
     data = ensure(cell.dataset)
     files = load_split(cell.dataset, cell.split, cell.fold).test[:most]
@@ -62,6 +62,8 @@ def compare(stored: Stored, runs: Path, most: int | None) -> None:
     }
     base = None
     for name, (threads, make) in forms.items():
+        if wanted and name not in ("as recorded", *wanted):
+            continue
         torch.set_num_threads(threads)
         try:
             value = AP50(make())
@@ -76,4 +78,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for one in scan(folder):
         if one.run.status == "ok" and one.paths.weights.exists():
-            compare(one, folder, int(sys.argv[2]) if len(sys.argv) > 2 else None)
+            compare(one, folder, int(sys.argv[2]) if len(sys.argv) > 2 else None, sys.argv[3:])
