@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import urllib.parse
 import webbrowser
@@ -49,7 +50,8 @@ def serve(page: Path, *, open_page: bool, say: Callable[[str], None]) -> None:
         say(f"{address} (this machine alone; Ctrl-C ends it)")
         if open_page:
             show(address)
-        made.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it, and no failure
+            made.serve_forever()
 
 
 def show(address: str) -> None:
