@@ -75,8 +75,8 @@ def figure(baselines: Sequence[Baseline]) -> bytes:
     with our_style():
         fig = Figure(figsize=(6.0, height))
         FigureCanvasAgg(fig)
-        accuracy = fig.add_axes((0.1, 1 - 2.3 / height, 0.87, 2.0 / height))
-        cost = fig.add_axes((0.1, 1 - 4.1 / height, 0.87, 1.4 / height), sharex=accuracy)
+        accuracy = fig.add_axes((0.14, 1 - 2.3 / height, 0.83, 2.0 / height))
+        cost = fig.add_axes((0.14, 1 - 4.1 / height, 0.83, 1.4 / height), sharex=accuracy)
         for k, name in enumerate(names):
             colour = colours[k % len(colours)]
             own = [(i + 1, row) for i, b in enumerate(baselines) for row in b.rows if row.name == name]
@@ -97,7 +97,12 @@ def figure(baselines: Sequence[Baseline]) -> bytes:
         if names:
             accuracy.legend(fontsize=8, frameon=False)
         for i, text in enumerate(below):
-            fig.text(0.03, (0.12 + 0.16 * (len(below) - 1 - i)) / height, plain(text)[:110], fontsize=7)
+            fig.text(
+                0.03,
+                (0.12 + 0.16 * (len(below) - 1 - i)) / height,
+                plain(text if len(text) <= 105 else f"{text[:102]}..."),
+                fontsize=7,
+            )
         buffer = io.BytesIO()
         fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "CANet-Bench"}, facecolor="#ffffff")
     return for_pages(buffer.getvalue())
