@@ -148,6 +148,7 @@ def _parts(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_commands_of_the_reusable_workflow_gate_a_foreign_detector(tmp_path: Path) -> None:
     """In a repository that knows nothing of ours: green for the same detector, red for one that fails."""
     project, scratch = tmp_path / "project", tmp_path / "runner"
