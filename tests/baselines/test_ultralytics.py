@@ -453,6 +453,7 @@ def test_rtdetr_detections_are_those_of_the_librarys_predictor(monkeypatch: pyte
 
 @needs_ultralytics
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_rtdetr_loss_halves_in_fifty_steps():
     torch.manual_seed(0)

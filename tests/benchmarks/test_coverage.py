@@ -42,7 +42,9 @@ def test_the_simulations_ap50_is_the_evaluators(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "groups"), [("synthetic_small", 60), ("neu_det", 30)])
+@pytest.mark.parametrize(
+    ("name", "groups"), [("synthetic_small", 60), pytest.param("neu_det", 30, marks=pytest.mark.nightly)]
+)
 def test_intervals_of_three_five_and_ten_trainings_cover_95_percent(name: str, groups: int) -> None:
     covered, _ = simulate(name, groups, 2000)
     for runs in (3, 5, 10):

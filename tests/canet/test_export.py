@@ -67,7 +67,7 @@ def test_onnx_with_free_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deployed", [False, True])
+@pytest.mark.parametrize("deployed", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_torch_compile(deployed: bool) -> None:
     model = _model("pytorch")
     levels = Levels(deploy(model) if deployed else model).eval()

@@ -264,6 +264,7 @@ def test_no_class_of_a_fold_rests_on_fewer_groups_than_must_be():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1500)  # minutes: every pair of a class is registered
 def test_neu_lists_are_what_the_command_makes(neu):
     made = {title: dumps(content) for title, content in make_all(neu).items()}
