@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import json
 import os
 import platform
@@ -26,12 +25,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from benchmarks import models, suites
+from benchmarks import suites
 from benchmarks.cli import console, run_app, say
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import is_prepared, verify
 from benchmarks.devices import SNAPSHOT, snapshot
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import sha256_of
 from benchmarks.store import now
 
 app = typer.Typer(add_completion=False)
@@ -73,7 +73,7 @@ def main(
     limit = None if max_size is None else _bytes(max_size)
     root = catalogue.data_root(data_root)
     chosen = suites.load(suite, root)
-    extras = sorted(set(extra)) if extra is not None else _extras(chosen)
+    extras = sorted(set(extra)) if extra is not None else list(chosen.extras())
     unknown = set(extras) - set(metadata.metadata(OURS).get_all("Provides-Extra") or ())
     if unknown:
         raise RequestError(f"{OURS} has no extra {', '.join(sorted(unknown))}")
@@ -108,7 +108,7 @@ def main(
         (work / "run.sh").chmod(0o755)
         files = sorted(p for p in work.rglob("*") if p.is_file())
         _require_size(files, work, limit)
-        listed = {p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": _digest(p)} for p in files}
+        listed = {p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
         manifest = {"schema": SCHEMA, "made": now(), **facts, "files": listed}
         (work / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
         _write(archive, work, [work / "MANIFEST.json", *files])
@@ -186,12 +186,6 @@ def _require_version(name: str, specifier: SpecifierSet, by: str) -> None:
             raise RequestError(f"{by} needs {name}{specifier}, and {version} is installed here")
 
 
-def _extras(suite: suites.Suite) -> list[str]:
-    """Those of the suite's models that are installed, and the pretrained backbone."""
-    needed = {models.get(entry.model).extra for entry in suite.models}
-    return sorted({*(extra for extra in needed if extra), "pretrained"})
-
-
 def _sets(dataset: Sequence[str] | None, suite: suites.Suite, root: Path) -> list[str]:
     for name in dataset or ():
         if not is_prepared(name, root):
@@ -263,18 +257,6 @@ def _own_wheel(work: Path) -> str:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _chunked(file)
-
-
-def _chunked(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _licences(locked: dict[str, str], sets: Sequence[str], root: Path) -> str:
@@ -480,7 +462,7 @@ def require_whole(folder: Path) -> None:
     for name in sorted(there ^ set(files)):
         raise DataError(f"{name} is {'not in the manifest' if name in there else 'missing'}; copy the archive again")
     for name, facts in files.items():
-        if _digest(folder / name) != facts["sha256"]:
+        if sha256_of(folder / name) != facts["sha256"]:
             raise DataError(f"{name} was changed on its way; copy the archive again")
 
 

@@ -18,7 +18,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from benchmarks import models, suites
+from benchmarks import suites
 from benchmarks.cli import console, err_console, run_app, say
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError
@@ -79,7 +79,8 @@ def main(
     work = Path(context.with_resource(tempfile.TemporaryDirectory(prefix="canet-bench-")))
     names = base, head
     if train:
-        asked = revisions.SuiteRequest(suite, tier, tuple(seed or ()), data_root, _extras(suite, tier))
+        extras = suites.load(suite, catalogue.data_root(data_root)).extras(tier)
+        asked = revisions.SuiteRequest(suite, tier, tuple(seed or ()), data_root, extras)
         base, head = (_trained(side, asked, work) for side in (base, head))
         one_job = True
     before = sides.read(base, work)
@@ -111,13 +112,6 @@ def main(
         raise typer.Exit(1)
     if strict and count["inconclusive"]:
         raise typer.Exit(3)
-
-
-def _extras(suite: str, tier: str | None) -> tuple[str, ...]:
-    """The extras that the models of a suite need, with the pretrained backbone's."""
-    loaded = suites.load(suite)
-    pairs = loaded.selected((), tier or next(iter(loaded.tiers)))
-    return tuple(dict.fromkeys(("pretrained", *(e for m, _ in pairs if (e := models.get(m).extra)))))
 
 
 def _trained(side: str, asked: revisions.SuiteRequest, work: Path) -> str:

@@ -1,9 +1,10 @@
-"""What file systems differ in: durability and locks, taken where they are and done without where they are not."""
+"""Files: their digests, and what file systems differ in: durability and locks, done without where they are not."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,15 @@ from filelock import FileLock
 
 # What file systems that lack something say of it: CIFS, vboxsf, gcsfuse, NFS without its lock daemon.
 _LACKING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS, errno.ENOLCK}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces, in hexadecimal; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sync(descriptor: int) -> None:

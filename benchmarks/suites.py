@@ -162,6 +162,11 @@ class Suite(_Strict):
         """The data sets of a tier. RequestError for an unknown one."""
         return self.tier(tier).datasets or self.datasets
 
+    def extras(self, tier: str | None = None) -> tuple[str, ...]:
+        """The extras that a tier's models need (by default the first tier's), and the pretrained backbone's."""
+        needed = {models.get(model).extra for model, _ in self.selected((), tier or next(iter(self.tiers)))}
+        return tuple(sorted({"pretrained", *(extra for extra in needed if extra)}))
+
     def cells(
         self,
         tier: str,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import sha256_of
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 512 * 2**20
@@ -199,18 +200,10 @@ class ZipSource(Source):
         return data
 
     def fingerprint(self) -> str:
-        with self.path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
+        return sha256_of(self.path)
 
     def close(self) -> None:
         self._zip.close()
-
-
-def _digest(stream) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def is_unsafe(name: str) -> bool:

@@ -60,10 +60,9 @@ def counted(name: str, old: Stored, new: Stored, limits: GateLimits) -> list[Che
     out: list[Check] = []
     if (shapes := both(out, name, "output shapes", was.output_shapes, now.output_shapes)) is not None:
         out.append(_shapes(name, *shapes))
-    if was.parameters is not None and now.parameters is not None:
-        a, b = was.parameters.get("in_evaluation"), now.parameters.get("in_evaluation")
-        if (pair := both(out, name, "parameters in evaluation", a, b)) is not None:
-            out.append(equal(name, "parameters in evaluation", *pair))
+    a, b = ((its.parameters or {}).get("in_evaluation") for its in (was, now))
+    if (pair := both(out, name, "parameters in evaluation", a, b)) is not None:
+        out.append(equal(name, "parameters in evaluation", *pair))
     if (macs := both(out, name, "MACs", was.macs, now.macs)) is not None:
         # The work of a two-stage model follows the number of its proposals, which rounding decides.
         spare = 0.0
@@ -179,7 +178,11 @@ def _times(name: str, old: Latency, new: Latency, limit: float, *, paired: bool)
     """Each phase of both, as a ratio whose interval must lie beyond the limit to fail."""
     out = []
     for phase, was in old.p50.items():
-        if (now := new.p50.get(phase)) is None or was <= 0:
+        what = f"latency, {phase.replace('_', ' ')}"
+        if (now := new.p50.get(phase)) is None:
+            out.append(Check(name, what, "inconclusive", f"{was:.2f} ms", "not measured"))
+            continue
+        if was <= 0:
             continue
         ratio, low, high = _ratio_of(old, new, phase, paired=paired)
         verdict: Verdict = "fail" if low > 1 + limit else "pass"
@@ -187,7 +190,7 @@ def _times(name: str, old: Latency, new: Latency, limit: float, *, paired: bool)
         if verdict == "fail" and not paired and any(its.session.get("machine", {}).get("busy") for its in (old, new)):
             verdict = "inconclusive"
         span = f"{now:.2f} ms, x{ratio:.2f} ({low:.2f} to {high:.2f})"
-        out.append(Check(name, f"latency, {phase.replace('_', ' ')}", verdict, f"{was:.2f} ms", span, ratio - 1))
+        out.append(Check(name, what, verdict, f"{was:.2f} ms", span, ratio - 1))
     return out
 
 

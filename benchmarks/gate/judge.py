@@ -188,7 +188,7 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
     """Rows that answer the same question, whoever answers it, and what differs between them, to be said first.
 
     A question is the test images that are asked about: data set, split list and its digest. Where a side answers one
-    with several models, those of one name are matched.
+    with several models, those of one name are matched; rows that are left are noted.
 
     Raises:
         RequestError: no question is answered by both, or it is not clear by whom.
@@ -210,7 +210,17 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
         raise RequestError(
             f"no question that both answer, or several models to each: {asked}; name one of a side as FOLDER@MODEL"
         )
-    return rows, [check for row in rows for check in _differences(row)]
+    left = _unmatched("base", base, [row.base for row in rows])
+    left += _unmatched("head", head, [row.head for row in rows])
+    return rows, [*left, *(check for row in rows for check in _differences(row))]
+
+
+def _unmatched(which: str, records: Sequence[Stored], taken: Iterable[Sequence[Stored]]) -> list[Check]:
+    """A note for each row of a side that nothing of the other answers, or several do."""
+    matched = {id(stored) for side in taken for stored in side}
+    rows = grouped(stored for stored in records if id(stored) not in matched).values()
+    what = f"not compared: no one row answers it ({which})"
+    return [Check(row_name(row[0]), what, "note", f"{len(row)} records", "-") for row in rows]
 
 
 def _question(stored: Stored) -> tuple[object, ...]:

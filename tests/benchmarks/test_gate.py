@@ -292,6 +292,19 @@ def test_one_percent_more_work_fails_but_for_other_proposals() -> None:
     assert failed(compare([proposing(old, 100.0)], [proposing(new, 100.0)])) == ["MACs"]
 
 
+def test_what_a_profile_of_the_head_does_not_say_never_passes_in_silence() -> None:
+    def saying(parameters: dict[str, int] | None, **p50: float) -> Stored:
+        found = one("x")
+        latency = found.profile.latency.model_copy(update={"p50": p50})
+        profile = found.profile.model_copy(update={"parameters": parameters, "latency": latency})
+        return Stored(found.run, profile, found.paths)
+
+    whole = saying({"in_evaluation": 5}, network=80.0, postprocess=2.5)
+    checks = compare([whole], [saying(None, network=80.0)])
+    assert failed(checks) == ["parameters in evaluation"]
+    assert of(checks, "latency, postprocess") == ["inconclusive"]
+
+
 def slower(stored: Stored, phase: str, factor: float, rng: np.random.Generator) -> Stored:
     """The same latencies, one phase slower, with samples of a busy machine."""
     phases = {"network": 80.0, "postprocess": 2.5}
@@ -338,8 +351,12 @@ def test_any_two_that_answer_the_same_question_are_compared_and_what_differs_com
 def test_several_answers_are_matched_by_name_or_asked_about() -> None:
     base = [*trainings([0.5]), *trainings([0.4], model="retinanet")]
     head = [*trainings([0.5]), *trainings([0.4], model="fcos")]
-    rows, _ = any_rows(base, head)
+    rows, notes = any_rows(base, head)
     assert [row.name for row in rows] == ["synthetic_small/canet, nano, 2 epochs"]
+    assert [(c.cell.split(",")[0], c.what) for c in notes if c.what.startswith("not compared")] == [
+        ("synthetic_small/retinanet", "not compared: no one row answers it (base)"),
+        ("synthetic_small/fcos", "not compared: no one row answers it (head)"),
+    ]
     with pytest.raises(RequestError, match="FOLDER@MODEL"):
         any_rows(base, trainings([0.4], model="fcos"))
     elsewhere = one("x", fingerprint=make_record().fingerprint.model_copy(update={"data": "other"}))

