@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from benchmarks import host, plan, preflight, running, suites
+from benchmarks import host, mps, plan, preflight, running, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app, say
 from benchmarks.datasets import catalogue
@@ -201,7 +201,11 @@ def main(
     if todo and isinstance(at_once, int) and (free := host.memory()) < at_once * preflight.CELL_BYTES:
         say(f"{free / 2**20:,.0f} MiB of memory are left for {at_once} cells at a time, which may take 2,048 each")
     jobs = {cell: runner.Job(cell, root, out, str(where), threads, loaders, weights, before=before) for cell in todo}
-    left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None], logs)
+    several = where.type == "cuda" and len(todo) > 1 and at_once != 1
+    with mps.service(say) if several else contextlib.nullcontext(False) as beside:
+        if beside and isinstance(at_once, GpuRoom):
+            at_once.beside_each_other()
+        left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None], logs)
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
     if left:
@@ -389,13 +393,13 @@ def _default_workers(device: torch.device, threads: int, jobs: int) -> int | Gpu
     return GpuRoom(most, lambda: torch.cuda.mem_get_info(device)[0])
 
 
-_GPU_CELLS = 4  # processes take turns on a GPU: with 17 it did no more images a second than with 4
+_IN_TURNS = 4  # processes that take turns on a GPU: with 17 it did no more images a second than with 4
 
 
 class GpuRoom:
     """How many cells a GPU takes at a time: one, until its first epoch has shown what it takes; then as memory allows.
 
-    More than `_GPU_CELLS` would only all end later (docs/cost-and-time.md).
+    Where they take turns, more than `_IN_TURNS` would only all end later (docs/cost-and-time.md).
 
     Args:
         most: what cores and host memory allow.
@@ -403,7 +407,8 @@ class GpuRoom:
     """
 
     def __init__(self, most: int, free: Callable[[], int]) -> None:
-        self._most, self._free = min(most, _GPU_CELLS), free
+        self._most, self._free = most, free
+        self._in_turns = True
         self._before = free()
         self._now = 1
 
@@ -413,7 +418,12 @@ class GpuRoom:
     def first_epoch(self) -> None:
         """A cell alone on the GPU has trained for an epoch: its memory, with half as much again, is what each gets."""
         taken = max(self._before - self._free(), 1)
-        self._now = max(1, min(self._most, int(self._before / (1.5 * taken))))
+        most = min(self._most, _IN_TURNS) if self._in_turns else self._most
+        self._now = max(1, min(most, int(self._before / (1.5 * taken))))
+
+    def beside_each_other(self) -> None:
+        """Cells do not take turns: CUDA's multi-process service runs."""
+        self._in_turns = False
 
 
 def _limits(time_limit: str | None) -> Limits:

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks import models
+from benchmarks import models, mps
 from benchmarks.cells import RECIPE_VERSION, Cell, Fingerprint, NativeRecipe, Recipe, digest_of
 from benchmarks.cost.counts import parameters_in_evaluation
 from benchmarks.cost.engines import arithmetic
@@ -244,6 +244,7 @@ def run_cell(
         provenance=provenance(started=started, device=device, before=before),
         error=error,
         beside=beside,
+        mps=mps.in_use() if device.type == "cuda" else None,
         **known,
     )
     if (field := not_finite(record.model_dump())) is not None:

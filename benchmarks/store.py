@@ -142,6 +142,8 @@ class RunRecord(_Record):
     train_images: int | None = None
     beside: int | None = None
     """Cells that ran at a time on the machine, this one included: rates and timings depend on it."""
+    mps: bool | None = added(None)
+    """Whether those that share a GPU did so through CUDA's multi-process service; null on a CPU."""
     provenance: Provenance
     error: str | None = None
 

@@ -26,6 +26,7 @@ from benchmarks.datasets.loading import Batches, DetectionDataset
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, FirstSteps, write_atomic
 from canet.contract import Detector
+from canet.graphs import graphed
 
 
 class Diverged(Exception):
@@ -159,7 +160,8 @@ def train(
         first, curve = _restore(checkpoint, tag, recipe.epochs, model, optimizer, scaler, beginning, progress)
         if progress is not None:
             progress.skip(first * per_epoch)
-    with Batches(
+    say = progress.line if progress is not None else (lambda line: None)
+    all_batches = Batches(
         dataset,
         batch_size=min(recipe.batch_size, len(dataset)),
         seed=cell.stream("order"),
@@ -167,7 +169,8 @@ def train(
         shuffle=True,
         drop_last=True,
         workers=loaders,
-    ) as batches:
+    )
+    with all_batches as batches, graphed(model, say):
         for epoch in range(first, recipe.epochs):
             seed_everything(cell.stream("sampling") + epoch)
             model.on_epoch(epoch, recipe.epochs)

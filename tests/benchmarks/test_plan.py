@@ -96,6 +96,9 @@ def test_a_gpu_takes_one_cell_until_that_has_shown_what_it_takes() -> None:
     free -= 1
     wide.first_epoch()
     assert wide() == 4, "more take turns"
+    wide.beside_each_other()
+    wide.first_epoch()
+    assert wide() == 15, "as many as cores and memory allow"
     tight = GpuRoom(15, lambda: free)
     free -= 50
     tight.first_epoch()

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cell
 from benchmarks.datasets.loading import DetectionDataset, train_transform
+from benchmarks.models import build_model
 from benchmarks.progress import CellProgress
 from benchmarks.train import train
 from canet.config import CANetConfig
 from canet.deploy import deploy
 from canet.detector import CANet
+from canet.graphs import graphed
 from tests.benchmarks.conftest import RECIPE, make_cell
 from tests.canet.reference import randomise
-from tests.gpu.families import IN_SINGLE, SameDraws, batch, build, every_family, family_and_precision
+from tests.gpu.families import IN_SINGLE, SIZE, SameDraws, batch, build, every_family, family_and_precision
 
 
 @dataclass
@@ -54,6 +56,8 @@ EXACT = {torch.float64: 1e-5, torch.float32: 1e-3}
 # Which of many proposals or anchors of nearly equal scores is trained on, float32 decides in its last digits.
 CHOSEN = 2e-2
 CHOOSING = ("canet", "fasterrcnn", *IN_SINGLE)
+# Of its 300 queries one other alone moves the gradient by some percent (0.037 on an H100, its losses equal to 6e-6).
+OF_QUERIES = {"rtdetr_l": 0.1}
 
 
 @family_and_precision
@@ -62,7 +66,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(name: str, dtype: torch.dtype
     ours, theirs = step(model, torch.device("cpu"), dtype), step(model, device, dtype)
     tolerance = CHOSEN if dtype == torch.float32 and name.startswith(CHOOSING) else EXACT[dtype]
     assert theirs.losses == pytest.approx(ours.losses, rel=tolerance, abs=tolerance * 1e-2)
-    assert difference(ours.gradients, theirs.gradients) <= tolerance
+    assert difference(ours.gradients, theirs.gradients) <= max(tolerance, OF_QUERIES.get(name, 0))
 
 
 @every_family
@@ -115,24 +119,54 @@ def test_a_deterministic_rerun_gives_the_same_bits(name: str, device: torch.devi
 def test_the_loop_trains_in_every_precision(
     name: str, precision: str, device: torch.device, synthetic, tmp_path: Path
 ) -> None:
-    """Two epochs of eight images, the second gone on with from the first one's file."""
-    recipe = RECIPE.model_copy(update={"precision": precision, "clip_norm": 10.0})
+    """Epochs of eight images, the last gone on with from the file of the one before."""
+    epochs = 2 if precision != "fp16" else 8  # a scaler leaves out steps until its scale fits
+    recipe = RECIPE.model_copy(update={"precision": precision, "clip_norm": 10.0, "epochs": epochs})
     cell: Cell = make_cell(model=name, recipe=recipe)
     names = [image["file_name"] for image in synthetic.images[:8]]
     dataset = DetectionDataset(synthetic, names, transform=train_transform("flips"))
     model = build(name, len(synthetic.classes)).to(device)
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     curve = train(model, dataset, cell, device=device, checkpoint=tmp_path / "resume", progress=CellProgress())
-    assert len(curve) == 2
+    assert len(curve) == epochs
     assert all(torch.isfinite(p).all() for p in model.parameters())
     after = [p for p in model.parameters() if p.requires_grad]
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > 0.9 * len(before)
     again = build(name, len(synthetic.classes)).to(device)
     resumed = train(again, dataset, cell, device=device, checkpoint=tmp_path / "resume", progress=CellProgress())
-    assert len(resumed) == 2
-    assert resumed[0] == curve[0], "of the file"
-    # The second epoch again from the same state: what is added in no fixed order differs in the last digits.
-    assert sum(resumed[1].losses.values()) == pytest.approx(sum(curve[1].losses.values()), rel=0.1)
+    assert len(resumed) == epochs
+    assert resumed[:-1] == curve[:-1], "of the file"
+    # The last epoch again from the same state: what is added in no fixed order differs in the last digits.
+    assert sum(resumed[-1].losses.values()) == pytest.approx(sum(curve[-1].losses.values()), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["canet", "fasterrcnn_fpn"])
+def test_graphs_train_to_the_same_numbers(name: str, cuda: torch.device) -> None:
+    """Five steps with backbone and neck replayed, against five without, as the tiers fine-tune them."""
+    torch.manual_seed(0)
+    eager = build_model(name, num_classes=3, image_size=SIZE, scale="lite0", weights="imagenet").to(cuda).train()
+    replayed, said = copy.deepcopy(eager), list[str]()
+
+    def losses(model: nn.Module) -> list[float]:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        torch.manual_seed(1)
+        found = []
+        for _ in range(5):
+            loss = sum(model(*batch(cuda)).values())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        return found
+
+    expected = losses(eager)
+    with graphed(replayed, said.append):
+        found = losses(replayed)
+        assert not said
+        assert replayed.features._replay is not None, "captured"
+    assert "features" not in vars(replayed)
+    assert found == pytest.approx(expected, rel=CHOSEN)
+    assert found[0] == pytest.approx(expected[0], rel=1e-4), "before any weight has moved"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

@@ -1,0 +1,116 @@
+"""CUDA graphs of the part of a two-stage detector's training step whose shapes do not change: backbone and neck.
+
+A small network on a large GPU waits for the host: a step of CANet at `lite0` on eight images is some 4,400 kernels,
+which take the GPU 18 ms and the host 120. A graph launches those of backbone and neck, forward and backward, at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.detection.image_list import ImageList
+
+from canet.detector import TwoStageDetector
+
+_AGREE = 1e-3
+"""How far a graph's numbers may be from the eager ones, of their length: sums in another order, in float32."""
+
+
+@contextmanager
+def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[None]:
+    """Within the block, training steps of `model` replay graphs where that can be done; else they are what they were.
+
+    The graphs are captured at the first step, for its shape; other shapes, evaluation and float32 under autocast are
+    computed eagerly. Before a graph is used, features and gradients of that step are compared with the eager ones.
+
+    Args:
+        model: on its device, and not moved within the block; others than two-stage detectors on CUDA stay as they are.
+        say: is told, in a line, when a graph could not be captured or did not agree.
+    """
+    if not isinstance(model, TwoStageDetector) or next(model.parameters()).device.type != "cuda":
+        yield
+        return
+    model.features = _Features(model, say)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.features
+
+
+class _Body(nn.Module):
+    def __init__(self, model: TwoStageDetector) -> None:
+        super().__init__()
+        self.backbone, self.neck = model.backbone, model.neck
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(self.neck(self.backbone(images)))
+
+
+class _Features:
+    """Takes the place of a detector's method `features`."""
+
+    def __init__(self, model: TwoStageDetector, say: Callable[[str], object]) -> None:
+        self._model, self._say, self._eager = model, say, model.features
+        self._shape: torch.Size | None = None
+        self._replay: Callable[[Tensor], dict[str, Tensor]] | None = None
+
+    def __call__(self, images: ImageList) -> dict[str, Tensor]:
+        x = images.tensors
+        if not self._model.training or torch.is_autocast_enabled("cuda"):
+            return self._eager(images)
+        if self._shape is None:
+            self._shape = x.shape
+            self._capture(x)
+        if self._replay is None or x.shape != self._shape:
+            return self._eager(images)
+        return self._replay(x)
+
+    def _capture(self, x: Tensor) -> None:
+        if any(_draws_or_counts(m) for m in self._model.modules()):
+            return
+        body = _Body(self._model)  # eager, for the comparison: capturing replaces the other's forward
+        try:
+            replay: Any = torch.cuda.make_graphed_callables(_Body(self._model), (x.clone(),), allow_unused_input=True)
+            apart = _apart(body, replay, x)
+        except RuntimeError as e:
+            torch.cuda.synchronize(x.device)
+            self._say(f"trains without CUDA graphs: {str(e).splitlines()[0]}")
+            return
+        if apart > _AGREE:
+            self._say(f"trains without CUDA graphs: their numbers are {apart:.1e} from the eager ones")
+            return
+        self._replay = replay
+
+
+def _draws_or_counts(module: nn.Module) -> bool:
+    """Whether a module draws random numbers or changes its buffers in training: capturing runs it some times more."""
+    if isinstance(module, _BatchNorm):
+        return module.training and module.track_running_stats
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+
+
+def _apart(eager: nn.Module, replay: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> float:
+    """The largest relative difference of a feature map, or of all gradients as one vector, between two forms."""
+    parameters = [p for p in eager.parameters() if p.requires_grad]
+
+    def run(form: Callable[[Tensor], dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor | None]]:
+        maps = list(form(x).values())
+        # Squares, so that the gradient which goes in differs from place to place.
+        total = torch.stack([m.square().mean() for m in maps]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        return [m.detach().clone() for m in maps], [g if g is None else g.clone() for g in gradients]
+
+    (maps, gradients), (maps_replayed, gradients_replayed) = run(eager), run(replay)
+    if [g is None for g in gradients] != [g is None for g in gradients_replayed]:
+        return float("inf")
+    pairs = [*zip(maps, maps_replayed, strict=True)]
+    known = [(a, b) for a, b in zip(gradients, gradients_replayed, strict=True) if a is not None and b is not None]
+    if known:
+        pairs.append((torch.cat([a.flatten() for a, _ in known]), torch.cat([b.flatten() for _, b in known])))
+    apart = max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in pairs)
+    return apart if apart == apart else float("inf")
