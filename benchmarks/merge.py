@@ -31,16 +31,19 @@ from benchmarks.store import (
 
 app = typer.Typer(add_completion=False)
 
+RESULTS = Path("results")
+
 
 @app.command()
 def main(
     folders: Annotated[list[Path], typer.Argument(help="folders with records of other machines", metavar="FOLDER ...")],
-    into: Annotated[Path, typer.Option(help="folder that they join: runs/, results/, results/_NAME")] = Path("results"),
+    into: Annotated[Path, typer.Option(help="folder that they join: runs/, results/, results/_NAME")] = RESULTS,
 ) -> None:
     """Copy the records of other folders, with their detections and profiles, into ours.
 
-    Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. Of a cell
-    that occurs twice the older record stays.
+    Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. So does, of
+    what is to be published in results/, a record that does not say which source made it. Of a cell that occurs twice
+    the older record stays.
     """
     require_files(into, "--into")
     found = merge(folders, into)
@@ -70,6 +73,7 @@ def merge(folders: list[Path], into: Path) -> Merged:
         DataError: a record of ours is damaged, or a file cannot be written.
     """
     out = Merged()
+    published = RESULTS.resolve() in (into.resolve(), *into.resolve().parents)
     for folder in folders:
         if folder.resolve() == into.resolve():
             raise RequestError(f"{folder} is the folder that the others are to join")
@@ -79,6 +83,8 @@ def merge(folders: list[Path], into: Path) -> Merged:
         for path in paths:
             try:
                 theirs, files = checked(path, folder)
+                if published and (bad := theirs.unpublishable):
+                    raise DataError(f"{bad[0][0]}: {bad[0][1]}; run it again from a commit")
             except DataError as e:
                 out.damaged.append(f"left out: {e}")
                 continue

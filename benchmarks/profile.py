@@ -59,7 +59,7 @@ def main(
     form: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FORM",
+            metavar="ENGINE",
             help="ENGINE or ENGINE:PRECISION in which every model runs; repeat it. Engines: torch (default), deploy "
             "(CANet), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA).",
         ),

@@ -631,9 +631,7 @@ def _profile_seconds(run: RunRecord, full: bool) -> float:
 
 def _require_publishable(stored: list[Stored]) -> None:
     """RequestError names the records and profiles of which nobody could say which source made them."""
-    made = [(it.paths.record, it.run.provenance) for it in stored]
-    made += [(it.paths.profile, it.profile.provenance) for it in stored if it.profile is not None]
-    if bad := [(path, why) for path, its in made if (why := its.unpublishable) is not None]:
+    if bad := [one for it in stored for one in it.unpublishable]:
         (path, why), more = bad[0], f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise RequestError(f"nothing is published: {path}: {why}{more}; commit, move these away and run again")
 

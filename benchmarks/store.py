@@ -55,6 +55,7 @@ class Provenance(Hashed):
     changed_meanwhile: bool = added(False, description="whether the source was another at the end")
     cpu_capability: str | None = added(None, description="instruction set that torch uses, as `ATEN_CPU_CAPABILITY`")
     arithmetic: Literal["portable"] | None = added(None, description="`--arithmetic`, where it is not native")
+    amended: str | None = added(None, description="what of it was put right after the run, and how that is known")
 
     @property
     def unpublishable(self) -> str | None:
@@ -388,6 +389,14 @@ class Stored:
     run: RunRecord
     profile: ProfileRecord | None
     paths: CellPaths
+
+    @property
+    def unpublishable(self) -> list[tuple[Path, str]]:
+        """Those of its records of which nobody could say which source made them, each with the reason."""
+        made = [(self.paths.record, self.run.provenance)]
+        if self.profile is not None:
+            made.append((self.paths.profile, self.profile.provenance))
+        return [(path, why) for path, its in made if (why := its.unpublishable) is not None]
 
 
 _STEM = re.compile(r".+-f\d+-s\d+(-.+)?-[0-9a-f]{8}$")

@@ -73,6 +73,9 @@ class _Features:
     def _capture(self, x: Tensor) -> None:
         if any(_draws_or_counts(m) for m in self._model.modules()):
             return
+        # Gradients are accumulated on another stream than captured on; torch then waits where it must, and warns.
+        if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         body = _Body(self._model)  # eager, for the comparison: capturing replaces the other's forward
         try:
             replay: Any = torch.cuda.make_graphed_callables(_Body(self._model), (x.clone(),), allow_unused_input=True)

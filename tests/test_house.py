@@ -41,3 +41,20 @@ def test_every_module_is_in_a_layer_and_is_read_by_mypy() -> None:
     assert '[tool.mypy]\npython_version = "3.11"\nfiles = ["canet", "baselines", "ablations", "benchmarks"]\n' in text
     for room in ("benchmarks", "canet"):
         assert f'type = "layers"\ncontainers = ["{room}"]\nexhaustive = true\n' in text
+
+
+def test_no_option_is_called_by_its_placeholder() -> None:
+    """typer 0.27 takes a metavar that is the parameter's own name in capitals for the option's name: --FORM."""
+    bad = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.arg) and node.annotation is not None:
+                metavars = [
+                    k.value.value
+                    for call in ast.walk(node.annotation)
+                    if isinstance(call, ast.Call)
+                    for k in call.keywords
+                    if k.arg == "metavar" and isinstance(k.value, ast.Constant)
+                ]
+                bad += [f"{path.name}: {node.arg}" for m in metavars if m == node.arg.upper()]
+    assert not bad

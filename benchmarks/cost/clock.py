@@ -223,7 +223,8 @@ def _wake(device: torch.device) -> None:
     import torch
 
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events are of the current device
+        if device.index is not None:
+            torch.cuda.set_device(device)  # events are of the current device; "cuda" is that one
         x = torch.ones(1, 8, 8, 8, device=device)
         torch.nn.functional.conv2d(x, x[:, :, :3, :3]).flatten() @ x.flatten()[:36]
         torch.cuda.synchronize(device)

@@ -80,7 +80,8 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
 def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
     """The verdict on a model as it was trained; "not told" where there is no study of it.
 
-    What was trained longer than a schedule that is long enough has come to its end too. Variants of CANet that have no
+    What was trained longer than a schedule that is long enough has come to its end too; of longer than one that is not,
+    nothing is told. Variants of CANet that have no
     study of their own take the worse verdict of CANet and Faster R-CNN, between which they lie.
     """
     of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, _recipe(cell))}
@@ -89,7 +90,8 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
         course = of.get(name)
         if course is None or course.once is None or course.doubling is None or cell.recipe.epochs < course.once:
             return None
-        return course.doubling.verdict
+        longer = cell.recipe.epochs > course.once  # than what was judged
+        return course.doubling.verdict if course.doubling.verdict == "converged" or not longer else None
 
     own = one(cell.name)
     if own is None and cell.model == ENDS[0] and cell.variant != "default":
@@ -107,6 +109,7 @@ def markdown(known: Sequence[Course]) -> str:
         lines += [f"## {markdown_name(dataset)}", ""]
         head = (
             "model",
+            "epochs at 1x",
             *(f"{length:g}x" for length in LENGTHS),
             "twice - once",
             "90% below",
@@ -117,7 +120,7 @@ def markdown(known: Sequence[Course]) -> str:
         for course in (c for c in known if c.dataset == dataset):
             assert course.once is not None
             assert course.doubling is not None
-            cells = [_at(course, course.once * length) for length in LENGTHS]
+            cells = [str(course.once), *(_at(course, course.once * length) for length in LENGTHS)]
             bound = "–" if course.doubling.bound is None else f"{100 * course.doubling.bound:+.1f}"
             seconds = course.seconds.get(course.once)
             cells += [f"{100 * course.doubling.gain:+.1f}", bound, course.doubling.verdict]
@@ -125,7 +128,8 @@ def markdown(known: Sequence[Course]) -> str:
             lines.append(f"| {markdown_name(course.label)} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [
-        "AP50 in percent, means, and of how many trainings on one fold. A model is *still learning* when twice the "
+        "AP50 in percent, means, and of how many trainings on one fold. 1x is the schedule that is judged: of those "
+        "with trainings of twice its length, the one with the most. A model is *still learning* when twice that "
         f"schedule gains {100 * CONVERGED_BELOW:.0f} points or more; *converged* when, from {RUNS_ONCE} trainings at "
         f"the schedule and {RUNS_TWICE} at twice, with the spread pooled over the models of the set, the one-sided 90% "
         f"bound of that gain lies below {100 * CONVERGED_BELOW:.0f} points; else *not told*. With an SD of 1.5 points "

@@ -65,6 +65,13 @@ def test_a_shorter_training_takes_nothing_from_a_longer_one(study, tmp_path: Pat
     assert (found[f"canet {ONCE}"], found[f"canet {2 * ONCE}"]) == ("not told", "converged")
 
 
+def test_of_longer_than_a_schedule_that_is_too_short_nothing_is_told(study, tmp_path: Path) -> None:
+    longer = [v + 0.1 for v in FLAT[:3]]
+    study(longer, 2), study(FLAT, 1, "results/_budget"), study(FLAT, 2, model="retinanet")
+    study(FLAT, 1, "results/_budget", model="retinanet")
+    assert told(tmp_path) == {f"canet {2 * ONCE}": "not told", f"retinanet {2 * ONCE}": "converged"}
+
+
 def test_one_training_is_never_converged(study, tmp_path: Path) -> None:
     study(FLAT[:1]), study(FLAT[:1], 2, "results/_budget")
     assert told(tmp_path) == {f"canet {ONCE}": "not told"}
@@ -75,7 +82,7 @@ def test_the_table_has_lengths_gain_bound_verdict_and_cost(study, tmp_path: Path
     draw.write_all(tmp_path / "results", tmp_path / "reports")
     text = (tmp_path / "reports" / "budget.md").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("| CANet")]
-    assert line.startswith("| CANet | – | 80.0 (5) | 80.0 (3) | 85.0 (1) | +0.0 | +")
+    assert line.startswith(f"| CANet | {ONCE} | – | 80.0 (5) | 80.0 (3) | 85.0 (1) | +0.0 | +")
     assert line.endswith("| converged | 1.0 |")
 
 

@@ -107,6 +107,11 @@ def test_a_copy_without_version_control_names_the_commit_that_it_was_made_of(tmp
     assert source_of(copy) == [None, None]
     (copy / devices.SNAPSHOT).write_text(made)
     assert source_of(copy) == [git(clone, "rev-parse", "HEAD"), False]
+    # Also where it came with the .git of another commit.
+    git(copy, "init", "-q")
+    git(copy, "commit", "-qm", "another", "--allow-empty")
+    assert source_of(copy) == [git(clone, "rev-parse", "HEAD"), False]
+    shutil.rmtree(copy / ".git")
     (copy / "benchmarks" / "mine.py").write_text("")
     assert source_of(copy)[1] is True
     (copy / "benchmarks" / "mine.py").unlink()

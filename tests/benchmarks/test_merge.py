@@ -54,6 +54,22 @@ def test_of_a_double_cell_the_older_stays_and_both_are_named(tmp_path: Path, ord
     assert kept.provenance.ended == "2026-01-01T00:01:00+00:00"
 
 
+def test_what_does_not_name_its_source_joins_runs_and_not_results(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dirty = make_record().provenance.model_copy(update={"commit": "0" * 40, "dirty": True})
+    paths = put(tmp_path / "theirs")
+    write_record(paths.record, read_record(paths.record, RunRecord).model_copy(update={"provenance": dirty}))
+    for published in ("results", "results/_budget"):
+        found = merge([tmp_path / "theirs"], Path(published))
+        assert found.joined == 0
+        (line,) = found.damaged
+        assert "source that differs from its commit" in line
+    assert merge([tmp_path / "theirs"], Path("runs")).joined == 1
+    clean = dirty.model_copy(update={"dirty": False})
+    write_record(paths.record, read_record(paths.record, RunRecord).model_copy(update={"provenance": clean}))
+    assert merge([tmp_path / "theirs"], Path("results")).joined == 1
+
+
 def test_what_is_damaged_stays_out_and_the_rest_joins(tmp_path: Path) -> None:
     good, altered, lost, moved, wrong = (put(tmp_path / "a", make_cell(fold=fold)) for fold in range(5))
     content = json.loads(altered.record.read_text())

@@ -146,9 +146,9 @@ def test_a_tier_may_have_models_of_its_own_and_be_like_another(tmp_path: Path) -
     assert [c.name for c in suite.cells("quick", datasets=["synthetic_small"])] == ["canet"]
     cells = suite.cells("half", datasets=["synthetic_small"])
     assert [c.name for c in cells] == ["canet:fpn", "fcos"]
-    assert {(c.seed, c.recipe.epochs) for c in cells} == {(1, 9)}
-    with pytest.raises(DataError, match=r"0.25 makes 4.5 of 18 epochs"):
-        suites.parse(own.replace("0.5", "0.25"), "x.yaml")
+    assert {(c.seed, c.recipe.epochs) for c in cells} == {(1, 18)}
+    with pytest.raises(DataError, match=r"0.125 makes 4.5 of 36 epochs"):
+        suites.parse(own.replace("0.5", "0.125"), "x.yaml")
 
 
 def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
@@ -159,10 +159,10 @@ def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
     of = {tier: budget.cells(tier, datasets=["neu_det"]) for tier in budget.tiers}
     assert {c.id for c in of["once"]} < study
     assert {tier: {c.recipe.epochs for c in cells} for tier, cells in of.items()} == {
-        "half": {6},
-        "once": {12},
-        "twice": {24},
-        "fourfold": {48},
+        "half": {12},
+        "once": {24},
+        "twice": {48},
+        "fourfold": {96},
     }
     assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
 
