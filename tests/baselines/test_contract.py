@@ -238,7 +238,6 @@ OVERFIT = {
     "yolo11n": (80, 2e-3),
     "yolo12n": (80, 2e-3),
 }
-OVERFIT_ALWAYS = ("canet",)
 
 
 # Minutes each, or of a family of which CI runs another.
@@ -249,7 +248,7 @@ OVERFIT_NIGHTLY = (
 
 
 def _overfit_param(name: str):
-    param = _param(name, slow=name not in OVERFIT_ALWAYS)
+    param = _param(name, slow=True)
     nightly = [pytest.mark.nightly] if name in OVERFIT_NIGHTLY else []
     return pytest.param(*param.values, marks=[*param.marks, *nightly])
 

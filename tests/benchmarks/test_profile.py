@@ -158,6 +158,7 @@ def test_what_is_timed_in_turns():
     assert profile._groups(wanted, "a compile", limited=True) == [wanted]
 
 
+@pytest.mark.slow
 def test_training_memory_is_of_as_many_images_as_it_says(data_root: Path, synthetic, tmp_path: Path):
     out = tmp_path / "profile.json"
     batch = profile.TRAINING_BATCH

@@ -275,6 +275,7 @@ def test_a_loss_that_is_not_finite_names_the_moment_and_the_remedy(dataset) -> N
         train(model, dataset(cell), cell, device=torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(dataset) -> None:
     cell = make_cell(recipe=RECIPE.model_copy(update={"precision": "bf16"}))
     _, curve = fit(cell, dataset)
