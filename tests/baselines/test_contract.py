@@ -221,8 +221,7 @@ def test_says_what_was_loaded_and_frozen(name: str):
         assert parameter.requires_grad != frozen, parameter_name
 
 
-# Iterations and rate on four images, with a margin. One model of each kind in every test run; the others, which `SMALL`
-# has not, when slow tests are asked for.
+# Iterations and rate on four images, with a margin.
 OVERFIT = {
     "canet": (60, 2e-3),
     "fasterrcnn_fpn": (60, 2e-3),
