@@ -148,7 +148,7 @@ class Job:
     weights: Path | None = None
     """The file that the recipe names by its digest."""
     beside: int = 1
-    """Cells that run at a time on this machine, this one included."""
+    """Cells that the run runs at a time, this one included."""
     before: SourceState | None = None
     """The source as the run began; a worker begins later."""
 
@@ -208,7 +208,7 @@ def run_cell(
 
     Args:
         loaders: processes that read training images.
-        beside: cells that run at a time on this machine, for the record: timings depend on it.
+        beside: cells that this run runs at a time, for the record: timings depend on it.
         weights: the file that the recipe names by its digest.
         before: of `benchmarks.devices.provenance`.
 

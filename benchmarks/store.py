@@ -142,7 +142,7 @@ class RunRecord(_Record):
     weights_sha256: str | None = added(None)
     train_images: int | None = None
     beside: int | None = None
-    """Cells that ran at a time on the machine, this one included: rates and timings depend on it."""
+    """Cells that its run ran at a time, this one included: rates and timings depend on it. Other runs are not seen."""
     mps: bool | None = added(None)
     """Whether those that share a GPU did so through CUDA's multi-process service; null on a CPU."""
     provenance: Provenance
