@@ -123,6 +123,8 @@ class Row:
     device_class: str | None
     """None: a CPU. Rows of one class are not compared with those of another."""
     machine: str
+    amended: int
+    """Runs of which something was put right afterwards (`Provenance.amended`)."""
     statuses: tuple[str, ...]
     pretrained: bool
     never_found: Mapping[str, int]
@@ -353,6 +355,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         training_ratio=None,
         device_class=cell.device_class,
         machine=first.provenance.device_name or f"{first.provenance.threads} CPU threads",
+        amended=sum(s.run.provenance.amended is not None for s in group),
         statuses=tuple(sorted({s.run.status for s in group})),
         pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
         never_found=_never_found(measured),

@@ -271,6 +271,11 @@ def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        if amended := sum(r.amended for r in section):
+            lines += [
+                f"Of {amended} records something was put right after the run; their `provenance.amended` says it.",
+                "",
+            ]
         lines += [line for warning in _superseded(section) for line in (f"**{warning}.**", "")]
         lines += _what_intervals_cover(section)
         lines += _differences(section)

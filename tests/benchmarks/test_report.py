@@ -126,6 +126,13 @@ def test_fewer_than_three_trainings_are_named(stored, tmp_path: Path) -> None:
     assert "| 45.0 [40.0, 50.0] |" in text, "two trainings are two values"
 
 
+def test_what_was_put_right_after_the_run_is_counted(stored, tmp_path: Path) -> None:
+    why = make_record().provenance.model_copy(update={"amended": "the commit, since ..."})
+    for seed in range(3):
+        stored("results", make_cell(seed=seed), **({"provenance": why} if seed else {}))
+    assert "Of 2 records something was put right after the run" in markdown(scan(tmp_path / "results"))
+
+
 def test_one_training_takes_its_spread_from_published_ones_of_its_family(stored, tmp_path: Path) -> None:
     def of(folder: str, ap50: float, **changes: object) -> None:
         stored(folder, make_cell(**changes), metrics=make_metrics(ap50, intervals={"AP50": (ap50 - 0.05, ap50 + 0.05)}))
