@@ -40,3 +40,19 @@ def test_a_folder_called_benchmarks_that_is_no_package_hides_nothing(tmp_path: P
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_another_package_called_benchmarks_gives_the_message_that_the_readme_explains(tmp_path: Path) -> None:
+    """Python finds it before any line of ours runs."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", "--help"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.pathsep.join(map(str, (tmp_path, ROOT)))),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "No module named benchmarks.run" in done.stderr
+    assert "No module named benchmarks.run" in (ROOT / "README.md").read_text(encoding="utf-8")
