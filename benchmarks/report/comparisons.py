@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,20 +39,62 @@ def compared(section: Sequence[Row]) -> list[Comparison]:
 
 def difference(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
     """Paired difference of two rows; None unless both are trained to the end, `LEAST_RUNS` times together."""
-    if not (rankable(a) and rankable(b)) or len(set(ours) & set(theirs)) < LEAST_RUNS:
-        return None
-    return paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+    return _paired(a, ours, theirs) if _ranked(a, b, ours, theirs) else None
 
 
 def beside(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
-    """Paired difference of any two rows of a table over the runs that both have, to be looked at; None without any.
+    """Paired difference of a metric of any two rows over the runs that both have, to be looked at; None without any.
 
-    Where `difference` is None it has no p, and ranks nothing: `unranked` says why.
+    Where two rows are not ranked it has no p: `unranked` says why. Rows that `unpaired` tells apart have none at all.
+    A metric whose draws a record does not keep has the error over images of two independent samples: more than on the
+    same images, which are hard for both. Where a side's is not known, or 0 because nothing of it varied, there is no
+    interval, and no p either.
     """
-    effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
-    if effect is None or difference(a, b, ours, theirs) is not None:
-        return effect
-    return replace(effect, p=None)
+    if unpaired(a, b) is not None:
+        return None
+    ours = {key: _independent(one, theirs[key]) for key, one in ours.items() if key in theirs}
+    effect = _paired(a, ours, theirs)
+    if effect is None:
+        return None
+    if effect.error == 0 or any(not len(one.draws) and one.error is None for one in ours.values()):
+        return replace(effect, interval=None, covers="nothing", p=None)
+    return effect if _ranked(a, b, ours, theirs) else replace(effect, p=None)
+
+
+def _ranked(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> bool:
+    return rankable(a) and rankable(b) and len(set(ours) & set(theirs)) >= LEAST_RUNS
+
+
+def _paired(a: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
+    return paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+
+
+def _independent(one: RunMetric, other: RunMetric) -> RunMetric:
+    """The first, with the error that its difference to the second has if their images are not the same."""
+    if not one.error or not other.error:
+        return replace(one, error=None)
+    return replace(one, error=math.hypot(one.error, other.error))
+
+
+SAME = ("trainer", "epochs", "augment", "precision", "tile")
+"""Of two rows' requests, what makes their trainings two different ones. A learning rate is each model's own."""
+
+
+def unpaired(a: Row, b: Row) -> str | None:
+    """Why no difference of two rows is given at all, as a sentence; None where one may be."""
+    tables = [(row.dataset, row.split, row.image_size, row.device_class) for row in (a, b)]
+    if tables[0] != tables[1]:
+        return "Not of one table: other images, another input size or another kind of device. They are not paired."
+    odd = [name for name in SAME if a.request.get(name) != b.request.get(name)]
+    if not odd:
+        return None
+    told = ", ".join(f"{name} {_shown(a, name)} and {_shown(b, name)}" for name in odd)
+    return f"Trained by different recipes ({told}). They are not paired."
+
+
+def _shown(row: Row, name: str) -> str:
+    value = row.request.get(name)
+    return "none" if value is None else str(value)
 
 
 def unranked(a: Row, b: Row) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets.prepared import PreparedDataset, ensure
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.splits import Split, load_split
 from benchmarks.detections import Detections
 from benchmarks.errors import DataError, RequestError
 from benchmarks.metrics import MAX_DETECTIONS
@@ -24,7 +24,7 @@ from benchmarks.metrics.coco import SMALL
 from benchmarks.metrics.scene import NONE, Bools, Floats, Found, Ints, Scene, match_all, overlaps
 from benchmarks.metrics.tide import BACKGROUND
 from benchmarks.report.rows import Row
-from benchmarks.store import Stored, read_named
+from benchmarks.store import RunRecord, Stored, read_named
 
 MOST_IMAGES = 120
 """Images of one gallery; those that say most are kept."""
@@ -85,19 +85,9 @@ def gallery(
     if not chosen:
         return {"absent": "No detections lie beside these records."}
     first = chosen[0][1].run
-    try:
-        data = ensure(first.cell.dataset, data_root)
-        split = load_split(first.cell.dataset, first.cell.split, first.cell.fold, data_root)
-    except RequestError:  # no path of this machine goes into a page that is passed on
-        command = f"python -m benchmarks.datasets prepare {first.cell.dataset}"
-        return {
-            "absent": f"Ground truth is needed to tell true from false, and {first.cell.dataset} is not prepared here "
-            f"({command}; --data-root names another folder)."
-        }
-    except DataError:
-        return {"absent": f"The {first.cell.dataset} that is prepared here is damaged; prepare it again with --force."}
-    if data.manifest_digest != first.fingerprint.data:
-        return {"absent": f"The {data.name} that is prepared here is not the one that these records were made from."}
+    if isinstance(known_set := tested_on(first, data_root), str):
+        return {"absent": known_set}
+    data, split = known_set
     truth = data.coco(split.test)
     images = sorted(truth["images"], key=lambda image: int(image["id"]))
     shown = [_see(i, stored, truth, data) for i, stored in chosen[:MOST_MODELS]]
@@ -127,12 +117,36 @@ def gallery(
     }
 
 
+def tested_on(record: RunRecord, data_root: Path | None) -> tuple[PreparedDataset, Split] | str:
+    """The prepared set that a record was made from and its fold; or a sentence that says why they are not here."""
+    cell = record.cell
+    try:
+        data = ensure(cell.dataset, data_root)
+        split = load_split(cell.dataset, cell.split, cell.fold, data_root)
+    except RequestError:  # no path of this machine goes into a page that is passed on
+        command = f"python -m benchmarks.datasets prepare {cell.dataset}"
+        return (
+            f"Ground truth is needed to tell true from false, and {cell.dataset} is not prepared here "
+            f"({command}; --data-root names another folder)."
+        )
+    except DataError:
+        return f"The {cell.dataset} that is prepared here is damaged; prepare it again with --force."
+    if data.manifest_digest != record.fingerprint.data:
+        return f"The {data.name} that is prepared here is not the one that these records were made from."
+    return data, split
+
+
+def has_detections(stored: Stored) -> bool:
+    """Whether the detections that a record names lie beside it."""
+    return stored.run.detections_sha256 is not None and stored.paths.detections.exists()
+
+
 def _one_fold(section: Sequence[Row], known: Mapping[str, Stored]) -> list[tuple[int, Stored]]:
     """Of each row the training with the lowest seed, on the fold that most rows have detections of."""
     having: list[tuple[int, Stored]] = []
     for i, row in enumerate(section):
         stored = [known[cell] for cell in row.cell_ids if cell in known]
-        having += [(i, s) for s in stored if s.run.detections_sha256 is not None and s.paths.detections.exists()]
+        having += [(i, s) for s in stored if has_detections(s)]
     rows_of = {fold: {i for i, s in having if s.run.cell.fold == fold} for fold in {s.run.cell.fold for _, s in having}}
     if not rows_of:
         return []

@@ -34,10 +34,23 @@ from benchmarks.errors import RequestError
 from benchmarks.metrics.inspection import FROC_POINTS
 from benchmarks.metrics.spread import RunMetric
 from benchmarks.report import budget
-from benchmarks.report.comparisons import beside, rankable, unranked, verdict
+from benchmarks.report.comparisons import beside, rankable, unpaired, unranked, verdict
 from benchmarks.report.escaping import in_html, plain
 from benchmarks.report.gallery import gallery
-from benchmarks.report.rows import ACCURACY, ERRORS, GAINS, Row, Spreads, Value, label_of, parameters_of, rows, value_of
+from benchmarks.report.rows import (
+    ACCURACY,
+    ERRORS,
+    GAINS,
+    Row,
+    Spreads,
+    Value,
+    label_of,
+    parameters_of,
+    rows,
+    samples_of,
+    value_of,
+)
+from benchmarks.report.sizes import by_size
 from benchmarks.report.tables import best, reference_label, sections
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -48,6 +61,24 @@ _SIZES = ("below 16 x 16 px", "below 0.1% of the image", "0.1% to 1%", "1% to 10
 _IN_CARD = 8
 _CARD = {"AP50": "AP50", "AP_small": "AP small"}
 """What a verdict's card shows of its first rows."""
+PAIRED = {
+    "AP50": "AP50",
+    "AP_small": "AP small",
+    "AP": "AP",
+    "AP75": "AP75",
+    "AP_medium": "AP medium",
+    "AP_large": "AP large",
+    "sizes.below 16 x 16 px.AP50": "AP50 below 16 x 16 px",
+    "inspection.FROC.0.125": "recall at 1/8 false alarm an image",
+    "inspection.FROC.1": "recall at 1 false alarm an image",
+    "inspection.operating_point.precision": "precision",
+    "inspection.operating_point.recall": "recall",
+    "inspection.operating_point.escape": "escape (less is better)",
+    "inspection.operating_point.overkill": "overkill (less is better)",
+    "inspection.image_level.AUROC": "AUROC of images",
+    "inspection.calibration.ECE": "calibration error (less is better)",
+}
+"""Metrics of which any two rows are compared."""
 _LOG = 400
 """Most points of a training curve."""
 
@@ -99,13 +130,15 @@ def page_content(
                 "best": {name: section.index(b) if (b := best(section, name)) else None for name in _CARD},
                 "reference": next((reference_label(row) for row in section if row.reference), None),
                 "rows": [_row_content(row, group, spreads) for row, group in zip(section, groups, strict=True)],
-                "pairs": _pairs(section),
+                "pairs": _pairs(section, groups),
                 "most_paired": MOST_PAIRED,
                 "courses": [_course(c) for c in courses if c.dataset == first.dataset],
+                "by_size": by_size(groups, data_root),
                 "gallery": gallery(section, known, data_root, with_images=with_images),
             }
         )
-    return _all_plain({"sections": found, "records": [_record(s) for s in records], "errors": list(ERRORS)})
+    records_of = [_record(s) for s in records]
+    return _all_plain({"sections": found, "records": records_of, "errors": list(ERRORS), "paired": PAIRED})
 
 
 def _all_plain(value: Any) -> Any:
@@ -124,10 +157,12 @@ def _all_plain(value: Any) -> Any:
 
 
 def _value(value: Value) -> list[Any] | None:
+    """A value with its interval, which is left out where it has no width: it says nothing of other images."""
     if value.value is None:
         return None
-    low, high = value.interval or (None, None)
-    return [value.value, low, high, value.covers]
+    if value.interval is None or value.degenerate:
+        return [value.value, None, None, "nothing"]
+    return [value.value, *value.interval, value.covers]
 
 
 def _row_content(row: Row, group: Sequence[Stored], spreads: Spreads) -> dict[str, Any]:
@@ -279,17 +314,18 @@ def _latency(group: Sequence[Stored]) -> dict[str, Any] | None:
     }
 
 
-def _pairs(section: Sequence[Row]) -> list[Any]:
-    """Of each two rows: their places, why they are not ranked, and the differences of AP50 and AP small."""
+def _pairs(section: Sequence[Row], groups: Sequence[Sequence[Stored]]) -> list[Any]:
+    """Of each two rows: their places, why they are not ranked or not paired, and their differences in `PAIRED`."""
     out = []
-    samples = [(_arrays(row.samples), _arrays(row.samples_small)) for row in section[:MOST_PAIRED]]
+    runs = [[s.run for s in group] for group in groups[:MOST_PAIRED]]
+    samples = [{name: _arrays(samples_of(name, own)) for name in PAIRED} for own in runs]
     for i, a in enumerate(section[:MOST_PAIRED]):
         for j, b in enumerate(section[:i]):
             effects = [
                 None if e is None else [e.mean, *(e.interval or (None, None)), e.p, e.runs, e.better, e.covers]
-                for e in (beside(a, b, ours, theirs) for ours, theirs in zip(samples[i], samples[j], strict=True))
+                for e in (beside(a, b, samples[i][name], samples[j][name]) for name in PAIRED)
             ]
-            out.append([i, j, unranked(a, b), *effects])
+            out.append([i, j, unpaired(a, b) or unranked(a, b), *effects])
     return out
 
 

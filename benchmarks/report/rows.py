@@ -338,8 +338,8 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         boxes=sum(m.boxes for m in measured),
         boxes_small=sum(m.boxes_small for m in measured),
         accuracy={name: value_of(name, [s.run for s in group], spreads) for name in ACCURACY},
-        samples=_samples("AP50", [s.run for s in group]),
-        samples_small=_samples("AP_small", [s.run for s in group]),
+        samples=samples_of("AP50", [s.run for s in group]),
+        samples_small=samples_of("AP_small", [s.run for s in group]),
         groups=measured[0].groups if measured else None,
         good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,
         test_share=test_share([s.run for s in group]),
@@ -390,7 +390,8 @@ class Spreads:
         return pooled(found)
 
 
-def _samples(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], RunMetric]:
+def samples_of(name: str, runs: Iterable[RunRecord]) -> dict[tuple[int, int], RunMetric]:
+    """A metric of each run that has it, by fold and seed."""
     out = {}
     for run in runs:
         if run.metrics is not None and (sample := run_metric(name, run.metrics)) is not None:
@@ -423,7 +424,7 @@ def test_share(runs: Iterable[RunRecord]) -> float | None:
 def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
     """A metric of a row's runs, by its name as `Metrics.value` takes it."""
     bounds = DIFFERENCE if name in GAINS.values() else SHARE
-    samples = _samples(name, runs)
+    samples = samples_of(name, runs)
     training = spreads.of(name, runs) if len(samples) < LEAST_RUNS else None
     got = estimate(samples, bounds=bounds, test_share=test_share(runs), training=training)
     if got is None:

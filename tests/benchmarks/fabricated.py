@@ -11,13 +11,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ablations.effects import RUNS_TWICE
 from benchmarks import models
 from benchmarks.datasets import own
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import Split, load_split
 from benchmarks.detections import Detections
 from benchmarks.metrics.records import measure
-from benchmarks.store import CellPaths, EpochPoint, Latency, Macs, ModelFacts, ProfileRecord, write_atomic, write_record
+from benchmarks.report.budget import BUDGET
+from benchmarks.store import (
+    CellPaths,
+    EpochPoint,
+    Latency,
+    Macs,
+    ModelFacts,
+    ProfileRecord,
+    RunRecord,
+    read_record,
+    write_atomic,
+    write_record,
+)
 from tests.benchmarks.conftest import make_cell, make_record
 
 NAME, SPLIT = "fabricated", "fabricated-tiny-v1"
@@ -78,6 +91,26 @@ def results(
             yield write_one(root, data, split, model, variant, seed, skill, rng)
 
 
+def converged(
+    root: Path, data: PreparedDataset, cells: Sequence[tuple[str, str]] = CELLS, seeds: int = 5, step: float = 0.08
+) -> None:
+    """Write `results` of trainings that hardly differ, and three of each at twice the length, which gain nothing.
+
+    step: by how much each cell finds fewer of the boxes than the one before.
+    """
+    split = load_split(NAME, SPLIT, 0, data.root.parent)
+    for i, (model, variant) in enumerate(cells):
+        skills = 0.92 - step * i + 0.01 * np.random.default_rng(i).normal(size=seeds)
+        for seed, skill in enumerate(skills):
+            path = write_one(root, data, split, model, variant, seed, skill, np.random.default_rng([i, 0]))
+            if seed < RUNS_TWICE:
+                record = read_record(path, RunRecord)
+                recipe = record.cell.recipe.model_copy(update={"epochs": 2 * record.cell.recipe.epochs})
+                cell = record.cell.model_copy(update={"recipe": recipe})
+                longer = record.model_copy(update={"cell": cell, "cell_id": cell.id})
+                write_record(CellPaths.of(root / BUDGET, cell).record, longer)
+
+
 def write_one(
     root: Path,
     data: PreparedDataset,
@@ -130,10 +163,11 @@ def detections(data: PreparedDataset, names: Sequence[str], skill: float, rng: n
         boxes, scores, labels = [], [], []
         for a in data.boxes(name):
             x, y, w, h = a["bbox"]
-            if rng.random() < skill and a["id"] % 9:
-                dx, dy = rng.normal(0, 0.06, 2) * (w, h)
+            luck, score = rng.random(), rng.uniform(0.3, 1.0)  # drawn for every box: one more skill, one more box found
+            dx, dy = rng.normal(0, 0.06, 2) * (w, h)
+            if luck < skill and a["id"] % 9:
                 boxes.append((x + dx, y + dy, x + dx + w, y + dy + h))
-                scores.append(rng.uniform(0.3, 1.0))
+                scores.append(score)
                 labels.append(a["category_id"])
         for _ in range(int(rng.poisson(2))):
             x, y = rng.uniform(0, SIDE - 20, 2)

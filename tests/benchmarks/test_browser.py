@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,20 +53,31 @@ def written(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "page.html"
 
 
+@pytest.fixture(scope="module")
+def ordered(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three models that are trained to the end, five trainings each, and are therefore ranked."""
+    root = tmp_path_factory.mktemp("ordered")
+    data = fabricated.data_set(root, test_images=24)
+    cells = [("fcos", "default"), ("fasterrcnn_fpn", "default"), ("canet", "default")]
+    fabricated.converged(root / "results", data, cells, step=0.3)
+    page.write_page(root / "results", root / "page.html", data_root=root / "data", say=print)
+    return root / "page.html"
+
+
 @pytest.fixture
 def show(browser: Any, written: Path) -> Iterator[Any]:
-    """Open the page; at the end nobody may have complained, and nothing may have been fetched."""
+    """Open a page; at the end nobody may have complained, and nothing may have been fetched."""
     complaints: list[str] = []
     opened = []
 
-    def open_page(viewport: dict[str, int] = WIDE, scheme: str = "light") -> Any:
+    def open_page(viewport: dict[str, int] = WIDE, scheme: str = "light", path: Path = written) -> Any:
         made = browser.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
         opened.append(made)
         made.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         made.on("pageerror", lambda e: complaints.append(str(e)))
         made.on("dialog", lambda d: complaints.append(d.message))
         made.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(r.url))
-        made.goto(written.as_uri())
+        made.goto(path.as_uri())
         made.wait_for_selector("html[data-ready=yes]", timeout=60_000)
         return made
 
@@ -139,8 +151,64 @@ def test_any_two_rows_are_compared(show: Any) -> None:
     assert low < a < high
     assert "nothing is ranked" in made.locator("#compared .note").inner_text()
     assert "images only" in line
+    for metric in ("AP small", "AP75", "recall at 1 false alarm an image", "escape (less is better)"):
+        cells = made.locator("#compared tbody tr", has_text=metric).first.inner_text().split("\t")
+        assert re.fullmatch(r"[+−±][\d.]+ \([+−±][\d.]+ to [+−±][\d.]+\)", cells[3]), metric
+        assert cells[4:] == ["1", "–", "images only"], "one pair, and no p from it"
     made.select_option("#b", label="RetinaNet")
     assert "Choose two different rows" in made.locator("#compared .note").inner_text()
+
+
+def test_curves_of_one_size_are_shown_and_what_cannot_be_told_is_said(show: Any) -> None:
+    made = show()
+    _draw_all(made)
+    boxes = made.locator("#chart-pr select")
+    assert "large boxes" not in boxes.inner_text()
+    assert "No test image holds a box that is large." in made.locator("#chart-pr .help").inner_text()
+    for chart, select in (("pr", boxes), ("froc", made.locator("#chart-froc select").last)):
+        lines = made.locator(f"#chart-{chart} .mark-line path")
+        before = [line.get_attribute("d") for line in lines.all()]
+        select.select_option(label="small boxes (to 32 x 32 px)")
+        made.wait_for_function(f"document.querySelector('#chart-{chart} .plot').dataset.drawn > 1")
+        after = [line.get_attribute("d") for line in lines.all()]
+        assert len(after) == len(before) == 8
+        assert after != before
+        assert "COCO's bins, ends included" in made.locator(f"#chart-{chart} .help").inner_text()
+
+
+def test_ranked_models_are_shown_best_first_with_p_and_no_excuse(show: Any, ordered: Path) -> None:
+    made = show(path=ordered)
+    card = made.locator("#verdict .card")
+    assert card.locator("li").first.inner_text().startswith("Best on AP50: FCOS")
+    assert card.locator("tbody tr").first.locator("strong").count() == 2, "best in AP50 and in AP small"
+    values = [float(text.split()[0]) for text in card.locator("tbody td:nth-child(2)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    made.select_option("#a", label="FCOS")
+    made.select_option("#b", label="CANet")
+    assert made.locator("#compared .note").count() == 0
+    for metric in ("AP50", "AP75", "recall at 1 false alarm an image"):
+        cells = made.locator("#compared tbody tr", has_text=metric).first.inner_text().split("\t")
+        assert cells[4] == "5"
+        assert re.fullmatch(r"< 0.001|0\.\d{3}", cells[5]), metric
+        assert cells[6] == "trainings and images"
+    made.select_option("#chart-forest select >> nth=1", label="AP75")
+    _draw_all(made)
+    assert "Hollow" not in made.locator("#chart-forest .help").inner_text()
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
+def test_columns_of_a_verdict_stand_under_their_heads_and_fit(
+    show: Any, ordered: Path, viewport: dict[str, int]
+) -> None:
+    made = show(viewport, path=ordered)
+    table = made.locator("#verdict .scroll")
+    assert table.evaluate("e => e.scrollWidth <= e.clientWidth")
+    right = "e => e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight)"
+    heads, cells = (
+        [round(one.evaluate(right)) for one in table.locator(f"{part} tr").first.locator("> *").all()[1:]]
+        for part in ("thead", "tbody")
+    )
+    assert heads == cells
 
 
 def test_the_gallery_is_walked_by_keyboard_and_its_slider_moves(show: Any) -> None:

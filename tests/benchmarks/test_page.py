@@ -9,18 +9,27 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import t
 
+from benchmarks.datasets.splits import load_split
+from benchmarks.detections import Detections
+from benchmarks.metrics import coco
+from benchmarks.metrics.scene import Scene
 from benchmarks.report import cards, page, serving, tables
 from benchmarks.report.__main__ import app
+from benchmarks.report.comparisons import difference, unpaired
 from benchmarks.report.rows import rows
+from benchmarks.report.sizes import by_size
 from benchmarks.store import scan
 from tests.benchmarks import fabricated
-from tests.benchmarks.conftest import make_cell, make_metrics
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +79,13 @@ def test_the_verdict_is_that_of_the_summary(made) -> None:
     sentences = content["sections"][0]["verdict"]
     for sentence in sentences:
         assert f"- {sentence}" in tables.markdown(records)
-    for _, _, reason, effect, _ in content["sections"][0]["pairs"]:
+    for _, _, reason, *effects in content["sections"][0]["pairs"]:
         assert reason.startswith("Fewer than 3 trainings")
-        assert effect[3] is None, "no p where nothing is ranked"
-        assert effect[6] == "images only"
+        told = [effect for effect in effects if effect is not None]
+        assert len(told) >= 10, "of every metric that both have"
+        assert all(effect[3] is None for effect in told), "no p where nothing is ranked"
+        assert all(effect[6] == ("images only" if effect[1] is not None else "nothing") for effect in told)
+        assert effects[0][6] == "images only"
 
 
 def test_a_pair_is_the_difference_of_the_tables(stored, tmp_path: Path) -> None:
@@ -84,19 +96,117 @@ def test_a_pair_is_the_difference_of_the_tables(stored, tmp_path: Path) -> None:
             metrics = make_metrics(ap50 + 0.002 * seed * (model == "canet"), AP50_draws=drawn)
             stored("results", make_cell(model=model, seed=seed), metrics=metrics)
     found = rows(scan(tmp_path / "results"))
-    from dataclasses import replace
-
-    from benchmarks.report.comparisons import difference
-
+    groups = [[s for s in scan(tmp_path / "results") if s.run.cell_id in row.cell_ids] for row in found]
     ranked = [replace(row, learning="converged") for row in found]
-    (pair,) = page._pairs(ranked)
+    (pair,) = page._pairs(ranked, groups)
     effect = difference(ranked[1], ranked[0], ranked[1].samples, ranked[0].samples)
     assert effect is not None
     assert pair[:3] == [1, 0, None]
     assert pair[3] == [effect.mean, *effect.interval, effect.p, 3, effect.better, effect.covers]
-    (pair,) = page._pairs(found)
+    (pair,) = page._pairs(found, groups)
     assert pair[2].startswith("Not told whether trained to the end")
     assert pair[3][3] is None
+
+
+def _at(model: str, *, errors: dict[str, float], recall: float = 0.6, runs: int = 3, **recipe: object) -> list[Any]:
+    """Cells and metrics of so many trainings whose records keep no draws of AP75, AR and the like."""
+    out = []
+    for seed in range(runs):
+        metrics = make_metrics(
+            0.5, AP75=recall + 0.01 * seed * (model == "canet"), standard_errors=errors, intervals={}, groups=50
+        )
+        cell = make_cell(model=model, seed=seed, recipe=RECIPE.model_copy(update=recipe))
+        out.append((cell, metrics))
+    return out
+
+
+def _differences(stored, folder: Path, *sides: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The pair of two rows that are trained to the end, and its effects by the metric."""
+    for cell, metrics in (one for side in sides for one in side):
+        stored(folder.name, cell, metrics=metrics)
+    records = list(scan(folder))
+    found = [replace(row, learning="converged") for row in rows(records)]
+    (pair,) = page._pairs(found, [[s for s in records if s.run.cell_id in row.cell_ids] for row in found])
+    return pair, dict(zip(page.PAIRED, pair[3:], strict=True))
+
+
+def test_without_draws_a_difference_has_the_error_of_independent_images(stored, tmp_path: Path) -> None:
+    """Not that of one side alone, which a difference of two does not have."""
+    sides = _at("canet", errors={"AP75": 0.03}), _at("fasterrcnn_fpn", errors={"AP75": 0.04}, recall=0.5)
+    pair, of = _differences(stored, tmp_path / "both", *sides)
+    mean, low, high, p, runs, better, covers = of["AP75"]
+    images, trainings = 0.05**2, 0.01**2 / 3
+    variance = images + trainings
+    freedom = variance**2 / (images**2 / 49 + trainings**2 / 2)
+    assert (mean, runs, better, covers) == (pytest.approx(-0.11), 3, 0, "trainings and images")
+    assert high - low == pytest.approx(2 * t.ppf(0.975, freedom) * variance**0.5, rel=0.02)
+    assert p == pytest.approx(2 * t.sf(0.11 / variance**0.5, freedom))
+    assert pair[2] is None
+
+
+@pytest.mark.parametrize("theirs", [{}, {"AP75": 0.0}])
+def test_where_an_error_over_images_is_not_known_there_is_no_interval_and_no_p(stored, tmp_path, theirs) -> None:
+    sides = _at("canet", errors={"AP75": 0.03}), _at("fasterrcnn_fpn", errors=theirs, recall=0.5)
+    _, of = _differences(stored, tmp_path / "one", *sides)
+    assert of["AP75"] == [pytest.approx(-0.11), None, None, None, 3, 0, "nothing"]
+
+
+@pytest.mark.parametrize(("runs", "interval"), [(1, True), (2, False)])
+def test_no_metric_has_a_p_from_fewer_than_three_trainings(stored, tmp_path: Path, runs: int, interval: bool) -> None:
+    sides = (_at(model, errors={"AP75": 0.03}, runs=runs) for model in ("canet", "fasterrcnn_fpn"))
+    pair, of = _differences(stored, tmp_path / "few", *sides)
+    assert pair[2].startswith("Fewer than 3 trainings")
+    assert of["AP75"][3:5] == [None, runs]
+    assert (of["AP75"][1] is not None) == interval, "two values are two values"
+
+
+def test_different_recipes_are_not_paired(stored, tmp_path: Path) -> None:
+    """Another length of training is another question; a learning rate is each model's own."""
+    sides = _at("canet", errors={"AP75": 0.03}), _at("fasterrcnn_fpn", errors={"AP75": 0.03}, epochs=4)
+    pair, of = _differences(stored, tmp_path / "longer", *sides)
+    assert pair[2] == "Trained by different recipes (epochs 4 and 2). They are not paired."
+    assert set(of.values()) == {None}
+    sides = _at("canet", errors={"AP75": 0.03}), _at("fasterrcnn_fpn", errors={"AP75": 0.03}, lr=0.01)
+    pair, of = _differences(stored, tmp_path / "rate", *sides)
+    assert pair[2] is None
+    assert of["AP75"] is not None
+    a, b = rows(scan(tmp_path / "rate"))
+    assert unpaired(a, replace(b, device_class="another")).startswith("Not of one table")
+
+
+def test_curves_by_size_add_up_to_the_records_recall(made) -> None:
+    """Hits by size over the boxes are the record's FROC; and the mean height of a curve is COCO's AP50 of the size."""
+    records, data, content = made
+    section = content["sections"][0]
+    split = load_split(fabricated.NAME, fabricated.SPLIT, 0, data.root.parent)
+    for row, own in zip(section["rows"], section["by_size"]["rows"], strict=True):
+        (record,) = [r for r in records if r.run.cell.name == row["name"]]
+        metrics = record.run.metrics
+        assert own["trainings"] == 1
+        assert list(own["sizes"]) == ["small", "medium"], "no large box is in the set: nothing is said of it"
+        assert [size[0] for size in own["sizes"].values()] == [metrics.boxes_small, metrics.boxes_medium]
+        for i, (point, recall) in enumerate(metrics.inspection.FROC.items()):
+            hits = sum(boxes * froc[i][1] for boxes, _, froc, _ in own["sizes"].values())
+            assert (float(point), hits / metrics.boxes) == (froc_point(own, i), pytest.approx(recall, abs=1e-3))
+        detections = Detections.loads(record.paths.detections.read_bytes(), "here")
+        scene = Scene.of(data.coco(split.test), detections, data.classes, per_image=100)
+        precision = coco.accumulate(scene).precision[coco.AT_50, ..., -1]
+        for a, size in enumerate(own["sizes"].values(), start=1):
+            assert np.mean(size[1]) / 1000 == pytest.approx(np.nanmean(precision[..., a]), abs=1e-3)
+
+
+def froc_point(own: dict[str, Any], i: int) -> float:
+    return own["sizes"]["small"][2][i][0]
+
+
+def test_rows_without_detections_have_no_curves_by_size_and_others_keep_theirs(made, tmp_path: Path) -> None:
+    records, data, _ = made
+    lost = [replace(s, paths=replace(s.paths, root=tmp_path)) for s in records[:1]]
+    told = by_size([lost, records[1:2]], data.root.parent)["rows"]
+    assert told[0] is None
+    assert told[1]["trainings"] == 1
+    assert by_size([lost], data.root.parent) == {"absent": "No detections lie beside these records."}
+    assert by_size([records], tmp_path / "empty")["absent"].startswith("Ground truth is needed")
 
 
 def test_suspects_are_what_no_box_explains_and_what_all_miss(made) -> None:

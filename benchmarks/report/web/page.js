@@ -212,6 +212,22 @@
     return { data: { values }, layer, ...scale };
   }
 
+  // Curves by size come from detections beside the records, so some rows, or all, may have none: that is said.
+  const sizes = { small: "small boxes (to 32 x 32 px)", medium: "medium boxes (to 96 x 96 px)", large: "large boxes" };
+  const sizeOf = (i, size) => now.by_size.rows?.[i]?.sizes[size];
+  const boxesOf = (i, size) => `, ${sizeOf(i, size)[0]} boxes in ${now.by_size.rows[i].trainings} trainings`;
+  const measuredSizes = () => Object.keys(sizes).filter((size) => now.rows.some((_, i) => sizeOf(i, size)));
+  function untold() {
+    if (now.by_size.absent) return `No curves by size: ${now.by_size.absent}`;
+    const none = Object.keys(sizes).filter((size) => !measuredSizes().includes(size));
+    return none.length ? `No test image holds a box that is ${none.join(" or ")}.` : "";
+  }
+  function sized() {
+    const shown = shownRows(), without = shown.filter(({ i }) => !now.by_size.rows[i]).map(({ row }) => row.title);
+    const fewer = shown.filter(({ row, i }) => now.by_size.rows[i] && now.by_size.rows[i].trainings < row.runs).map(({ row, i }) => `${row.title}: ${now.by_size.rows[i].trainings} of ${row.runs} trainings.`);
+    return ["COCO's bins, ends included; from the detections beside the records, without intervals.", untold(), ...fewer, without.length ? `Not told, for want of detections: ${without.join(", ")}.` : ""].filter(Boolean).join(" ");
+  }
+
   // Each: title, what it shows, what may be chosen, and the specification for the rows shown; null where nothing is.
   const charts = [
     {
@@ -245,7 +261,7 @@
         const order = ["below 16 x 16 px", "below 0.1% of the image", "0.1% to 1%", "1% to 10%", "above 10%"];
         const values = shownRows().flatMap(({ row }) => Object.entries(row.sizes).map(([size, [v, boxes]]) => ({ model: row.title, size, y: 100 * v[0], low: v[1] === null ? null : 100 * v[1], high: v[2] === null ? null : 100 * v[2], shown: `${percent(v)}, ${boxes} boxes` })));
         if (!values.length) return null;
-        const x = { field: "size", type: "nominal", title: null, sort: order, axis: { labelAngle: 0, labelExpr: "split(datum.label, / (?=of|px|x 16)/)" } };
+        const x = { field: "size", type: "nominal", title: null, sort: order, axis: { labelAngle: 0, labelExpr: "split(datum.label, / (?=of|px|x 16|to)/)" } };
         const offset = { xOffset: { field: "model", type: "nominal", scale: { domain: shownRows().map(({ row }) => row.title) } } };
         const y = q("y", "AP50 (%)", { scale: { domainMin: 0 } });
         return { data: { values }, layer: [
@@ -256,19 +272,19 @@
     },
     {
       id: "forest", title: "Differences to one model",
-      controls: () => [["to", "to", now.rows.map((r, i) => [i, r.title])], ["what", "of", [["3", "AP50"], ["4", "AP small"]]]],
+      controls: () => [["to", "to", now.rows.map((r, i) => [i, r.title])], ["what", "of", paired.filter(([name]) => now.rows.some((r) => r.accuracy[name]))]],
       help: ({ to }) => {
         const why = now.rows.map((_, i) => pairOf(i, +to)).filter((p) => p && p.reason).length;
-        return "Paired, on the same resampled test images; 95%." + (why ? " Hollow: shown and not ranked (too few trainings, or not trained to the end); with one training each the interval is over images only." : "");
+        return "Paired by fold and seed; 95%. On the same resampled test images for AP50, AP and AP small, else as of independent ones." + (why ? " Hollow: shown and not ranked (too few trainings, or not trained to the end); with one training each the interval is over images only." : "");
       },
       spec: ({ to, what }) => {
-        const values = shownRows().map(({ row, i }) => ({ row, i, pair: pairOf(i, +to) })).filter(({ i, pair }) => i !== +to && pair?.[what]).map(({ row, pair }) => {
-          const e = pair[what];
-          return { model: row.title, x: 100 * e.mean, low: e.low === null ? null : 100 * e.low, high: e.high === null ? null : 100 * e.high, fill: pair.reason ? 0 : 1, shown: difference(e), ranked: pair.reason ?? "yes", covers: e.covers };
+        const values = shownRows().map(({ row, i }) => ({ row, i, pair: pairOf(i, +to) })).filter(({ i, pair }) => i !== +to && pair?.of[what]).map(({ row, pair }) => {
+          const e = pair.of[what];
+          return { model: row.title, x: 100 * e.mean, low: e.low === null ? null : 100 * e.low, high: e.high === null ? null : 100 * e.high, fill: pair.reason ? 0 : 1, shown: difference(e), ranked: pair.reason ?? "yes", covers: e.covers, pairs: e.runs };
         });
         if (!values.length) return null;
         const y = { field: "model", type: "nominal", title: null, sort: { field: "x", order: "descending" }, axis: { labelLimit: 170 } };
-        const tooltip = tips(["shown", "difference"], ["covers", "interval over"], ["ranked", "ranked"]);
+        const tooltip = tips(["shown", "difference"], ["pairs", "pairs"], ["covers", "interval over"], ["ranked", "ranked"]);
         return { height: Math.max(60, 34 * values.length), data: { values }, layer: [
           { data: { values: [{}] }, mark: { type: "rule", strokeDash: [4, 3], color: style("--soft") }, encoding: { x: { datum: 0, type: "quantitative" } } },
           { mark: { type: "rule", strokeWidth: 2 }, encoding: { y, x: q("low", "difference in points", { scale: { padding: 10 } }), x2: { field: "high" }, ...scales(["color"]) } },
@@ -278,28 +294,39 @@
       },
     },
     {
-      id: "pr", title: "Precision over recall", controls: () => [["of", "class", [["", "mean of classes"], ...classes().map((c) => [c, c])]]],
-      help: () => "At IoU 0.5, interpolated, mean over trainings; the mean height of a curve is AP50.",
+      id: "pr", title: "Precision over recall",
+      controls: () => [["of", "boxes", [["", "mean of classes"], ...measuredSizes().map((size) => [`size:${size}`, sizes[size]]), ...classes().map((c) => [`class:${c}`, c])]]],
+      help: ({ of }) => of.startsWith("size:")
+        ? `At IoU 0.5, interpolated, mean over classes and over trainings; the mean height of a curve is AP50 of the size. ${sized()}`
+        : `At IoU 0.5, interpolated, mean over trainings; the mean height of a curve is AP50. ${untold()}`,
       spec: ({ of }) => {
+        const name = of.slice(of.indexOf(":") + 1);
         const values = [];
-        for (const { row } of shownRows()) {
-          const curves = Object.entries(row.classes).filter(([name, c]) => c[2] && (!of || name === of)).map(([, c]) => c[2]);
+        for (const { row, i } of shownRows()) {
+          const curves = of.startsWith("size:")
+            ? [sizeOf(i, name)?.[1]].filter(Boolean)
+            : Object.entries(row.classes).filter(([own, c]) => c[2] && (!of || own === name)).map(([, c]) => c[2]);
           if (!curves.length) continue;
           for (let k = 0; k <= 100; k += 1) {
             const p = curves.reduce((sum, c) => sum + c[k], 0) / curves.length / 10;
-            values.push({ model: row.title, x: k, y: p, shown: `recall ${k}%, precision ${p.toFixed(1)}%` });
+            values.push({ model: row.title, x: k, y: p, shown: `recall ${k}%, precision ${p.toFixed(1)}%${of.startsWith("size:") ? boxesOf(i, name) : ""}` });
           }
         }
-        return values.length ? overlaid(values, q("x", "recall (%)", { scale: { domain: [0, 100] } }), q("y", "precision (%)", { scale: { domain: [0, 100] } }), { points: false }) : null;
+        return values.length ? overlaid(values, q("x", "recall (%)", { scale: { domain: [0, 100] }, axis: { tickCount: 5 } }), q("y", "precision (%)", { scale: { domain: [0, 100] } }), { points: false }) : null;
       },
     },
     {
       id: "froc", title: "Recall over false alarms (FROC)",
-      controls: () => [["of", "per", [["froc", "image"], ["froc_good", "defect-free image"]].filter(([k]) => now.rows.some((r) => r[k].length))]],
-      help: () => "At IoU 0.5, over all classes. Whiskers: 95%.",
-      spec: ({ of }) => {
-        const values = shownRows().flatMap(({ row }) => (row[of] ?? []).map(([x, v, low, high]) => ({ model: row.title, x, y: 100 * v, low: low === null ? null : 100 * low, high: high === null ? null : 100 * high, shown: `${percent([v, low, high])} at ${x}` })));
-        return values.length ? overlaid(values, q("x", `false alarms per ${of === "froc" ? "image" : "defect-free image"}`, { scale: { type: "log", base: 2 }, axis: { values: [0.125, 0.25, 0.5, 1, 2, 4, 8], format: "~g" } }), q("y", "recall (%)", { scale: { zero: false } }), { band: true }) : null;
+      controls: () => [
+        ["of", "per", [["froc", "image"], ["froc_good", "defect-free image"]].filter(([k]) => now.rows.some((r) => r[k].length))],
+        ["size", "boxes", [["", "all"], ...measuredSizes().map((size) => [size, sizes[size]])]],
+      ],
+      help: ({ size }) => size
+        ? `At IoU 0.5, over all classes, mean over trainings: recall of these boxes over false alarms of every size. ${sized()}`
+        : `At IoU 0.5, over all classes. Whiskers: 95%. ${untold()}`,
+      spec: ({ of, size }) => {
+        const values = shownRows().flatMap(({ row, i }) => ((size ? sizeOf(i, size)?.[of === "froc" ? 2 : 3] : row[of]) ?? []).map(([x, v, low = null, high = null]) => ({ model: row.title, x, y: 100 * v, low: low === null ? null : 100 * low, high: high === null ? null : 100 * high, shown: `${percent([v, low, high])} at ${x}${size ? boxesOf(i, size) : ""}` })));
+        return values.length ? overlaid(values, q("x", `false alarms per ${of === "froc" ? "image" : "defect-free image"}`, { scale: { type: "log", base: 2 }, axis: { values: [0.125, 0.25, 0.5, 1, 2, 4, 8], format: "~g" } }), q("y", "recall (%)", { scale: { zero: false } }), { band: !size }) : null;
       },
     },
     {
@@ -322,7 +349,8 @@
       id: "confusion", title: "Confusion", controls: () => [["of", "model", now.rows.map((r, i) => [i, r.title]).filter(([i]) => now.rows[i].confusion)]],
       help: ({ of }) => {
         const c = now.rows[of]?.confusion;
-        return c ? `Boxes (rows) by the class that they are found as, from score ${number(Math.min(...c.thresholds), 2)}${c.thresholds.length > 1 ? ` to ${number(Math.max(...c.thresholds), 2)}, ${c.thresholds.length} trainings together` : ""}. Last column: missed; last row: found where no box is.` : "";
+        const ends = c && unique([Math.min(...c.thresholds), Math.max(...c.thresholds)].map((v) => number(v, 2)));
+        return c ? `Boxes (rows) by the class that they are found as, from score ${ends.join(" to ")}${c.thresholds.length > 1 ? `, ${c.thresholds.length} trainings together` : ""}. Last column: missed; last row: found where no box is.` : "";
       },
       spec: ({ of }) => {
         const c = now.rows[of]?.confusion;
@@ -336,7 +364,7 @@
         const y = { field: "row", type: "nominal", sort: rows, title: "box of", axis: { labelLimit: 90, grid: false } };
         return { data: { values }, height: Math.max(200, 30 * rows.length), layer: [
           { mark: { type: "rect" }, encoding: { x, y, color: { field: "share", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [style("--faint"), colour(0)] } }, tooltip: tips(["row", "box of"], ["found", "found as"], ["shown", "boxes"]) } },
-          { mark: { type: "text", fontSize: 11 }, encoding: { x, y, text: { field: "text" }, color: { condition: { test: "datum.share > 0.6", value: dark.matches ? "#0d1117" : "#ffffff" }, value: style("--ink") } } },
+          { mark: { type: "text", fontSize: 11 }, encoding: { x, y, text: { field: "text" }, color: { condition: { test: `datum.share > ${dark.matches ? 0.6 : 0.8}`, value: dark.matches ? "#0d1117" : "#ffffff" }, value: style("--ink") } } },
         ] };
       },
     },
@@ -345,7 +373,7 @@
       spec: () => {
         const values = shownRows().flatMap(({ row }) => row.calibration.map(([n, confidence, precision]) => ({ model: row.title, x: confidence, y: precision, shown: `score ${number(confidence, 2)}: ${number(precision, 1, 100)}% right of ${n}` })));
         if (!values.length) return null;
-        const spec = overlaid(values, q("x", "score", { scale: { domain: [0, 1] } }), q("y", "share that is right", { scale: { domain: [0, 1] } }));
+        const spec = overlaid(values, q("x", "score", { scale: { domain: [0, 1] }, axis: { tickCount: 5 } }), q("y", "share that is right", { scale: { domain: [0, 1] } }));
         spec.layer.unshift({ data: { values: [{ a: 0, b: 0 }, { a: 1, b: 1 }] }, mark: { type: "line", strokeDash: [4, 3], color: style("--soft"), strokeWidth: 1 }, encoding: { x: q("a", "score"), y: q("b", "share that is right") } });
         return spec;
       },
@@ -354,7 +382,7 @@
       id: "curve", title: "Training curves", help: () => "Sum of a model's own losses, mean over trainings; whiskers: lowest and highest. Losses of two families are not to be compared.",
       spec: () => {
         const values = shownRows().flatMap(({ row }) => row.curve.map(([epoch, v, low, high, lr]) => ({ model: row.title, x: epoch, y: v, low, high, shown: `epoch ${epoch}: ${number(v, 3)}, learning rate ${lr.toPrecision(2)}` })));
-        return values.length ? overlaid(values, q("x", "epoch", { scale: { zero: false, padding: 6 }, axis: { tickMinStep: 1 } }), q("y", "loss", { scale: { type: "log" } }), { points: values.length < 400, band: values.some((v) => v.low !== v.high) }) : null;
+        return values.length ? overlaid(values, q("x", "epoch", { scale: { zero: false, padding: 6 }, axis: { tickMinStep: 1 } }), q("y", "loss", { scale: { type: "log", nice: false, padding: 10 }, axis: { tickCount: 6 } }), { points: values.length < 400, band: values.some((v) => v.low !== v.high) }) : null;
       },
     },
     {
@@ -455,33 +483,38 @@
 
   // ---------------------------------------------------------------- two rows beside each other
 
-  const effect = (e, sign) => e && { mean: sign * e[0], low: e[1] === null ? null : sign > 0 ? e[1] : -e[2], high: e[1] === null ? null : sign > 0 ? e[2] : -e[1], p: e[3], runs: e[4], better: sign > 0 ? e[5] : null, covers: e[6] };
+  const effect = (e, sign) => e && { mean: sign * e[0], low: e[1] === null ? null : sign > 0 ? e[1] : -e[2], high: e[1] === null ? null : sign > 0 ? e[2] : -e[1], p: e[3], runs: e[4], covers: e[6] };
+  const paired = Object.entries(content.paired);
   function pairOf(a, b) {
     const pair = now.pairs.find(([i, j]) => (i === a && j === b) || (i === b && j === a));
     if (!pair) return null;
     const sign = pair[0] === a ? 1 : -1;
-    return { reason: pair[2], 3: effect(pair[3], sign), 4: effect(pair[4], sign) };
+    return { reason: pair[2], of: Object.fromEntries(paired.map(([name], k) => [name, effect(pair[3 + k], sign)])) };
   }
   const difference = (e) => (!e ? "–" : signed(e.mean) + (e.low === null ? "" : ` (${signed(e.low)} to ${signed(e.high)})`));
 
-  const compared = [["AP50", "AP50", 3], ["AP", "AP"], ["AP_small", "AP small", 4], ["sizes.below 16 x 16 px.AP50", "AP50 below 16 x 16 px"], ["inspection.FROC.0.125", "recall at 1/8 false alarm an image"], ["inspection.FROC.1", "recall at 1 false alarm an image"], ["inspection.operating_point.escape", "escape"], ["inspection.operating_point.overkill", "overkill"], ["inspection.image_level.AUROC", "AUROC of images"], ["inspection.calibration.ECE", "calibration error"]];
+  function differenceCell(e) {
+    const [value, ...interval] = difference(e).split(/ (?=\()/);
+    return [value, ...interval.flatMap((text) => [" ", make("span", { class: "ci" }, text)])];
+  }
 
   function showCompared() {
     const [i, j] = [+$("a").value, +$("b").value], [a, b] = [now.rows[i], now.rows[j]];
     const pair = pairOf(i, j);
     const out = [];
     const note = i === j ? "Choose two different rows." : !pair ? `Pairs are compared among the first ${now.most_paired} rows of a table.` : pair.reason;
-    if (note) out.push(make("p", { class: "note" }, note + (pair?.[3] ? " The difference below is that of these trainings on these test images, and no verdict." : "")));
-    const rows = compared.filter(([name]) => a.accuracy[name] || b.accuracy[name]).map(([name, label, which]) => {
-      const e = which && pair?.[which];
+    if (note) out.push(make("p", { class: "note" }, note + (pair && Object.values(pair.of).some(Boolean) ? " A difference below is that of these trainings on these test images, and no verdict." : "")));
+    const rows = paired.filter(([name]) => a.accuracy[name] || b.accuracy[name]).map(([name, label]) => {
+      const e = pair?.of[name];
       const p = !e || e.p === null ? "–" : e.p < 0.001 ? "< 0.001" : e.p.toFixed(3);
-      return make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...cell(a.accuracy[name])), make("td", {}, ...cell(b.accuracy[name])), make("td", {}, which ? difference(e) : ""), make("td", {}, which ? p : ""), make("td", { class: "text" }, e ? e.covers : ""));
+      return make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...cell(a.accuracy[name])), make("td", {}, ...cell(b.accuracy[name])), make("td", {}, ...differenceCell(e)), make("td", {}, e ? String(e.runs) : "–"), make("td", {}, p), make("td", { class: "text" }, !e ? "" : e.low === null ? "no interval" : e.covers));
     });
-    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => (r.ratio ? number(r.ratio[0], 2) + (r.ratio[1] === null ? "" : ` (${range(r.ratio[1], r.ratio[2], 2)})`) : "–")], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || "none"]];
-    for (const [label, of] of facts) rows.push(make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, String(of(a))), make("td", {}, String(of(b))), make("td"), make("td"), make("td")));
+    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => cell(r.ratio, 2, 1)], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || "none"]];
+    for (const [label, of] of facts) rows.push(make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...[of(a)].flat()), make("td", {}, ...[of(b)].flat()), make("td"), make("td"), make("td"), make("td")));
     out.push(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison of two rows" }, make("table", {},
-      make("thead", {}, make("tr", {}, ...["", `A: ${a.title}`, `B: ${b.title}`, "A − B, paired", "p", "interval over"].map((t, k) => (t ? make("th", { scope: "col", class: k === 5 ? "text" : null, style: "padding:8px 12px" }, t) : make("td"))))),
+      make("thead", {}, make("tr", {}, ...["", `A: ${a.title}`, `B: ${b.title}`, "A − B, paired", "pairs", "p", "interval over"].map((t, k) => (t ? make("th", { scope: "col", class: k === 6 ? "text" : null }, t) : make("td"))))),
       make("tbody", {}, ...rows))));
+    out.push(make("p", { class: "help" }, "Pairs are trainings of both on one fold with one seed. AP50, AP and AP small: on the same resampled test images; of the others a record keeps no resamples, and their intervals are those of independent images, which are wider. p is each metric's own, not adjusted for how many there are."));
     $("compared").replaceChildren(...out);
   }
   $("a").addEventListener("change", showCompared);
