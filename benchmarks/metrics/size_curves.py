@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.metrics import coco
 from benchmarks.metrics.inspection import FROC_POINTS, Sweep
 from benchmarks.metrics.resampling import COCO_RECALLS, draw
-from benchmarks.metrics.scene import Bools, Floats, Scene, match, match_all
+from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene, match
 
 SIZES = tuple(name for name in coco.BINS if name != "all")
 
@@ -34,12 +34,12 @@ class SizeCurves:
 
 def size_curves(scene: Scene) -> dict[str, SizeCurves]:
     """Curves by size; a size without a box is left out. A box on the border of two bins is in both."""
-    ends = [coco.BINS[name] for name in SIZES]
+    ends = [coco.BINS[name] for name in ("all", *SIZES)]
     outside, dt_outside = (
         np.array([(area < low) | (area > high) for low, high in ends]) for area in (scene.gt_area, scene.dt_area)
     )
     found = match(scene, [0.5], outside, dt_outside)
-    everywhere = match_all(scene, 0.5)
+    everywhere, *sized = (Found(found.true[a, 0], found.ignored[a, 0], found.gt[a, 0]) for a in range(len(ends)))
     sweep = Sweep.of(scene, draw(scene.images, 0), everywhere)
     order = np.argsort(-scene.dt_scores, kind="stable")
     found_boxes = everywhere.gt[order][everywhere.true[order]]  # of the sweep's hits, in its order
@@ -47,8 +47,8 @@ def size_curves(scene: Scene) -> dict[str, SizeCurves]:
     false = sweep.total - sweep.hits, sweep.total_defect_free
     images = np.array([float(scene.images)]), np.array([float((~scene.defective).sum())])
     out = {}
-    for a, name in enumerate(SIZES):
-        own = ~outside[a] & ~scene.gt_ignored
+    for name, far, of_view in zip(SIZES, outside[1:], sized, strict=True):
+        own = ~far & ~scene.gt_ignored
         if not own.any():
             continue
         hits = np.cumsum(own[found_boxes])[last_of_equals].astype(float)
@@ -59,19 +59,19 @@ def size_curves(scene: Scene) -> dict[str, SizeCurves]:
         )
         out[name] = SizeCurves(
             boxes=int(own.sum()),
-            precision=_precision(scene, own, order, found.true[a, 0], found.ignored[a, 0]),
+            precision=_precision(scene, own, order, of_view),
             FROC=per_image,
             FROC_defect_free=per_clean if images[1][0] else None,
         )
     return out
 
 
-def _precision(scene: Scene, own: Bools, order: np.ndarray, true: Bools, ignored: Bools) -> Floats:
+def _precision(scene: Scene, own: Bools, order: Ints, found: Found) -> Floats:
     """Mean over the classes of `own` boxes of the interpolated precision at COCO's recalls, (101,)."""
     curves = []
     for k in np.unique(scene.gt_class[own]):
-        mine = order[(scene.dt_class[order] == k) & ~ignored[order]]
-        hits = np.cumsum(true[mine])
+        mine = order[(scene.dt_class[order] == k) & ~found.ignored[order]]
+        hits = np.cumsum(found.true[mine])
         recall = hits / np.count_nonzero(own & (scene.gt_class == k))
         precision = np.maximum.accumulate((hits / np.arange(1, len(mine) + 1))[::-1])[::-1]
         curves.append(np.append(precision, 0.0)[np.searchsorted(recall, COCO_RECALLS)])

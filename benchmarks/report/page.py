@@ -55,7 +55,7 @@ from benchmarks.report.tables import best, reference_label, sections
 from benchmarks.store import Stored, scan, write_atomic
 
 WEB = Path(__file__).with_name("web")
-MOST_PAIRED = 40
+MOST_PAIRED = 30
 """Rows of a table of which every pair is compared."""
 _SIZES = ("below 16 x 16 px", "below 0.1% of the image", "0.1% to 1%", "1% to 10%", "above 10%")
 _IN_CARD = 8
