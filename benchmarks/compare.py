@@ -25,6 +25,7 @@ from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import baseline, judge, outputs, revisions, sides
 from benchmarks.gate.checks import Check
 from benchmarks.gate.reproduction import reproduced
+from benchmarks.gate.turns import Checkout, Turns
 from benchmarks.report import draw
 from benchmarks.store import Stored, write_atomic
 
@@ -50,8 +51,12 @@ def main(
         bool, typer.Option(help="judge instead whether HEAD lies within the spread of published trainings")
     ] = False,
     one_job: Annotated[
-        bool, typer.Option(help="both were measured here in one job: compare times and memory directly")
+        bool, typer.Option(help="both were trained here in one job: compare memory directly, time the models in turns")
     ] = False,
+    base_source: Annotated[
+        Path | None,
+        typer.Option(help="of --one-job: the checkout that BASE was trained from; HEAD's is the current folder"),
+    ] = None,
     train: Annotated[
         bool, typer.Option(help="train --suite for each git:REV, in a worktree and an environment of its own")
     ] = False,
@@ -75,14 +80,24 @@ def main(
         raise RequestError(f"--update-baseline replaces the records of a folder; {base} is none")
     if any_runs and reproduce:
         raise RequestError("--any and --reproduce are two questions; ask one")
+    if base_source is not None and not (one_job and base_source.is_dir()):
+        raise RequestError("--base-source is the folder of a checkout, and belongs to --one-job")
     limits = suites.load(suite, catalogue.data_root(data_root)).limits
     work = Path(context.with_resource(tempfile.TemporaryDirectory(prefix="canet-bench-")))
     names = base, head
+    checkouts = [None if base_source is None else Checkout(base_source), Checkout(Path.cwd())]
     if train:
         extras = suites.load(suite, catalogue.data_root(data_root)).extras(tier)
         asked = revisions.SuiteRequest(suite, tier, tuple(seed or ()), data_root, extras)
-        base, head = (_trained(side, asked, work) for side in (base, head))
+        places = [base, head]
+        for i, (side, which) in enumerate(zip(names, ("base", "head"), strict=True)):
+            if side.startswith("git:"):
+                making = revisions.trained(sides.revision_of(side)[0], asked, work / which, say)
+                runs, checkouts[i] = context.with_resource(making)
+                places[i] = str(runs)
+        base, head = places
         one_job = True
+    turns = Turns(checkouts[0], checkouts[1], data_root) if one_job else None
     before = sides.read(base, work)
     if not before:
         raise RequestError(f"no records in {base}: nothing to compare with")
@@ -94,9 +109,7 @@ def main(
         checks = [Check(head, "records", "fail", f"{len(before)} readable", str(e))]
         err_console.print(Text.assemble(("error:", "bold red"), f" {e}"), soft_wrap=True)
     else:
-        checks = _checks(
-            before, after, names, limits, tolerance, any_runs=any_runs, reproduce=reproduce, one_job=one_job
-        )
+        checks = _checks(before, after, names, limits, tolerance, any_runs=any_runs, reproduce=reproduce, turns=turns)
         checks += _recheck(before, after, data_root, any_runs=any_runs)
     _show(checks, len(before), verbose=verbose, reproduce=reproduce)
     _write(checks, names, len(before), markdown, json, junit)
@@ -114,13 +127,6 @@ def main(
         raise typer.Exit(3)
 
 
-def _trained(side: str, asked: revisions.SuiteRequest, work: Path) -> str:
-    """A side as it is, or, of a commit, the folder with what it trained."""
-    if not side.startswith("git:"):
-        return side
-    return str(revisions.trained(sides.revision_of(side)[0], asked, work / "trained", say))
-
-
 def _checks(
     before: Sequence[Stored],
     after: Sequence[Stored],
@@ -130,17 +136,18 @@ def _checks(
     *,
     any_runs: bool,
     reproduce: bool,
-    one_job: bool,
+    turns: Turns | None,
 ) -> list[Check]:
+    one_job = turns is not None
     if reproduce:
         if not {s.run.cell_id for s in before} & {s.run.cell_id for s in after}:
             raise RequestError(f"no cell of {names[0]} was run in {names[1]}: nothing to reproduce")
         return reproduced(before, after)
     if any_runs:
         rows, differences = judge.any_rows(before, after)
-        found = judge.judged(rows, before, after, limits=limits, tolerance=tolerance, one_job=one_job)
+        found = judge.judged(rows, before, after, limits=limits, tolerance=tolerance, one_job=one_job, turns=turns)
         return [*differences, *found]
-    return judge.compare(before, after, limits=limits, tolerance=tolerance, one_job=one_job)
+    return judge.compare(before, after, limits=limits, tolerance=tolerance, one_job=one_job, turns=turns)
 
 
 def _recheck(

@@ -278,15 +278,6 @@ def paired_ratio(times: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[float,
     return float(np.median(ratios)), (float(ratios[rank - 1]), float(ratios[-rank]))
 
 
-def median_interval(times: npt.ArrayLike) -> tuple[float, float, float]:
-    """Median of a series and the ends of its 95% interval, between order statistics as in `paired_ratio`."""
-    from scipy.stats import binom
-
-    ordered = np.sort(np.asarray(times, dtype=np.float64))
-    rank = max(int(binom.ppf(0.025, len(ordered), 0.5)), 1)
-    return float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[-rank])
-
-
 def measure_throughput(
     models: Mapping[str, nn.Module],
     images: Sequence[Tensor],

@@ -11,6 +11,7 @@ from benchmarks.cells import digest_of
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import accuracy, beginnings, costs
 from benchmarks.gate.checks import Check, Pair, Verdict, both, equal, equal_bits, name_of
+from benchmarks.gate.turns import Turns
 from benchmarks.store import RunRecord, Stored
 from benchmarks.suites import GateLimits
 
@@ -54,15 +55,18 @@ def compare(
     limits: GateLimits | None = None,
     tolerance: float | None = None,
     one_job: bool = False,
+    turns: Turns | None = None,
 ) -> list[Check]:
     """Checks for every cell and row of `base`, then one for each cell that `head` alone has.
 
     Args:
         tolerance: accuracy in [0, 1] that the mean of a row may lose, whoever can tell it; None: as `limits` say.
-        one_job: both sides were measured on this machine in one job, so that times and memory are compared directly.
+        one_job: both sides were measured on this machine in one job, so that memory and training times are compared
+            directly.
+        turns: how the models of both sides are timed now; None: they are not.
     """
     rows = _rows(base, head)
-    return judged(rows, base, head, limits=limits or GateLimits(), tolerance=tolerance, one_job=one_job)
+    return judged(rows, base, head, limits=limits or GateLimits(), tolerance=tolerance, one_job=one_job, turns=turns)
 
 
 def judged(
@@ -73,6 +77,7 @@ def judged(
     limits: GateLimits,
     tolerance: float | None = None,
     one_job: bool = False,
+    turns: Turns | None = None,
 ) -> list[Check]:
     """As `compare`, of rows that are matched already."""
     out: list[Check] = []
@@ -86,6 +91,8 @@ def judged(
         out += [Check(name_of(new), "record", "new", "-", "new") for new in extra]
         paired[row.name] = pairs
         out += _cost(row, pairs, sides, limits, one_job=one_job)
+        if turns is not None:
+            out += turns.checks(pairs, limits)
     out += accuracy.judged(paired, limits, tolerance)
     return out + costs.sessions(base, head)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import DataError
 from benchmarks.gate.sides import commit_of, git, top
+from benchmarks.gate.turns import Checkout
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class SuiteRequest:
         return found + (["--data-root", str(self.data_root)] if self.data_root else [])
 
 
-def trained(revision: str, asked: SuiteRequest, work: Path, say: Callable[[str], None]) -> Path:
-    """Train a suite as a commit would; the folder with its records.
+@contextlib.contextmanager
+def trained(
+    revision: str, asked: SuiteRequest, work: Path, say: Callable[[str], None]
+) -> Iterator[tuple[Path, Checkout]]:
+    """Train a suite as a commit would: the folder with its records, and what they were trained by.
 
-    The worktree is removed again, whatever happens; the environment lies in `work`.
+    The worktree is removed at the end, whatever happens; the environment lies in `work`.
 
     Raises:
         RequestError: no such commit.
@@ -45,21 +50,25 @@ def trained(revision: str, asked: SuiteRequest, work: Path, say: Callable[[str],
     git("worktree", "add", "--detach", "--force", str(source), commit, where=root)
     try:
         say(f"git:{revision} ({commit[:12]}): installing its packages")
-        _call([sys.executable, "-m", "venv", str(environment)], source)
-        python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        checkout = Checkout(source, environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), _clean())
+        _call([sys.executable, "-m", "venv", str(environment)], checkout)
+        python = str(checkout.python)
         constraints = ["-c", "constraints.txt"] if (source / "constraints.txt").exists() else []
         wanted = f".[{','.join(asked.extras)}]" if asked.extras else "."
-        _call([str(python), "-m", "pip", "install", "-q", *constraints, "-e", wanted], source)
+        _call([python, "-m", "pip", "install", "-q", *constraints, "-e", wanted], checkout)
         say(f"git:{revision} ({commit[:12]}): training suite {asked.suite}")
-        _call([str(python), "-m", "benchmarks.run", *asked.options(runs)], source)
+        _call([python, "-m", "benchmarks.run", *asked.options(runs)], checkout)
+        yield runs, checkout
     finally:
         git("worktree", "remove", "--force", str(source), where=root)
-    return runs
 
 
-def _call(command: Sequence[str], where: Path) -> None:
-    """Run a command in a worktree, with nothing of this process's own source on its path."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "GITHUB_STEP_SUMMARY")}
-    done = subprocess.run(command, cwd=where, env=environment, check=False)
+def _clean() -> Mapping[str, str]:
+    """This process's variables, with nothing of its own source on the path."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "GITHUB_STEP_SUMMARY")}
+
+
+def _call(command: Sequence[str], checkout: Checkout) -> None:
+    done = subprocess.run(command, cwd=checkout.source, env=dict(checkout.environment), check=False)
     if done.returncode != 0:
-        raise DataError(f"exit code {done.returncode} of {' '.join(command)} in {where}")
+        raise DataError(f"exit code {done.returncode} of {' '.join(command)} in {checkout.source}")

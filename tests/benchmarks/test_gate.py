@@ -20,6 +20,7 @@ from benchmarks.gate import baseline, outputs, sides
 from benchmarks.gate.beginnings import LATER
 from benchmarks.gate.checks import Check
 from benchmarks.gate.judge import any_rows, compare
+from benchmarks.gate.turns import judged
 from benchmarks.report import draw, history
 from benchmarks.store import CellPaths, FirstSteps, ProfileRecord, Stored, read_record, write_record
 from benchmarks.suites import GateLimits, load
@@ -317,17 +318,31 @@ def slower(stored: Stored, phase: str, factor: float, rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_slower_post_processing_is_seen_in_one_job_and_its_noise_is_not(seed: int) -> None:
+def test_slower_post_processing_is_seen_in_one_session_and_its_noise_is_not(seed: int) -> None:
     rng = np.random.default_rng(seed)
     base = slower(one("a"), "postprocess", 1.0, rng)
-    again = on(slower(one("b"), "postprocess", 1.0, rng), session="t")
-    slow = on(slower(one("b"), "postprocess", 1.2, rng), session="t")
-    assert failed(compare([base], [again], one_job=True)) == []
-    found = [c for c in compare([base], [slow], one_job=True) if c.what == "latency, postprocess"]
+    again, slow = (slower(one("b"), "postprocess", factor, rng) for factor in (1.0, 1.2))
+    assert failed(compare([base], [again])) == []
+    found = [c for c in compare([base], [slow]) if c.what == "latency, postprocess"]
     assert found[0].change == pytest.approx(0.2, abs=0.1)
-    assert failed(compare([base], [on(slower(one("b"), "postprocess", 1.5, rng), session="t")], one_job=True)) == [
-        "latency, postprocess"
-    ]
+    assert failed(compare([base], [slower(one("b"), "postprocess", 1.5, rng)])) == ["latency, postprocess"]
+    assert of(compare([base], [on(slow, session="t")], one_job=True), "latency, ") == [], "one after the other"
+
+
+def test_a_phase_fails_where_it_is_slower_for_certain_in_every_launch_and_that_is_felt() -> None:
+    def launch(*factors: float) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        post = [2.5 + 0.01 * turn for turn in range(20)]
+        slow = [ms * factors[turn % len(factors)] for turn, ms in enumerate(post)]
+        base = {"preprocess": [0.4] * 20, "postprocess": post, "end_to_end": [90.0] * 20}
+        return base, {"preprocess": [0.6] * 20, "postprocess": slow, "end_to_end": [90.0] * 20}
+
+    def verdicts(*launches) -> list[str]:
+        return [check.verdict for check in judged("x", launches, 0.1)]
+
+    assert verdicts(*(launch(1.2) for _ in range(3))) == ["pass", "fail", "pass"], "0.2 ms of 90 are not felt"
+    assert verdicts(launch(1.4), launch(1.4), launch(1.0)) == ["pass", "inconclusive", "pass"]
+    assert verdicts(*(launch(1.5, 1.0) for _ in range(3))) == ["pass", "inconclusive", "pass"]
+    assert verdicts(*(launch(1.05) for _ in range(3))) == ["pass"] * 3
 
 
 # --any.

@@ -56,14 +56,18 @@ def test_each_commit_is_trained_by_its_own_source(tmp_path: Path, monkeypatch) -
     lines: list[str] = []
     asked = SuiteRequest("smoke", "quick", (0, 1), None, extras=())
     for revision, version in (("HEAD~2", 1), ("HEAD~1", 2)):
-        said = json.loads((trained(revision, asked, work, lines.append) / "said.json").read_text())
+        with trained(revision, asked, work, lines.append) as (runs, checkout):
+            said = json.loads((runs / "said.json").read_text())
+            assert f"VERSION = {version}" in (checkout.source / "benchmarks" / "run.py").read_text()
+            assert checkout.python.exists()
+        assert not checkout.source.exists()
         assert said["version"] == version
         assert said["argv"][:2] == ["--suite", "smoke"]
         assert said["argv"].count("--seed") == 2
         assert Path(said["prefix"]).is_relative_to(work), "an environment of its own"
     assert len(lines) == 4
-    with pytest.raises(DataError, match="exit code 1"):
-        trained("HEAD", asked, work, lines.append)
+    with pytest.raises(DataError, match="exit code 1"), trained("HEAD", asked, work, lines.append):
+        pass
     assert len(git("worktree", "list").splitlines()) == 1
-    with pytest.raises(RequestError, match="git rev-parse"):
-        trained("nothing", asked, work, lines.append)
+    with pytest.raises(RequestError, match="git rev-parse"), trained("nothing", asked, work, lines.append):
+        pass

@@ -1,0 +1,95 @@
+"""Base and head timed in turns, each by its own source: slower post-processing is seen, the same code is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gate.checks import Check, Pair
+from benchmarks.gate.turns import Checkout, Turns
+from benchmarks.store import CellPaths, Stored
+from benchmarks.suites import GateLimits
+from benchmarks.trained import build_cell_model, save_trained
+from tests.benchmarks.conftest import make_cell, make_record
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+HERE = Checkout(ROOT)
+
+SOUND = "    def postprocess(self, raw: dict[str, Any], batch: Batch) -> list[Target]:\n"
+SLOWER = """    def postprocess(self, raw, batch):
+        import time
+
+        began = time.perf_counter()
+        found = self._sound(raw, batch)
+        until = began + 1.2 * (time.perf_counter() - began)
+        while time.perf_counter() < until:
+            pass
+        return found
+
+    def _sound(self, raw, batch):
+"""
+
+
+def copied(folder: Path, *, slower: bool = False) -> Checkout:
+    """The source in another folder; with `slower`, CANet's post-processing takes a fifth longer there."""
+    for room in ("canet", "baselines", "ablations", "benchmarks"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    if slower:
+        file = folder / "canet" / "detector.py"
+        text = file.read_text(encoding="utf-8")
+        assert text.count(SOUND) == 1
+        file.write_text(text.replace(SOUND, SLOWER), encoding="utf-8")
+    return Checkout(folder)
+
+
+def stored(synthetic, folder: Path, seed: int = 0, **changes: object) -> Stored:
+    """A record with the weights of a model that nobody trained: its proposals are as many as it keeps at most."""
+    cell = make_cell(model="fasterrcnn_fpn", split=TINY, image_size=64, seed=seed, **changes)
+    paths = CellPaths.of(folder, cell)
+    save_trained(build_cell_model(cell, len(synthetic.classes)), cell, synthetic.classes, paths.weights)
+    its = make_record(cell).provenance.model_copy(update={"threads": 1})
+    return Stored(make_record(cell, provenance=its), None, paths)
+
+
+def verdicts(checks: list[Check]) -> dict[str, str]:
+    return {check.what: check.verdict for check in checks}
+
+
+def test_what_cannot_be_timed_is_grey_and_says_why(synthetic, tmp_path: Path) -> None:
+    def said(turns: Turns, pair: Pair) -> str:
+        (check,) = turns.checks([pair], GateLimits())
+        assert check.verdict == "inconclusive"
+        return check.head
+
+    model, root = stored(synthetic, tmp_path / "runs"), synthetic.root.parent
+    pair = Pair(model, model)
+    assert "no source of the base" in said(Turns(None, HERE), pair)
+    gone = dataclasses.replace(model, paths=CellPaths.of(tmp_path / "gone", model.run.cell))
+    assert "weights are gone" in said(Turns(HERE, HERE), Pair(model, gone))
+    absent = dataclasses.replace(HERE, python=tmp_path / "python")
+    assert "the base cannot be timed" in said(Turns(absent, HERE, root), pair)
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch for this commit')")
+    broken = Checkout(tmp_path)
+    assert "the base cannot be timed: ImportError: no torch" in said(Turns(broken, broken, root), pair)
+    assert Turns(HERE, HERE).checks([], GateLimits()) == []
+
+
+SEEDS = [pytest.param(seed, marks=[pytest.mark.nightly] if seed else []) for seed in range(5)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_post_processing_that_takes_a_fifth_longer_fails_and_the_same_code_does_not(
+    synthetic, tmp_path: Path, seed: int
+) -> None:
+    model = stored(synthetic, tmp_path / "runs", seed)
+    pairs, root = [Pair(model, model)], synthetic.root.parent
+    slow = Turns(HERE, copied(tmp_path / "slow", slower=True), root).checks(pairs, GateLimits())
+    assert verdicts(slow)["latency, postprocess"] == "fail", slow
+    same = Turns(HERE, copied(tmp_path / "same"), root).checks(pairs, GateLimits())
+    assert set(verdicts(same)) == {f"latency, {p}" for p in ("preprocess", "network", "postprocess", "end to end")}
+    assert "fail" not in verdicts(same).values(), same
