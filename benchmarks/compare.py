@@ -3,7 +3,8 @@
 A side is a folder, one record, or `git:REV[:PATH]`, the records of a commit; `@MODEL` takes one model of it. Cells are
 matched by id, and rows, which differ in fold and seed alone, are judged as a whole where chance has a part. `--any`
 compares whatever answers the same question; `--reproduce` asks whether HEAD, trained elsewhere, is what BASE would be
-trained again. What each verdict rests on: docs/gate.md. Torch-free, but where times of one session are compared.
+trained again. Two files of pytest-benchmark's are compared by the ratios within each. What each verdict rests on:
+docs/gate.md. Torch-free, but where times of one session are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks import suites
 from benchmarks.cli import console, err_console, run_app, say
 from benchmarks.datasets import catalogue
 from benchmarks.errors import DataError, RequestError
-from benchmarks.gate import baseline, judge, outputs, revisions, sides
+from benchmarks.gate import baseline, judge, outputs, ratios, revisions, sides
 from benchmarks.gate.checks import Check
 from benchmarks.gate.reproduction import reproduced
 from benchmarks.gate.turns import Checkout, Turns
@@ -85,6 +86,13 @@ def main(
     limits = suites.load(suite, catalogue.data_root(data_root)).limits
     work = Path(context.with_resource(tempfile.TemporaryDirectory(prefix="canet-bench-")))
     names = base, head
+    if ratios.is_report(base) or ratios.is_report(head):
+        checks = ratios.compare(Path(base), Path(head), limits.latency_ratio)
+        groups = len({check.cell for check in checks})
+        _show(checks, groups, verbose=verbose, reproduce=False)
+        _write(checks, names, groups, markdown, json, junit)
+        _exit(checks, strict=strict)
+        return
     checkouts = [None if base_source is None else Checkout(base_source), Checkout(Path.cwd())]
     if train:
         extras = suites.load(suite, catalogue.data_root(data_root)).extras(tier)
@@ -101,7 +109,7 @@ def main(
     before = sides.read(base, work)
     if not before:
         raise RequestError(f"no records in {base}: nothing to compare with")
-    checks: list[Check] = []
+    checks = []
     try:
         after = sides.read(head, work)
     except DataError as e:  # damaged, or a cell twice: the head is no good, and all outputs say so
@@ -120,6 +128,10 @@ def main(
         say(f"{base}: {len(after)} records of {(line.commit or '-')[:12]} are the baseline now: {line.reason}")
         _redraw(Path(base))
         return
+    _exit(checks, strict=strict)
+
+
+def _exit(checks: Sequence[Check], *, strict: bool) -> None:
     count = judge.verdicts(checks)
     if count["fail"]:
         raise typer.Exit(1)

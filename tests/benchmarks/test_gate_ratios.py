@@ -1,0 +1,92 @@
+"""Files of pytest-benchmark's: ratios within each are compared, whatever the machine did between them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.compare import app
+from benchmarks.errors import DataError
+from benchmarks.gate.ratios import compare, is_report
+
+ROUNDS = (1.00, 1.01, 1.02, 1.03, 1.04)
+
+
+def written(path: Path, forms: dict[str, float | Sequence[float]], cpu: str = "cpu") -> Path:
+    """A file as pytest-benchmark 5 writes it, of one group: milliseconds by form."""
+    benchmarks = [
+        {
+            "group": "neck",
+            "name": name,
+            "stats": {"data": [1e-3 * ms * r for r in ROUNDS] if isinstance(ms, float) else [1e-3 * t for t in ms]},
+        }
+        for name, ms in forms.items()
+    ]
+    machine = {"system": "Linux", "machine": "x86_64", "cpu": {"brand_raw": cpu, "count": 2}}
+    path.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks, "version": "5.3.1"}))
+    return path
+
+
+def verdicts(tmp_path: Path, head: dict[str, float | Sequence[float]]) -> dict[str, str]:
+    base = written(tmp_path / "base.json", {"literal": 20.0, "exact": 8.0, "deployed": 5.0})
+    checks = compare(base, written(tmp_path / "head.json", head), 0.25)
+    return {check.what.partition(" ")[0]: check.verdict for check in checks}
+
+
+def test_ratios_to_the_first_of_a_group_are_judged(tmp_path: Path) -> None:
+    same = {"exact": "pass", "deployed": "pass"}
+    assert verdicts(tmp_path, {"literal": 20.0, "exact": 8.0, "deployed": 5.0}) == same
+    assert verdicts(tmp_path, {"literal": 60.0, "exact": 24.0, "deployed": 15.0}) == same, "a machine thrice as slow"
+    assert verdicts(tmp_path, {"literal": 20.0, "exact": 12.0, "deployed": 5.0}) == {**same, "exact": "fail"}
+    spiky = (9.0, 11.0, 12.0, 12.0, 30.0)
+    assert verdicts(tmp_path, {"literal": 20.0, "exact": spiky, "deployed": 5.0}) == {**same, "exact": "inconclusive"}
+    assert verdicts(tmp_path, {"literal": 20.0, "exact": 8.0}) == {"exact": "pass", "deployed": "fail"}
+    more = {"literal": 20.0, "exact": 8.0, "deployed": 5.0, "compiled": 4.0}
+    assert verdicts(tmp_path, more) == {**same, "compiled": "new"}
+
+
+def test_another_machine_type_is_not_compared_and_files_without_rounds_are_refused(tmp_path: Path) -> None:
+    base = written(tmp_path / "base.json", {"literal": 20.0, "exact": 8.0})
+    other = written(tmp_path / "other.json", {"literal": 20.0, "exact": 80.0}, cpu="another")
+    assert [check.verdict for check in compare(base, other, 0.25)] == ["note"]
+    content = json.loads(base.read_text())
+    del content["benchmarks"][1]["stats"]["data"]
+    (tmp_path / "short.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="exact has no times"):
+        compare(base, tmp_path / "short.json", 0.25)
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(DataError, match="no file of pytest-benchmark's"):
+        compare(base, tmp_path / "record.json", 0.25)
+    assert not is_report(str(tmp_path / "absent.json"))
+
+
+def test_the_command_exits_as_for_records(tmp_path: Path) -> None:
+    base = written(tmp_path / "base.json", {"literal": 20.0, "exact": 8.0})
+    slow = written(tmp_path / "slow.json", {"literal": 20.0, "exact": 16.0})
+    spiky = written(tmp_path / "spiky.json", {"literal": 20.0, "exact": (9.0, 11.0, 12.0, 12.0, 30.0)})
+
+    def code(head: Path, *options: str) -> int:
+        return CliRunner().invoke(app, [str(base), str(head), *options]).exit_code
+
+    assert (code(base), code(slow), code(spiky), code(spiky, "--strict")) == (0, 1, 0, 3)
+    assert code(slow, "--json", str(tmp_path / "gate.json")) == 1
+    assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "fail"
+
+
+@pytest.mark.slow
+def test_a_file_that_pytest_benchmark_writes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "test_sums.py").write_text(
+        "import pytest\n\n\n@pytest.mark.parametrize('n', [20000, 10000])\ndef test_sum(benchmark, n):\n"
+        "    benchmark.group = 'sums'\n    benchmark.pedantic(lambda: sum(range(n)), rounds=9, iterations=1)\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    asked = ["-q", "-n0", "-c", "pytest.ini", "--benchmark-json", "made.json"]
+    subprocess.run([sys.executable, "-m", "pytest", *asked, "test_sums.py"], cwd=tmp_path, check=True, timeout=120)
+    (check,) = compare(tmp_path / "made.json", tmp_path / "made.json", 0.25)
+    assert (check.cell, check.what, check.verdict) == ("sums", "test_sum[10000] to test_sum[20000]", "pass")
