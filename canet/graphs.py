@@ -6,6 +6,7 @@ which take the GPU 18 ms and the host 120. A graph launches those of backbone an
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,13 +27,18 @@ def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[None]:
     """Within the block, training steps of `model` replay graphs where that can be done; else they are what they were.
 
     The graphs are captured at the first step, for its shape; other shapes, evaluation and float32 under autocast are
-    computed eagerly. Before a graph is used, features and gradients of that step are compared with the eager ones.
+    computed eagerly. Before a graph is used, its features and gradients are compared with the eager ones.
+
+    A replay writes where the last one wrote: between two forward passes in training there is a backward pass, and
+    before that the gradients are None, for what is added to them would be added to itself.
 
     Args:
-        model: on its device, and not moved within the block; others than two-stage detectors on CUDA stay as they are.
+        model: on its device, and not moved or copied within the block. Others than two-stage detectors on CUDA stay as
+            they are, and so do subclasses that do more than backbone and neck, or do it otherwise.
         say: is told, in a line, when a graph could not be captured or did not agree.
     """
-    if not isinstance(model, TwoStageDetector) or next(model.parameters()).device.type != "cuda":
+    on_cuda = next(model.parameters()).device.type == "cuda"
+    if not isinstance(model, TwoStageDetector) or not _is_plain(model) or not on_cuda:
         yield
         return
     model.features = _Features(model, say)  # type: ignore[method-assign]
@@ -40,6 +46,13 @@ def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         del model.features
+        gc.collect()  # a graphed module refers to itself, and with it stays the memory of its graphs
+
+
+def _is_plain(model: TwoStageDetector) -> bool:
+    """Whether a step of `model` is that of its base class, with one pass of backbone and neck."""
+    steps = ("forward", "network", "features")
+    return all(getattr(type(model), step) is getattr(TwoStageDetector, step) for step in steps)
 
 
 class _Body(nn.Module):
@@ -78,13 +91,17 @@ class _Features:
             torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         body = _Body(self._model)  # eager, for the comparison: capturing replaces the other's forward
         try:
-            replay: Any = torch.cuda.make_graphed_callables(_Body(self._model), (x.clone(),), allow_unused_input=True)
-            apart = _apart(body, replay, x)
+            with torch.cuda.device(x.device):  # whose stream is captured
+                replay: Any = torch.cuda.make_graphed_callables(
+                    _Body(self._model), (x.clone(),), allow_unused_input=True
+                )
+                # Of other images than were captured, whose numbers are there also where nothing is replayed.
+                apart = _apart(body, replay, x.flip(-1))
         except RuntimeError as e:
             torch.cuda.synchronize(x.device)
             self._say(f"trains without CUDA graphs: {str(e).splitlines()[0]}")
             return
-        if apart > _AGREE:
+        if not apart <= _AGREE:
             self._say(f"trains without CUDA graphs: their numbers are {apart:.1e} from the eager ones")
             return
         self._replay = replay
@@ -98,7 +115,10 @@ def _draws_or_counts(module: nn.Module) -> bool:
 
 
 def _apart(eager: nn.Module, replay: Callable[[Tensor], dict[str, Tensor]], x: Tensor) -> float:
-    """The largest relative difference of a feature map, or of all gradients as one vector, between two forms."""
+    """The largest relative difference of a feature map, or of all gradients as one vector, between two forms.
+
+    NaN where one of them is not finite.
+    """
     parameters = [p for p in eager.parameters() if p.requires_grad]
 
     def run(form: Callable[[Tensor], dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -115,5 +135,4 @@ def _apart(eager: nn.Module, replay: Callable[[Tensor], dict[str, Tensor]], x: T
     known = [(a, b) for a, b in zip(gradients, gradients_replayed, strict=True) if a is not None and b is not None]
     if known:
         pairs.append((torch.cat([a.flatten() for a, _ in known]), torch.cat([b.flatten() for _, b in known])))
-    apart = max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in pairs)
-    return apart if apart == apart else float("inf")
+    return float(torch.stack([(a - b).norm() / a.norm().clamp_min(1e-12) for a, b in pairs]).max())
