@@ -129,7 +129,8 @@ def markdown(known: Sequence[Course]) -> str:
         lines.append("")
     lines += [
         "AP50 in percent, means, and of how many trainings on one fold. 1x is the schedule that is judged: of those "
-        "with trainings of twice its length, the one with the most. A model is *still learning* when twice that "
+        "with trainings of twice its length, the one with the most that a verdict asks for, or the longest of several. "
+        "A model is *still learning* when twice that "
         f"schedule gains {100 * CONVERGED_BELOW:.0f} points or more; *converged* when, from {RUNS_ONCE} trainings at "
         f"the schedule and {RUNS_TWICE} at twice, with the spread pooled over the models of the set, the one-sided 90% "
         f"bound of that gain lies below {100 * CONVERGED_BELOW:.0f} points; else *not told*. With an SD of 1.5 points "
@@ -164,9 +165,16 @@ def _timed(runs: Sequence[RunRecord]) -> bool:
 
 
 def _once(by_epochs: Mapping[int, Sequence[RunRecord]]) -> int | None:
-    """The epochs that most trainings have of those with trainings of twice as many."""
+    """Of the epochs with trainings of twice as many, those with most of the trainings that a verdict asks for.
+
+    Of several the longest, so that a schedule is not judged by a shorter one once it can be by its own.
+    """
+
+    def enough(epochs: int) -> int:
+        return min(len(by_epochs[epochs]), RUNS_ONCE) + min(len(by_epochs[2 * epochs]), RUNS_TWICE)
+
     doubled = [e for e in by_epochs if 2 * e in by_epochs]
-    return max(doubled, key=lambda e: (len(by_epochs[e]) + len(by_epochs[2 * e]), e)) if doubled else None
+    return max(doubled, key=lambda e: (enough(e), e)) if doubled else None
 
 
 def _pair(by_epochs: Mapping[int, Sequence[RunRecord]]) -> tuple[int, int]:

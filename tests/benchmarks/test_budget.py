@@ -72,6 +72,20 @@ def test_of_longer_than_a_schedule_that_is_too_short_nothing_is_told(study, tmp_
     assert told(tmp_path) == {f"canet {2 * ONCE}": "not told", f"retinanet {2 * ONCE}": "converged"}
 
 
+def test_a_schedule_is_judged_by_trainings_of_twice_its_own_length_once_there_are_enough(study, tmp_path: Path) -> None:
+    more, most = [v + 0.1 for v in FLAT], [v + 0.2 for v in FLAT[:3]]
+    study(FLAT, 2), study(FLAT, 1, "results/_budget"), study(more[:3], 4, "results/_budget")
+    study(more, 2, model="retinanet"), study(FLAT, 1, "results/_budget", model="retinanet")
+    study(more[:3], 4, "results/_budget", model="retinanet")
+    study(more, 2, model="fcos"), study(FLAT, 1, "results/_budget", model="fcos")
+    study(most, 4, "results/_budget", model="fcos")
+    assert told(tmp_path) == {
+        f"canet {2 * ONCE}": "still learning",
+        f"retinanet {2 * ONCE}": "converged",
+        f"fcos {2 * ONCE}": "still learning",
+    }
+
+
 def test_one_training_is_never_converged(study, tmp_path: Path) -> None:
     study(FLAT[:1]), study(FLAT[:1], 2, "results/_budget")
     assert told(tmp_path) == {f"canet {ONCE}": "not told"}
