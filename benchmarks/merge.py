@@ -32,6 +32,8 @@ from benchmarks.store import (
 app = typer.Typer(add_completion=False)
 
 RESULTS = Path("results")
+_OURS = Path(__file__).parents[1] / RESULTS
+"""Of the clone that this is, wherever the command is given."""
 
 
 @app.command()
@@ -73,7 +75,8 @@ def merge(folders: list[Path], into: Path) -> Merged:
         DataError: a record of ours is damaged, or a file cannot be written.
     """
     out = Merged()
-    published = RESULTS.resolve() in (into.resolve(), *into.resolve().parents)
+    places = {folder.resolve() for folder in (RESULTS, _OURS)}
+    published = not places.isdisjoint((into.resolve(), *into.resolve().parents))
     for folder in folders:
         if folder.resolve() == into.resolve():
             raise RequestError(f"{folder} is the folder that the others are to join")

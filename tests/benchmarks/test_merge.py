@@ -64,6 +64,8 @@ def test_what_does_not_name_its_source_joins_runs_and_not_results(tmp_path: Path
         assert found.joined == 0
         (line,) = found.damaged
         assert "source that differs from its commit" in line
+    monkeypatch.setattr("benchmarks.merge._OURS", tmp_path / "clone" / "results")
+    assert merge([tmp_path / "theirs"], tmp_path / "clone" / "results" / "_budget").joined == 0, "from elsewhere too"
     assert merge([tmp_path / "theirs"], Path("runs")).joined == 1
     clean = dirty.model_copy(update={"dirty": False})
     write_record(paths.record, read_record(paths.record, RunRecord).model_copy(update={"provenance": clean}))
