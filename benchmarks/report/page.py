@@ -236,7 +236,7 @@ def _classes(group: Sequence[Stored], of: Callable[..., Value]) -> dict[str, Any
             mean = np.mean([np.mean(curves, axis=0) for curves in by_fold.values()], axis=0)
             curve = np.rint(1000 * mean).astype(int).tolist()
         value = _value(of(f"per_class.{name}.AP50"))
-        if value is not None and len(spans) == 1 and spans[0] is not None:
+        if value is not None and len(spans) == 1 and spans[0] is not None and spans[0][0] != spans[0][1]:
             value = [value[0], *spans[0], "images only"]
         out[name] = [value, boxes, curve]
     return out
@@ -363,7 +363,8 @@ def _record(stored: Stored) -> dict[str, Any]:
     for name in _RECORD:
         value = metrics.value(name) if metrics is not None else None
         if metrics is not None and value is not None:
-            accuracy[name] = [value, *metrics.intervals.get(name, (None, None))]
+            low, high = metrics.intervals.get(name, (None, None))
+            accuracy[name] = [value, low, high] if low != high else [value, None, None]  # no width: it says nothing
     latency = profile.latency if profile is not None else None
     return {
         "id": run.cell_id,

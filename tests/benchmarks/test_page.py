@@ -27,6 +27,7 @@ from benchmarks.report.__main__ import app
 from benchmarks.report.comparisons import difference, unpaired
 from benchmarks.report.rows import rows
 from benchmarks.report.sizes import by_size
+from benchmarks.results import ClassMetrics
 from benchmarks.store import scan
 from tests.benchmarks import fabricated
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
@@ -172,6 +173,17 @@ def test_different_recipes_are_not_paired(stored, tmp_path: Path) -> None:
     assert of["AP75"] is not None
     a, b = rows(scan(tmp_path / "rate"))
     assert unpaired(a, replace(b, device_class="another")).startswith("Not of one table")
+
+
+def test_an_interval_without_width_is_none(stored, tmp_path: Path) -> None:
+    """A model that finds all of the few boxes there are is not certain to find the next."""
+    perfect = ClassMetrics(AP=1.0, AP50=1.0, boxes=12, AP50_interval=(1.0, 1.0))
+    metrics = make_metrics(1.0, AP50_interval=(1.0, 1.0), AP50_draws=(1.0,) * 50, groups=30, per_class={"pit": perfect})
+    content = page.page_content([stored("results", metrics=metrics)], data_root=tmp_path)
+    (row,) = content["sections"][0]["rows"]
+    assert row["accuracy"]["AP50"] == [1.0, None, None, "nothing"]
+    assert row["classes"]["pit"][0][:3] == [1.0, None, None]
+    assert content["records"][0]["accuracy"]["AP50"] == [1.0, None, None]
 
 
 def test_curves_by_size_add_up_to_the_records_recall(made) -> None:
