@@ -148,6 +148,11 @@ class RunRecord(_Record):
     provenance: Provenance
     error: str | None = None
 
+    @property
+    def shared(self) -> tuple[int | None, bool | None]:
+        """How the machine was shared; what trainings took that differ in it is not compared."""
+        return self.beside, self.mps
+
 
 class Macs(Hashed):
     """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.cost.counts.count_macs`."""

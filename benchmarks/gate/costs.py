@@ -48,7 +48,7 @@ class Side:
             if one.run.cell.name == reference
             and one.run.cell.dataset == cell.dataset
             and one.run.cell.recipe.epochs == cell.recipe.epochs
-            and one.run.beside == stored.run.beside
+            and one.run.shared == stored.run.shared
             and machine_type(one.run.provenance) == machine_type(stored.run.provenance)
             and "train" in one.run.timings_s
         ]
@@ -136,7 +136,7 @@ def training_time(
     was, now = old.run.timings_s.get("train"), new.run.timings_s.get("train")
     if not was or not now or machine_type(old.run.provenance) != machine_type(new.run.provenance):
         return []
-    if old.run.beside != new.run.beside:
+    if old.run.shared != new.run.shared:
         return []
     what = "training time"
     if one_job:

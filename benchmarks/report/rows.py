@@ -117,7 +117,7 @@ class Row:
     training_s: float | None
     """Of one training, the median."""
     trained_where: str
-    """Machine, threads and cells at a time: training times of one are compared, those of two are not."""
+    """Machine, threads and how it was shared: training times of one are compared, those of two are not."""
     training_ratio: float | None
     """To that of the reference."""
     device_class: str | None
@@ -293,7 +293,7 @@ def _training_seconds(group: Sequence[Stored]) -> float | None:
 
 def _where(runs: Sequence[RunRecord]) -> str:
     """Empty where the runs differ among themselves."""
-    found = {f"{p.cpu}, {p.device_name}, {p.threads}, {run.beside}" for run in runs for p in (run.provenance,)}
+    found = {f"{p.cpu}, {p.device_name}, {p.threads}, {run.shared}" for run in runs for p in (run.provenance,)}
     return found.pop() if len(found) == 1 else ""
 
 

@@ -15,6 +15,7 @@ from scipy.stats import t
 from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
+from benchmarks.gate.costs import Side, training_time
 from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
@@ -22,6 +23,7 @@ from benchmarks.report.rows import _with_one_reference, _with_training_ratios, r
 from benchmarks.report.tables import _differences, markdown, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
 from benchmarks.store import scan
+from benchmarks.suites import GateLimits
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
 
@@ -436,6 +438,17 @@ def test_siblings_are_over_macs_latency_and_training_time(stored, tmp_path: Path
     assert b"no records yet" in drawn["trade_off_macs.svg"], "nobody has any"
     some = [replace(found[0], macs=4e8), found[1]]
     assert "not drawn: Faster R-CNN FPN" in draw._caption(some, draw.AXES[1])
+
+
+def test_training_by_turns_and_through_the_service_are_not_compared(stored, tmp_path: Path) -> None:
+    """Four processes by turns train a quarter as fast as eight through it (docs/cost-and-time.md)."""
+    by_turns = stored("a", timings_s={"train": 100.0}, beside=4, mps=False)
+    for mps, compared in ((False, True), (True, False)):
+        other = stored("b", timings_s={"train": 200.0}, beside=4, mps=mps)
+        (here,), (there,) = rows([by_turns]), rows([other])
+        assert (here.trained_where == there.trained_where) is compared
+        checks = training_time("canet", by_turns, other, Side([]), Side([]), GateLimits(), one_job=True)
+        assert bool(checks) is compared
 
 
 def test_the_figure_tells_who_is_trained_to_the_end(results: Path) -> None:
