@@ -195,7 +195,9 @@ def test_the_commands_of_the_reusable_workflow_gate_a_foreign_detector(tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((project / "gate.json").read_text())
     assert found["verdict"] != "fail"
-    assert {c["what"]: c["verdict"] for c in found["checks"]}["parameters"] == "pass"
+    verdicts = {c["what"]: c["verdict"] for c in found["checks"]}
+    assert verdicts["parameters"] == "pass"
+    assert "latency, end to end" in verdicts, "timed in turns, each by its own source"
     assert "Regression gate" in (project / "gate.md").read_text()
 
     worse = DETECTOR.replace("nn.Conv2d(3, 16, 8, 8)", "nn.Conv2d(3, 24, 8, 8), nn.Conv2d(24, 16, 1)")

@@ -78,11 +78,9 @@ def test_what_cannot_be_timed_is_grey_and_says_why(synthetic, tmp_path: Path) ->
     assert Turns(HERE, HERE).checks([], GateLimits()) == []
 
 
-SEEDS = [pytest.param(seed, marks=[pytest.mark.nightly] if seed else []) for seed in range(5)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(5))
 def test_post_processing_that_takes_a_fifth_longer_fails_and_the_same_code_does_not(
     synthetic, tmp_path: Path, seed: int
 ) -> None:
