@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +307,8 @@ def _train_and_evaluate(
                 )
         finally:  # a training that diverged has begun too
             known["first_steps"] = beginning.summary()
+        # What went on from a file took its time before that, too.
+        timings["train"] = max(timings["train"], _seconds_of(known["curve"], cell.recipe, len(split.train)))
     known["weights_sha256"] = save_trained(model, cell, data.classes, paths.weights)
     whole = model if cell.tile is None else TiledDetector(model, cell.tile.size, cell.tile.overlap)
     progress.phase("detecting")
@@ -366,6 +368,12 @@ def train_natively(
     with contextlib.suppress(OSError):  # another was faster; both stay
         work.rename(folder)
     return tuple(curve)
+
+
+def _seconds_of(curve: Sequence[EpochPoint], recipe: Recipe, images: int) -> float:
+    """What the epochs of a training on `images` images took, whichever process they ran in."""
+    seen = iterations_per_epoch(images, recipe) * min(recipe.batch_size, images)
+    return sum(seen / point.images_per_second for point in curve if point.images_per_second)
 
 
 @contextmanager

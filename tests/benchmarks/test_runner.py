@@ -107,5 +107,18 @@ def test_a_number_that_is_not_finite_fails_its_cell_and_no_other(tmp_path: Path,
     assert read_record(CellPaths.of(tmp_path, cell).record, RunRecord).status == "failed"
 
 
+def test_a_training_that_went_on_took_the_time_of_all_its_epochs(tmp_path: Path, synthetic, monkeypatch) -> None:
+    def refuses(*_: object) -> None:
+        raise DataError("the rest is not asked for")
+
+    monkeypatch.setattr(runner, "train", lambda *_, **__: (make_point(1.0), make_point(1.0)))
+    monkeypatch.setattr(runner, "save_trained", refuses)
+    cell, cpu = make_cell(), torch.device("cpu")
+    record = runner.run_cell(cell, synthetic, runs=tmp_path, device=cpu, progress=CellProgress())
+    assert record.error == "the rest is not asked for"
+    assert record.train_images is not None
+    assert record.timings_s["train"] == 2 * (record.train_images // 4 * 4), "at one image a second"
+
+
 def make_point(loss: float) -> runner.EpochPoint:
     return runner.EpochPoint(epoch=0, lr=1e-3, losses={"loss": loss}, images_per_second=1.0)
