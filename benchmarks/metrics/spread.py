@@ -150,6 +150,8 @@ def estimate(
         error, freedom, covers = math.sqrt(over_images), image_freedom, "images only"
     elif runs < LEAST_RUNS and borrowed is None:
         pass  # two values are two values
+    elif folds == 1 and not known:
+        pass  # of other images nothing is known: an interval over trainings alone would look like one over both
     elif folds == 1 and trained is not None:
         terms = [(over_images, image_freedom), (trained.variance / runs, trained.freedom)]
         error, freedom = _sum(terms)
