@@ -39,6 +39,7 @@ def service(say: Callable[[str], object]) -> Iterator[bool]:
         yield False
         return
     folder = Path(tempfile.mkdtemp(prefix="mps-", dir="/tmp"))  # short: a socket's path has 108 bytes
+    log = os.environ.get(_LOG)
     os.environ.update({_PIPE: str(folder), _LOG: str(folder)})
     try:
         problem = _start()
@@ -51,6 +52,8 @@ def service(say: Callable[[str], object]) -> Iterator[bool]:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([_CONTROL], input="quit\n", text=True, capture_output=True, timeout=30)
         _forget()
+        if log is not None:
+            os.environ[_LOG] = log
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -50,6 +50,7 @@ def test_one_that_does_not_work_is_ended_and_the_environment_is_as_before(
     control.write_text(f'#!/bin/sh\nif [ "$1" = -d ]; then echo no such luck >&2; exit {code}; fi\ncat >>"{heard}"\n')
     control.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv(NAMES[1], "/tmp/logs")
     said: list[str] = []
     with mps.service(said.append) as beside:
         assert not beside
@@ -58,4 +59,5 @@ def test_one_that_does_not_work_is_ended_and_the_environment_is_as_before(
     assert line.startswith("cells take turns on the GPU: CUDA's multi-process service does not run here")
     assert any(word in line for word in why.split("|"))
     assert heard.read_text() == "quit\n"
-    assert not any(name in os.environ for name in NAMES)
+    assert NAMES[0] not in os.environ
+    assert os.environ[NAMES[1]] == "/tmp/logs"
