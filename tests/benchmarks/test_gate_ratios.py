@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,9 @@ def test_a_file_that_pytest_benchmark_writes_is_read(tmp_path: Path) -> None:
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     asked = ["-q", "-n0", "-c", "pytest.ini", "--benchmark-json", "made.json"]
-    subprocess.run([sys.executable, "-m", "pytest", *asked, "test_sums.py"], cwd=tmp_path, check=True, timeout=120)
+    # Not as a child of a worker of xdist: there pytest-benchmark measures nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", *asked, "test_sums.py"]
+    subprocess.run(command, cwd=tmp_path, env=alone, check=True, timeout=120)
     (check,) = compare(tmp_path / "made.json", tmp_path / "made.json", 0.25)
     assert (check.cell, check.what, check.verdict) == ("sums", "test_sum[10000] to test_sum[20000]", "pass")
