@@ -95,7 +95,7 @@ class DFineDetector(Detector):
             kind = name.removeprefix("loss_").split("_")[0]
             losses[kind] = losses.get(kind, images.new_zeros(())) + value
         if not any(len(t["labels"]) for t in batch.targets or []):  # no denoising queries: their embedding has no part
-            losses["vfl"] = losses["vfl"] + 0 * self.detector.model.denoising_class_embed.weight.sum()  # type: ignore
+            losses["vfl"] = losses["vfl"] + 0 * self.detector.model.denoising_class_embed.weight.sum()  # type: ignore[union-attr, operator]
         return losses
 
     @staticmethod

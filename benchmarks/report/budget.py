@@ -81,8 +81,8 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
     """The verdict on a model as it was trained; "not told" where there is no study of it.
 
     What was trained longer than a schedule that is long enough has come to its end too; of longer than one that is not,
-    nothing is told. Variants of CANet that have no
-    study of their own take the worse verdict of CANet and Faster R-CNN, between which they lie.
+    nothing is told. Variants of CANet that have no study of their own take the worse verdict of CANet and Faster R-CNN,
+    between which they lie.
     """
     of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, _recipe(cell))}
 

@@ -226,7 +226,7 @@ def test_the_gallery_is_walked_by_keyboard_and_its_slider_moves(show: Any) -> No
     assert made.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
 
     def shown() -> tuple[int, int]:
-        return tuple(made.locator(f"#panels .mark-{kind}").count() for kind in ("true", "missed"))  # type: ignore[return-value]
+        return tuple(made.locator(f"#panels .mark-{kind}").count() for kind in ("true", "missed"))
 
     true, missed = shown()
     assert made.locator("#marks svg").count() == 8, "each operating point is marked"

@@ -36,7 +36,7 @@ def test_the_simulations_ap50_is_the_evaluators(name: str) -> None:
         def random(self, n: int) -> np.ndarray:
             return np.ones(n)
 
-    same = population.training(Same())  # type: ignore[arg-type]
+    same = population.training(Same())
     # In float32 and at recalls on the border of a step: a hundredth of a class's precision at most.
     np.testing.assert_allclose(population.AP50(same, weights), mean(np.array(plain)), atol=2e-3)
 

@@ -24,7 +24,7 @@ def test_presets(origin: str, scale: str) -> None:
     assert (config.origin, config.scale) == (origin, scale)
     assert hash(config) == hash(CANetConfig.preset(origin, scale=scale))
     with pytest.raises(FrozenInstanceError):
-        config.sae = False  # type: ignore[misc]
+        config.sae = False
 
 
 def test_published_differences() -> None:

@@ -80,7 +80,7 @@ class NoGradient(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad * float("nan")
 
 
@@ -106,7 +106,7 @@ def test_a_replay_that_agrees_is_used_with_its_device_current(capture) -> None:
     expected = model.features(IMAGES)
     with graphed(model, said.append):
         found = model.features(IMAGES)
-        assert model.features._replay is not None  # type: ignore[attr-defined]
+        assert model.features._replay is not None
     assert said == []
     assert current == [IMAGES.tensors.device]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -119,7 +119,7 @@ def test_a_replay_that_does_not_agree_is_not_used(make: Make, capture) -> None:
     model, said = Detector().train(), list[str]()
     with graphed(model, said.append):
         model.features(IMAGES)
-        assert model.features._replay is None  # type: ignore[attr-defined]
+        assert model.features._replay is None
     (line,) = said
     assert "their numbers are" in line
 
@@ -140,7 +140,7 @@ def test_what_was_captured_is_gone_after_the_block(capture) -> None:
 
     def replaying_as_torch_does(body: nn.Module, sample: Tensor) -> Any:
         eager = body.forward
-        body.forward = lambda x: eager(x) if body.training else None  # type: ignore[method-assign]
+        body.forward = lambda x: eager(x) if body.training else None
         bodies.append(weakref.ref(body))
         return body
 
