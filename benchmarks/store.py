@@ -299,16 +299,17 @@ def read_record(path: Path, kind: type[R]) -> R:
         raise DataError(f"{path} is not a {kind.__name__}: it is no JSON; {_REMEDY}") from None
     if not is_ours(written):
         raise DataError(f"{path} is not a record of this project")
-    if (field := not_finite(written)) is not None:
-        raise DataError(f"{path}: {field} is not a finite number; {_REMEDY}")
+    try:  # of the file as it stands, not of the model: fields that came later have defaults in older records
+        digest = digest_of({k: v for k, v in written.items() if k != "digest"})
+    except ValueError:  # canonical JSON knows no such number
+        raise DataError(f"{path}: {not_finite(written)} is not a finite number; {_REMEDY}") from None
     try:
         record = kind.model_validate_json(content)
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "file"
         raise DataError(f"{path} is not a {kind.__name__}: {field}: {first['msg']}; {_REMEDY}") from None
-    # Of the file as it stands, not of the model: fields that came later have defaults in older records.
-    if record.digest != digest_of({k: v for k, v in written.items() if k != "digest"}):
+    if record.digest != digest:
         raise DataError(f"{path} was changed after it was written: digest mismatch; {_REMEDY}")
     return record
 

@@ -197,21 +197,24 @@ def match(
     )  # each detection's pairs, best first
     gt, iou = near.gt[order], near.iou[order]
     rows, first = np.unique(near.dt[order], return_index=True)
-    ends = np.append(first, len(gt))[1:]
+    width = np.diff(np.append(first, len(gt)))
     a, t, n = len(ignore), len(least), len(scene.dt_image)
     matched = np.full((a, t, n), NONE, dtype=np.int64)
     taken = np.zeros((a, t, len(scene.gt_image)), dtype=bool)
     views, levels = np.ogrid[:a, :t]
-    for row, start, end in zip(rows, first, ends, strict=True):
-        g = gt[start:end]
-        free = (~taken[:, :, g] | scene.gt_crowd[g]) & (iou[start:end] >= least[:, None])
-        if not free.any():
-            continue
+    # Detections of other images or classes want other boxes, so that the best of each choose at once, then the seconds.
+    for chosen in _turns(scene.dt_image[rows] * len(scene.classes) + scene.dt_class[rows]):
+        row, columns = rows[chosen], np.arange(width[chosen].max())
+        there = columns < width[chosen, None]
+        at = np.where(there, first[chosen, None] + columns, first[chosen, None])
+        g = gt[at]  # (rows of this turn, boxes near each)
+        free = (~taken[:, :, g] | scene.gt_crowd[g]) & (iou[at] >= least[:, None, None]) & there
         wanted = free & ~ignore[:, None, g]
         choice = np.where(wanted.any(-1), wanted.argmax(-1), free.argmax(-1))
         hit = free.any(-1)
-        matched[:, :, row] = np.where(hit, g[choice], NONE)
-        taken[views, levels, g[choice]] |= hit
+        found = g[np.arange(len(row)), choice]
+        matched[:, :, row] = np.where(hit, found, NONE)
+        taken[views[..., None], levels[..., None], found] |= hit
     view = np.arange(a)[:, None, None]
     ignored = np.where(matched == NONE, dt_outside[:, None, :], _take(ignore, view, matched))
     return Found((matched != NONE) & ~ignored, ignored, matched)
@@ -250,6 +253,14 @@ def match_voc(scene: Scene, threshold: float, *, plus: float = 0.0) -> Found:
 def _take(values: Bools, *index: Ints) -> Bools:
     """values[index], also when there is no value at all."""
     return values[index] if values.size else np.zeros(np.broadcast_shapes(*(i.shape for i in index)), dtype=bool)
+
+
+def _turns(groups: Ints) -> list[Ints]:
+    """Indices of the first of each group, of the second of each, and so on; within a turn by group."""
+    order = np.argsort(groups, kind="stable")
+    rank = _rank(groups[order])
+    by_rank = order[np.argsort(rank, kind="stable")]
+    return np.split(by_rank, np.cumsum(np.bincount(rank)))[:-1]
 
 
 def _rank(groups: Ints) -> Ints:

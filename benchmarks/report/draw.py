@@ -107,7 +107,7 @@ def write(
         drawn["summary.csv"] = papers.as_csv(found).encode()
         drawn["summary.tex"] = papers.as_latex(found).encode()
         drawn["references.bib"] = papers.as_bibtex(found).encode()
-    drawn["published_figure.md" if beside_published else "summary.md"] = tables.markdown(records, published).encode()
+    drawn["published_figure.md" if beside_published else "summary.md"] = tables.markdown(found, records).encode()
     for name, content in drawn.items():
         _keep(folder / name, content)
 

@@ -9,10 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 _DISTANCES = (3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0, 46.0, 58.0)
 _SLIDES = (0.5, 0.0, 1.0, 0.25, 0.75)
 _MOST_STEPS = 20_000
-"""Of the search, which ends for sure: the names that are left then have no place."""
+"""Of the search: then each name takes the first place that is left, and a name without one stays without."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,6 @@ class Rectangle:
     y0: float
     x1: float
     y1: float
-
-    def padded(self, by: float) -> Rectangle:
-        return Rectangle(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
 
     def meets(self, other: Rectangle) -> bool:
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
@@ -53,13 +52,17 @@ def place(
         avoid: what names may cover if they must (whiskers). taken: what they may not.
     """
     choices = [_choices(i, points, size, frame, radius, avoid, taken) for i, size in enumerate(sizes)]
+    boxes = _boxes(choices)
     out: list[Rectangle | None] = [None] * len(points)
     order = sorted((i for i in range(len(points)) if choices[i]), key=lambda i: (len(choices[i]), i))
+    steps = _MOST_STEPS
     while order:
-        found, deepest = _search(order, choices)
+        found, deepest, steps = _search(order, boxes, steps)
+        if found is None and not steps:
+            found = _greedy(order, boxes)
         if found is not None:
-            for i, box in found.items():
-                out[i] = box
+            for i, chosen in found.items():
+                out[i] = choices[i][chosen]
             break
         order.remove(deepest)  # the one that never found a place
     return out
@@ -99,26 +102,63 @@ def _choices(
     return [box for _, _, box in sorted(found, key=lambda f: f[:2])]
 
 
-def _search(order: Sequence[int], choices: Sequence[Sequence[Rectangle]]) -> tuple[dict[int, Rectangle] | None, int]:
-    """A box for each, none meeting another, in depth first; or None and the first that found none."""
+@dataclass(frozen=True)
+class _Box:
+    bit: int
+    """Of this box alone."""
+    meets: int
+    """The bits of all boxes that it meets, or comes nearer to than a pixel."""
+
+
+def _boxes(choices: Sequence[Sequence[Rectangle]]) -> list[list[_Box]]:
+    corners = np.array([(c.x0, c.y0, c.x1, c.y1) for own in choices for c in own]).reshape(-1, 4)
+    x0, y0, x1, y1 = corners.T
+    count, out = 0, []
+    for own in choices:
+        boxes = []
+        for c in own:
+            near = (c.x0 - 1.0 < x1) & (x0 < c.x1 + 1.0) & (c.y0 - 1.0 < y1) & (y0 < c.y1 + 1.0)
+            boxes.append(_Box(1 << count, int.from_bytes(np.packbits(near, bitorder="little").tobytes(), "little")))
+            count += 1
+        out.append(boxes)
+    return out
+
+
+def _search(
+    order: Sequence[int], boxes: Sequence[Sequence[_Box]], steps: int
+) -> tuple[dict[int, int] | None, int, int]:
+    """Which box for each, none meeting another, in depth first, in at most `steps`; or None.
+
+    Also the first that found no place, and the steps that are left.
+    """
     at = [0] * len(order)
-    chosen: list[Rectangle] = []
-    deepest = steps = 0
-    while len(chosen) < len(order):
-        depth = len(chosen)
-        options, steps = choices[order[depth]], steps + 1
+    held = [0]  # bits of the boxes that are chosen, by depth
+    deepest = 0
+    while (depth := len(held) - 1) < len(order):
+        if not steps:
+            return None, order[deepest], 0
+        steps -= 1
         deepest = max(deepest, depth)
-        if steps > _MOST_STEPS:
-            return None, order[deepest]
+        options = boxes[order[depth]]
         while at[depth] < len(options):
-            box = options[at[depth]].padded(1.0)
+            box = options[at[depth]]
             at[depth] += 1
-            if not any(box.meets(other) for other in chosen):
-                chosen.append(options[at[depth] - 1])
+            if not box.meets & held[-1]:
+                held.append(held[-1] | box.bit)
                 break
         else:
             at[depth] = 0
-            if not chosen:
-                return None, order[deepest]
-            chosen.pop()
-    return dict(zip(order, chosen, strict=True)), -1
+            if not depth:
+                return None, order[deepest], steps
+            held.pop()
+    return {i: n - 1 for i, n in zip(order, at, strict=True)}, -1, steps
+
+
+def _greedy(order: Sequence[int], boxes: Sequence[Sequence[_Box]]) -> dict[int, int]:
+    """Which box for each, the first that meets none; names that find none are left out."""
+    held, out = 0, {}
+    for i in order:
+        free = next((n for n, box in enumerate(boxes[i]) if not box.meets & held), None)
+        if free is not None:
+            out[i], held = free, held | boxes[i][free].bit
+    return out

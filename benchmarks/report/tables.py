@@ -246,11 +246,10 @@ def recipe_text(stored: Stored) -> str:
     return f"{optimizer} {recipe.lr:g}, {schedule}, batch {recipe.batch_size}, {recipe.augment}, {start}"
 
 
-def markdown(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str:
-    """`summary.md`: a table per data set, the models, and how to read it. Args: published: as for `rows`."""
-    records = list(records)
+def markdown(found: Sequence[Row], records: Iterable[Stored]) -> str:
+    """`summary.md` of records and their rows: a table per data set, the models, and how to read it."""
     lines = ["# Summary", ""]
-    for title, section in sections(rows(records, published)).items():
+    for title, section in sections(found).items():
         lines += [f"## {md(title)}", "", *(f"- {md(sentence)}" for sentence in verdict(section)), "", *_head(_HEAD)]
         leaders = {label: best(section, name) for label, name in HEADLINE.items()}
         for row in section:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from benchmarks.report import draw
+from benchmarks.report import draw, labels
 from benchmarks.report.labels import Rectangle, place
 from benchmarks.report.style import our_style
 
@@ -33,6 +33,17 @@ def test_names_of_random_scatters_never_touch(seed: int) -> None:
     boxes = place(points, [(rng.uniform(20, 110), 10.5) for _ in points], FRAME, radius=RADIUS)
     check(points, boxes)
     assert sum(box is None for box in boxes) <= 2, "what finds no place gets a number"
+
+
+def test_in_a_crowd_the_names_that_fit_are_placed_and_the_search_ends(monkeypatch) -> None:
+    """150 marks in six places: no search finds room for all, and the rest must not lose theirs."""
+    rng = random.Random(0)
+    spots = [(rng.uniform(40, 340), rng.uniform(40, 210)) for _ in range(6)]
+    points = [(x + rng.gauss(0, 5), y + rng.gauss(0, 5)) for x, y in spots for _ in range(25)]
+    monkeypatch.setattr(labels, "_MOST_STEPS", 50)
+    boxes = place(points, [(40, 10.5)] * len(points), FRAME, radius=RADIUS)
+    check(points, boxes)
+    assert sum(box is not None for box in boxes) > 15
 
 
 def test_the_published_points_are_named_and_no_name_touches() -> None:

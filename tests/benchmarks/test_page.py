@@ -79,7 +79,7 @@ def test_the_verdict_is_that_of_the_summary(made) -> None:
     records, _, content = made
     sentences = content["sections"][0]["verdict"]
     for sentence in sentences:
-        assert f"- {sentence}" in tables.markdown(records)
+        assert f"- {sentence}" in tables.markdown(rows(records), records)
     for _, _, reason, *effects in content["sections"][0]["pairs"]:
         assert reason.startswith("Fewer than 3 trainings")
         told = [effect for effect in effects if effect is not None]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,9 +21,9 @@ from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
 from benchmarks.report.rows import _with_one_reference, _with_training_ratios, rows
-from benchmarks.report.tables import _differences, markdown, models_table, percent, print_tables, sections
+from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
-from benchmarks.store import scan
+from benchmarks.store import Stored, scan
 from benchmarks.suites import GateLimits
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
@@ -35,6 +36,11 @@ def results(tmp_path: Path, stored) -> Path:
     stored("results", make_cell(model="yolov8n", scale="n"), status="diverged", metrics=None, error="loss")
     stored("results", make_cell(dataset="neu_det"), metrics=make_metrics(0.6))
     return tmp_path / "results"
+
+
+def summary(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str:
+    records = list(records)
+    return tables.markdown(rows(records, published), records)
 
 
 def test_the_figure_is_byte_identical_across_processes(results: Path, tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_fewer_than_three_trainings_are_named(stored, tmp_path: Path) -> None:
     stored("results", make_cell(model="retinanet"), metrics=make_metrics(0.4))
     for seed in range(2):
         stored("results", make_cell(model="fcos", seed=seed), metrics=make_metrics(0.4 + 0.1 * seed))
-    text = markdown(scan(tmp_path / "results"))
+    text = summary(scan(tmp_path / "results"))
     assert "**Fewer than 3 trainings, and ranked against nothing: RetinaNet, FCOS.**" in text
     assert "| 45.0 [40.0, 50.0] |" in text, "two trainings are two values"
 
@@ -132,7 +138,7 @@ def test_what_was_put_right_after_the_run_is_counted(stored, tmp_path: Path) -> 
     why = make_record().provenance.model_copy(update={"amended": "the commit, since ..."})
     for seed in range(3):
         stored("results", make_cell(seed=seed), **({"provenance": why} if seed else {}))
-    assert "Of 2 records something was put right after the run" in markdown(scan(tmp_path / "results"))
+    assert "Of 2 records something was put right after the run" in summary(scan(tmp_path / "results"))
 
 
 def test_one_training_takes_its_spread_from_published_ones_of_its_family(stored, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_one_training_takes_its_spread_from_published_ones_of_its_family(stored,
     assert other.accuracy["AP50"].covers == "images only"
     wide, narrow = (row.interval[1] - row.interval[0] for row in (ours, other))
     assert wide > 2 * narrow
-    text = markdown(scan(tmp_path / "runs"), published)
+    text = summary(scan(tmp_path / "runs"), published)
     assert "CANet w/o SAE is that of 3 published trainings of the family: SD 10.0 points of AP50." in text
     assert "The intervals of RetinaNet: images only" in text
 
@@ -170,7 +176,7 @@ def test_counts_have_exact_intervals(stored, tmp_path: Path) -> None:
     low, high = row.accuracy["inspection.operating_point.overkill"].interval
     assert (low, high) == (0, pytest.approx(0.459, abs=1e-3)), "no false alarm on six good images"
     assert row.accuracy["inspection.operating_point.escape"].interval == (0, pytest.approx(0.168, abs=1e-3))
-    text = markdown(scan(tmp_path / "results"))
+    text = summary(scan(tmp_path / "results"))
     assert "100.0 (degenerate)" in text, "AP50 of a perfect model: nothing varies"
 
 
@@ -225,7 +231,7 @@ def test_runs_of_another_split_are_another_row(stored, tmp_path: Path) -> None:
     stored("results")
     stored("results", make_cell(split="synthetic_small-few10-v2"))
     assert [r.runs for r in rows(scan(tmp_path / "results"))] == [1, 1]
-    text = markdown(scan(tmp_path / "results"))
+    text = summary(scan(tmp_path / "results"))
     assert "## synthetic_small, 128 px, synthetic_small-few10-v2" in text
 
 
@@ -279,7 +285,7 @@ def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
 
 def test_details_are_folded_away_and_leave_out_what_nobody_has(stored, tmp_path: Path) -> None:
     stored("results", metrics=make_metrics(VOC07_AP50=0.51, intervals={"VOC07_AP50": (0.4, 0.6)}))
-    text = markdown(scan(tmp_path / "results"))
+    text = summary(scan(tmp_path / "results"))
     assert "<details>" in text
     assert "| 51.0 (40.9–61.0) |" in text, "Student's t of 59 freedoms on the logit"
     assert "VOC12 AP50 |" not in text
@@ -287,7 +293,7 @@ def test_details_are_folded_away_and_leave_out_what_nobody_has(stored, tmp_path:
 
 
 def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
-    text = markdown(scan(results))
+    text = summary(scan(results))
     assert "RetinaNet (untrained)" in text
     assert "YOLOv8n (diverged)" in text
     for table in text.split("\n\n"):
@@ -332,7 +338,7 @@ def test_parameters_are_those_that_run_in_evaluation_or_say_that_they_are_not(st
     found = {row.label: row for row in rows(scan(tmp_path / "results"))}
     assert (found["CANet"].parameters, found["CANet"].as_built) == (1_500_000, False)
     assert (found["RetinaNet"].parameters, found["RetinaNet"].as_built) == (1_800_000, True)
-    for table in (markdown(scan(tmp_path / "results")), models_table(scan(tmp_path / "results"))):
+    for table in (summary(scan(tmp_path / "results")), models_table(scan(tmp_path / "results"))):
         assert "| 1.50 |" in table
         assert "| 1.80 as built |" in table
     assert "parameters as built: RetinaNet" in draw._caption(list(found.values()))
@@ -356,7 +362,7 @@ def test_rows_differ_by_every_field_of_the_cell_and_say_in_what(stored, tmp_path
     assert "tile 640, overlap 64" in by[0.3]
     assert "lr 0.0005" in by[0.4]
     assert len(set(by.values())) == 3
-    assert "| CANet (" in markdown(scan(tmp_path / "results"))
+    assert "| CANet (" in summary(scan(tmp_path / "results"))
 
 
 @pytest.mark.parametrize("field", ["data", "evaluator", "builder"])
@@ -384,7 +390,7 @@ def test_a_class_that_is_never_found_is_said_beside_the_mean(stored, tmp_path: P
     stored("results", make_cell(model="fcos"), metrics=make_metrics(0.4, per_class=of(0.8, 0.1)))
     one, two = sorted(rows(scan(tmp_path / "results")), key=lambda r: r.name)
     assert (one.never_found, two.never_found) == ({"dent": 42}, {})
-    assert "| CANet (never finds dent, 42 boxes) |" in markdown(scan(tmp_path / "results"))
+    assert "| CANet (never finds dent, 42 boxes) |" in summary(scan(tmp_path / "results"))
 
 
 def test_the_figure_does_not_depend_on_the_readers_settings(results: Path, tmp_path: Path) -> None:
@@ -485,18 +491,17 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     ]
     alone = verdict([replace(row, runs=1) for row in found[:2]])
     assert alone == ["One training each: nothing is ranked.", "Trainings a model: 1; 180 test images in 40 groups."]
-    assert "- Fewer than two models are trained to the end 3 times" in markdown(scan(tmp_path / "results"))
+    assert "- Fewer than two models are trained to the end 3 times" in summary(scan(tmp_path / "results"))
 
 
-def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path, monkeypatch) -> None:
+def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path) -> None:
     found = [row for row in rows(scan(results)) if row.dataset == "synthetic_small"]
-    assert "**" not in "".join(line for line in markdown(scan(results)).splitlines() if line.startswith("|"))
+    assert "**" not in "".join(line for line in summary(scan(results)).splitlines() if line.startswith("|"))
     (in_order,) = sections(found).values()
     assert in_order == found
     ended = [replace(row, learning="converged", runs=3) for row in found if row.AP50 is not None]
     mixed = [*ended[::-1], replace(ended[0], name="fcos", label="FCOS", learning="still learning")]
-    monkeypatch.setattr(tables, "rows", lambda records, published=(): mixed)
-    lines = [line for line in markdown([]).splitlines() if line.startswith("| ") and "train" not in line]
+    lines = [line for line in tables.markdown(mixed, []).splitlines() if line.startswith("| ") and "train" not in line]
     names = [line.split(" | ")[0].removeprefix("| ") for line in lines]
     assert [name for name in names if "CAN" in name or name == "FCOS"][:3] == ["CANet", "FCOS", "CANet w/o SAE"]
     assert lines[names.index("CANet")].split(" | ")[3].startswith("**50.0** (")
