@@ -17,12 +17,13 @@ CLASSES = ("square", "bar", "ring")
 SIZE = 128
 
 
-# Wider forms of a model that is tested anyway, and big ones: when slow tests are asked for.
+# Other forms of a model that is tested anyway, and big ones: when slow tests are asked for.
 def _wide_yolo(name: str) -> bool:
     return get(name).family == "yolo" and name.endswith("s")
 
 
-SLOW = {"fasterrcnn_mobilenet", "ssd300", "rtdetr_l"} | {name for name in MODELS if _wide_yolo(name)}
+SLOW = {"fasterrcnn_fpn_v2", "fasterrcnn_mobilenet", "retinanet_v2", "rtdetr_l", "ssd300"}
+SLOW |= {"yolov5n", "yolov9t", "yolo12n"} | {name for name in MODELS if _wide_yolo(name)}
 
 
 def _param(name: str, slow: bool = False):

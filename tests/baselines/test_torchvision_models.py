@@ -34,7 +34,7 @@ PYRAMIDS = [
     if spec.builder.startswith("baselines.torch") and "nano" in spec.scales.values()
 ]
 
-_BIG = ("ssd300", "fasterrcnn_fpn_v2")
+_BIG = ("ssd300", "fasterrcnn_fpn_v2", "retinanet_v2")
 
 
 def _each(*names: str) -> pytest.MarkDecorator:

@@ -75,6 +75,7 @@ def at_random(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_chance_alarms_as_seldom_as_the_limits_say(at_random) -> None:
     """Two sides of the same code, no seed in common: of 200 comparisons at most as many alarms as 2% may bring."""
     rng, limits = np.random.default_rng(0), GateLimits(accuracy={"AP50": 0.02, "AP": 0.02})
@@ -82,6 +83,7 @@ def test_chance_alarms_as_seldom_as_the_limits_say(at_random) -> None:
     assert alarms <= 9  # at most 4 are expected; more than 9 come once in a hundred tries
 
 
+@pytest.mark.slow
 def test_a_drop_as_large_as_is_said_is_caught_in_four_of_five_tries(at_random) -> None:
     rng, limits = np.random.default_rng(1), GateLimits(accuracy={"AP50": 0.02})
     seen = []

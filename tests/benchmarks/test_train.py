@@ -120,7 +120,8 @@ class Killed(Exception):
 
 def _interrupted(model: str, optimizer: str = "adamw", die_in: int = 1):
     extra, missing = models.get(model).extra, models.missing_extra(model)
-    marks = [pytest.mark.skipif(missing is not None, reason=missing or "")]
+    marks = [] if model == "canet" and optimizer == "adamw" else [pytest.mark.slow]
+    marks += [pytest.mark.skipif(missing is not None, reason=missing or "")]
     if extra:
         marks.append(getattr(pytest.mark, extra))
     return pytest.param(model, optimizer, die_in, marks=marks, id=f"{model}-{optimizer}-{die_in}")

@@ -45,13 +45,12 @@ def test_backbone_and_neck_are_the_literal_ones(name: str) -> None:
     model = _model(config)
     reference = literal(model)
     deployed = deploy(model)
-    sizes = [(64, 128)] if config.sae_pixel_shuffle else [(64, 96), (75, 49), (33, 34)]
-    for height, width in sizes:
-        for batch in (1, 2):
-            x = torch.randn(batch, 3, height, width, dtype=torch.float64)
-            features, expected = deployed.backbone(x), reference.backbone(x)
-            _compare(features, expected, 1e-11)
-            _compare(deployed.neck(features), reference.neck(expected), 1e-10)
+    sizes = [(1, 64, 128), (2, 64, 128)] if config.sae_pixel_shuffle else [(2, 64, 96), (1, 75, 49), (1, 33, 34)]
+    for batch, height, width in sizes:
+        x = torch.randn(batch, 3, height, width, dtype=torch.float64)
+        features, expected = deployed.backbone(x), reference.backbone(x)
+        _compare(features, expected, 1e-11)
+        _compare(deployed.neck(features), reference.neck(expected), 1e-10)
 
 
 @pytest.mark.parametrize("origin", ORIGINS)

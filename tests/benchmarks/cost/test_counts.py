@@ -103,7 +103,17 @@ def test_what_has_no_formula_is_listed():
     assert counter.uncounted_elements["aten.silu"] == 2 * 3 * 16
 
 
-@pytest.mark.parametrize("name", torchvision.models.list_models(module=detection))
+def _big(name: str) -> bool:
+    return name.startswith(("mask", "keypoint", "ssd300")) or name.endswith("_v2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if _big(name) else [])
+        for name in torchvision.models.list_models(module=detection)
+    ],
+)
 def test_products_equal_torchs_own_counter_on_every_torchvision_detector(name: str):
     small = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
     torch.manual_seed(0)
