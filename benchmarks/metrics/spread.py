@@ -104,7 +104,8 @@ def pooled(rows: Iterable[Sequence[float]]) -> Training | None:
     freedom = sum(len(row) - 1 for row in several)
     if not freedom:
         return None
-    squares = sum(statistics.variance(row) * (len(row) - 1) for row in several)
+    means = map(statistics.fmean, several)
+    squares = math.fsum((value - mean) ** 2 for row, mean in zip(several, means, strict=True) for value in row)
     return Training(squares / freedom, freedom, sum(map(len, several)))
 
 

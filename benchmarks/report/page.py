@@ -150,7 +150,7 @@ def _all_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {plain(str(k)): _all_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_all_plain(v) for v in value]
+        return list(value) if {*map(type, value)} <= {int} else [_all_plain(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value

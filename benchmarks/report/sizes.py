@@ -17,8 +17,8 @@ from benchmarks.metrics.size_curves import SIZES, SizeCurves, size_curves
 from benchmarks.report.gallery import has_detections, tested_on
 from benchmarks.store import Stored, read_named
 
-MOST_TRAININGS = 5
-"""Of a row, those with the lowest folds and seeds: matching takes a tenth of a second each."""
+MOST_TRAININGS, MOST_READ = 5, 100
+"""Of a row, those with the lowest folds and seeds, and fewer of each where a table has many rows: at least one."""
 
 
 def by_size(groups: Sequence[Sequence[Stored]], data_root: Path | None) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def by_size(groups: Sequence[Sequence[Stored]], data_root: Path | None) -> dict[
     Raises:
         DataError: detections are not those of their record.
     """
-    readable = [[s for s in group if has_detections(s)][:MOST_TRAININGS] for group in groups]
+    most = max(1, min(MOST_TRAININGS, MOST_READ // max(len(groups), 1)))
+    readable = [[s for s in group if has_detections(s)][:most] for group in groups]
     first = next((group[0] for group in readable if group), None)
     if first is None:
         return {"absent": "No detections lie beside these records."}
