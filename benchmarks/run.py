@@ -225,7 +225,7 @@ def main(
     elif records:
         console.print("no time is left for figure and tables; the same command draws them")
     if publish:
-        _publish(ended_well, out, RESULTS / loaded.results)
+        _publish(ended_well, out, RESULTS / loaded.results_of(tier))
         if (measured := _latency_path(out, loaded, where)).exists():
             write_atomic(_latency_path(RESULTS, loaded, where), measured.read_bytes())
     _say_what_is_left(left, out)
@@ -638,7 +638,7 @@ def _require_publishable(stored: list[Stored]) -> None:
 
 def _publish(cells: list[Cell], out: Path, results: Path) -> None:
     """Copy records, detections and profiles to `results`; redraw reports/ when they belong there."""
-    from benchmarks.report import draw
+    from benchmarks.report import budget, draw
 
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
@@ -653,7 +653,7 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
-    if results in (RESULTS, RESULTS / draw.PUBLISHED):
+    if results in (RESULTS, RESULTS / draw.PUBLISHED, RESULTS / budget.BUDGET):
         draw.write_all(RESULTS, REPORTS)
     console.print(f"published {len(cells)} records to {results}/", highlight=False)
 

@@ -29,6 +29,9 @@ class SuiteModel(_Strict):
     variants: tuple[str, ...] = ("default",)
 
 
+_RESULTS = "^(_[a-z]+)?$"
+
+
 class Tier(_Strict):
     """One size of a suite: the same question at another cost.
 
@@ -48,6 +51,7 @@ class Tier(_Strict):
     by_family: dict[str, dict[str, Any]] = {}
     tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
     length: float = Field(1.0, gt=0, description="times the epochs and milestones of the recipes")
+    results: str | None = Field(None, pattern=_RESULTS, description="instead of the suite's")
 
     def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe | NativeRecipe:
         """The recipe of one cell: the tier's, then the data set's, then the family's changes.
@@ -119,7 +123,7 @@ class Suite(_Strict):
     datasets: tuple[str, ...] = Field(min_length=1)
     models: tuple[SuiteModel, ...] = Field(min_length=1)
     reference: str = Field(description="the model that latency ratios are taken to")
-    results: str = Field("", pattern="^(_[a-z]+)?$", description="folder below results/ that --publish fills")
+    results: str = Field("", pattern=_RESULTS, description="folder below results/ that --publish fills")
     latency: LatencyPhase | None = None
     limits: GateLimits = Field(default=GateLimits(), description="of the regression gate")
     tiers: dict[str, Tier] = Field(min_length=1)
@@ -157,6 +161,11 @@ class Suite(_Strict):
         if name not in self.tiers:
             raise RequestError(f"suite {self.name!r} has no tier {name!r}; {nearest(name, self.tiers)}")
         return self.tiers[name]
+
+    def results_of(self, tier: str) -> str:
+        """The folder below results/ that a tier's records are published to. RequestError for an unknown tier."""
+        own = self.tier(tier).results
+        return self.results if own is None else own
 
     def datasets_of(self, tier: str) -> tuple[str, ...]:
         """The data sets of a tier. RequestError for an unknown one."""

@@ -168,6 +168,22 @@ def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
     assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
 
 
+def test_what_is_trained_for_half_or_twice_the_schedule_is_the_budget_studys() -> None:
+    of = {(s, t): suites.load(s).results_of(t) for s in suites.names() for t in suites.load(s).tiers}
+    assert of["small_defects", "quick"] == of["budget", "half"] == of["budget", "twice"] == "_budget"
+    assert of["small_defects", "study"] == of["budget", "once"] == of["gpu_study", "study"] == ""
+    assert of["smoke", "quick"] == "_gate"
+    once, study = (
+        suites.load(s).cells(t, datasets=["neu_det"]) for s, t in (("budget", "once"), ("small_defects", "study"))
+    )
+    assert {c.id for c in once} <= {c.id for c in study}
+    quick, half = (
+        suites.load(s).cells(t, datasets=["neu_det"], select=["canet"])
+        for s, t in (("small_defects", "quick"), ("budget", "half"))
+    )
+    assert {c.id for c in quick} <= {c.id for c in half}
+
+
 def test_a_suite_of_the_users_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(MINIMAL)
     assert suites.load(str(tmp_path / "mine.yaml")) == suites.parse(MINIMAL, "x")
