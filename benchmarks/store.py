@@ -153,6 +153,17 @@ class RunRecord(_Record):
         """How the machine was shared; what trainings took that differ in it is not compared."""
         return self.beside, self.mps
 
+    @property
+    def training_seconds(self) -> float | None:
+        """What training took; on a CPU, had every epoch been as fast as the fastest: what else ran there slows the rest.
+
+        None where it was not measured.
+        """
+        took, rates = self.timings_s.get("train"), [point.images_per_second for point in self.curve]
+        if took is None or self.cell.device_class or not rates or min(rates) <= 0:
+            return took
+        return took * len(rates) / max(rates) / sum(1 / rate for rate in rates)
+
 
 class Macs(Hashed):
     """Multiply-accumulates of one image, averaged over those counted; see `benchmarks.cost.counts.count_macs`."""

@@ -59,7 +59,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     for (dataset, recipe, name), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
-        seconds = {e: statistics.median(r.timings_s["train"] for r in of) for e, of in line.items() if _timed(of)}
+        seconds = {e: statistics.median(times) for e, of in line.items() if len(times := _times(of)) == len(of)}
         out.append(
             Course(
                 dataset=dataset,
@@ -136,7 +136,8 @@ def markdown(known: Sequence[Course]) -> str:
         f"bound of that gain lies below {100 * CONVERGED_BELOW:.0f} points; else *not told*. With an SD of 1.5 points "
         "a model that gains nothing passes 7 times in 10, one that still gains 3 points once in 80 "
         "(`tests/ablations/test_effects.py`). Only converged models are ranked. Variants between CANet and Faster "
-        "R-CNN take the worse verdict of the two. Minutes are of training, on the machine of the record.",
+        "R-CNN take the worse verdict of the two. Minutes are of training, on the machine of the record; "
+        "on a CPU at the rate of a training's fastest epoch, since what else runs there slows the others.",
         "",
     ]
     return "\n".join(lines)
@@ -160,8 +161,8 @@ def _values(runs: Sequence[RunRecord]) -> list[float]:
     return [run.metrics.AP50 for run in ordered if run.metrics is not None and run.metrics.AP50 is not None]
 
 
-def _timed(runs: Sequence[RunRecord]) -> bool:
-    return all("train" in run.timings_s for run in runs)
+def _times(runs: Sequence[RunRecord]) -> list[float]:
+    return [took for run in runs if (took := run.training_seconds) is not None]
 
 
 def _once(by_epochs: Mapping[int, Sequence[RunRecord]]) -> int | None:

@@ -287,7 +287,7 @@ def _with_training_ratios(found: list[Row]) -> list[Row]:
 
 
 def _training_seconds(group: Sequence[Stored]) -> float | None:
-    seconds = [s.run.timings_s["train"] for s in group if s.run.status == "ok" and "train" in s.run.timings_s]
+    seconds = [took for s in group if s.run.status == "ok" and (took := s.run.training_seconds) is not None]
     return statistics.median(seconds) if seconds else None
 
 

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import preflight, store
 from benchmarks.detections import Detections
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import CellPaths, RunRecord, read_record, scan, write_atomic, write_record
+from benchmarks.store import CellPaths, EpochPoint, RunRecord, read_record, scan, write_atomic, write_record
 from tests.benchmarks.conftest import make_cell, make_record
 
 
@@ -251,3 +251,13 @@ def test_paths_of_a_cell_carry_its_id() -> None:
 def test_a_record_of_no_known_source_is_not_for_publication(changes: dict, why: str | None) -> None:
     got = make_record().provenance.model_copy(update=changes).unpublishable
     assert got is None if why is None else why in got
+
+
+def test_what_else_runs_on_a_cpu_does_not_count_as_training_time() -> None:
+    curve = tuple(EpochPoint(epoch=e, lr=1e-3, losses={}, images_per_second=r) for e, r in enumerate((10.0, 5.0)))
+    record = make_record(timings_s={"train": 30.0}, curve=curve)
+    assert record.training_seconds == pytest.approx(20.0)
+    card = record.model_copy(update={"cell": record.cell.model_copy(update={"device_class": "some-card"})})
+    assert card.training_seconds == 30.0
+    assert make_record(timings_s={}, curve=curve).training_seconds is None
+    assert make_record(timings_s={"train": 30.0}).training_seconds == 30.0
