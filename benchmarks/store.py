@@ -155,7 +155,7 @@ class RunRecord(_Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """What training took; on a CPU, had every epoch been as fast as the fastest: what else ran there slows the rest.
+        """What training took; on a CPU, at the rate of its fastest epoch: what else runs there slows the rest.
 
         None where it was not measured.
         """
