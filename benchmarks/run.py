@@ -218,7 +218,8 @@ def main(
         from benchmarks.report import budget, draw, tables
 
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
-        published = [*scan(RESULTS / loaded.results), *scan(RESULTS / budget.BUDGET)]
+        folders = dict.fromkeys((loaded.results_of(tier), "", budget.BUDGET))
+        published = [one for folder in folders for one in scan(RESULTS / folder)]
         draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
         tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
@@ -643,6 +644,10 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
     _require_publishable([load(CellPaths.of(out, cell)) for cell in cells])
+    together = {RESULTS, RESULTS / budget.BUDGET}  # read as one, in which no cell may stand twice
+    for other in together - {results} if results in together else ():
+        if twice := [path for cell in cells if (path := CellPaths.of(other, cell).record).exists()]:
+            raise RequestError(f"nothing is published: {twice[0]} is a record of the same cell; remove it first")
     for cell in cells:
         here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
         for source, target in (

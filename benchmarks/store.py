@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from benchmarks.cells import Cell, Fingerprint, Hashed, added, digest_of
+from benchmarks.cells import Cell, Fingerprint, Hashed, Recipe, added, digest_of
 from benchmarks.errors import DataError
 from benchmarks.files import sync, sync_folder
 from benchmarks.results import Metrics
@@ -155,12 +155,14 @@ class RunRecord(_Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """What training took; on a CPU, at the rate of its fastest epoch: what else runs there slows the rest.
+        """What training takes at most: as long as it took, on a CPU had every epoch been as fast as the fastest.
 
-        None where it was not measured.
+        What else runs on a CPU slows some epochs, or all. Epochs of a library's own trainer are not alike: as long as
+        it took. None where it was not measured.
         """
         took, rates = self.timings_s.get("train"), [point.images_per_second for point in self.curve]
-        if took is None or self.cell.device_class or not rates or min(rates) <= 0:
+        alike = isinstance(self.cell.recipe, Recipe) and not self.cell.device_class
+        if took is None or not alike or not rates or min(rates) <= 0:
             return took
         return took * len(rates) / max(rates) / sum(1 / rate for rate in rates)
 
@@ -313,7 +315,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     try:  # of the file as it stands, not of the model: fields that came later have defaults in older records
         digest = digest_of({k: v for k, v in written.items() if k != "digest"})
     except ValueError:  # canonical JSON knows no such number
-        raise DataError(f"{path}: {not_finite(written)} is not a finite number; {_REMEDY}") from None
+        raise DataError(f"{path}: {not_finite(written) or 'a field'} is not a finite number; {_REMEDY}") from None
     try:
         record = kind.model_validate_json(content)
     except ValidationError as e:

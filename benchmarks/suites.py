@@ -35,7 +35,7 @@ _RESULTS = "^(_[a-z]+)?$"
 class Tier(_Strict):
     """One size of a suite: the same question at another cost.
 
-    In the file, `like: SUITE.TIER` stands for all fields of that tier but those that are given.
+    In the file, `like: SUITE.TIER` stands for all fields of that tier but `results` and those that are given.
     """
 
     like: str | None = Field(None, pattern=r"^\w+\.\w+$")
@@ -322,5 +322,5 @@ def _written_out(content: Any) -> Any:
             others = yaml.safe_load(_text(suite))["tiers"]
             if of not in others:
                 raise RequestError(f"tiers.{name}.like: suite {suite!r} has no tier {of!r}; {nearest(of, others)}")
-            written[name] = {**others[of], **tier}
+            written[name] = {k: v for k, v in others[of].items() if k != "results"} | tier
     return {**content, "tiers": written}

@@ -43,14 +43,14 @@ class Side:
         """Median training time of the reference model, under the same recipe and conditions as a run."""
         cell = stored.run.cell
         times = [
-            took
+            one.run.timings_s["train"]
             for one in self.records
             if one.run.cell.name == reference
             and one.run.cell.dataset == cell.dataset
             and one.run.cell.recipe.epochs == cell.recipe.epochs
             and one.run.shared == stored.run.shared
             and machine_type(one.run.provenance) == machine_type(stored.run.provenance)
-            and (took := one.run.training_seconds) is not None
+            and "train" in one.run.timings_s
         ]
         return statistics.median(times) if times else None
 
@@ -133,7 +133,7 @@ def training_time(
     name: str, old: Stored, new: Stored, base: Side, head: Side, limits: GateLimits, one_job: bool
 ) -> list[Check]:
     """What a training took: directly in one job, else as a ratio to the reference model's under the same conditions."""
-    was, now = old.run.training_seconds, new.run.training_seconds
+    was, now = old.run.timings_s.get("train"), new.run.timings_s.get("train")
     if not was or not now or machine_type(old.run.provenance) != machine_type(new.run.provenance):
         return []
     if old.run.shared != new.run.shared:

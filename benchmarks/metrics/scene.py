@@ -53,7 +53,7 @@ class Scene:
             per_image: keep the best so many detections of an image; None for all.
 
         Raises:
-            DataError: the images are not the same ones.
+            DataError: the images are not the same ones, or a class is none of `classes`.
         """
         names = [image["file_name"] for image in truth["images"]]
         if set(names) != set(detections.file_names) or len(names) != len(detections.file_names):
@@ -66,6 +66,9 @@ class Scene:
         owner = np.array([by_id[int(a["image_id"])] for a in annotations], dtype=np.int64)
         at = np.argsort(owner, kind="stable")
         boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+        labels = np.concatenate([detections.labels, [int(a["category_id"]) for a in annotations]])
+        if (odd_labels := labels[(labels < 1) | (labels > len(classes))]).size:
+            raise DataError(f"class {int(odd_labels[0])} is none of the {len(classes)} classes, which count from 1")
         image = np.array([by_name[name] for name in detections.file_names], dtype=np.int64)[detections.image_index()]
         scores = detections.scores.astype(np.float64)
         order = np.lexsort((-scores, image))
@@ -203,7 +206,8 @@ def match(
     taken = np.zeros((a, t, len(scene.gt_image)), dtype=bool)
     views, levels = np.ogrid[:a, :t]
     # Detections of other images or classes want other boxes, so that the best of each choose at once, then the seconds.
-    for chosen in _turns(scene.dt_image[rows] * len(scene.classes) + scene.dt_class[rows]):
+    turns = _turns(scene.dt_image[rows] * len(scene.classes) + scene.dt_class[rows])
+    for chosen in (part for turn in turns for part in _by_size(turn, width)):
         row, columns = rows[chosen], np.arange(width[chosen].max())
         there = columns < width[chosen, None]
         at = np.where(there, first[chosen, None] + columns, first[chosen, None])
@@ -263,7 +267,13 @@ def _turns(groups: Ints) -> list[Ints]:
     return np.split(by_rank, np.cumsum(np.bincount(rank)))[:-1]
 
 
+def _by_size(turn: Ints, width: Ints) -> list[Ints]:
+    """`turn` in parts whose widths differ by less than a factor of 2, so that little is computed for nothing."""
+    sizes = np.frexp(width[turn])[1]
+    return [turn[sizes == size] for size in np.unique(sizes)]
+
+
 def _rank(groups: Ints) -> Ints:
     """Position of each element within its run of equal, adjacent values."""
-    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    starts = np.flatnonzero(np.append(True, np.diff(groups) != 0)[: len(groups)])
     return np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))

@@ -59,7 +59,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     for (dataset, recipe, name), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
-        seconds = {e: statistics.median(times) for e, of in line.items() if len(times := _times(of)) == len(of)}
+        fastest = min((took / e for e, of in line.items() for took in _times(of)), default=None)
         out.append(
             Course(
                 dataset=dataset,
@@ -68,7 +68,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
                 recipe=recipe,
                 fold=fold,
                 values={epochs: _values(of) for epochs, of in sorted(line.items())},
-                seconds=seconds,
+                seconds={} if fastest is None else {e: e * fastest for e in line},
                 once=once,
                 doubling=doubling(_values(line[once]), _values(line[twice]), *spreads[dataset]),
             )
@@ -136,8 +136,8 @@ def markdown(known: Sequence[Course]) -> str:
         f"bound of that gain lies below {100 * CONVERGED_BELOW:.0f} points; else *not told*. With an SD of 1.5 points "
         "a model that gains nothing passes 7 times in 10, one that still gains 3 points once in 80 "
         "(`tests/ablations/test_effects.py`). Only converged models are ranked. Variants between CANet and Faster "
-        "R-CNN take the worse verdict of the two. Minutes are of training, on the machine of the record; "
-        "on a CPU at the rate of a training's fastest epoch, since what else runs there slows the others.",
+        "R-CNN take the worse verdict of the two. Minutes are what training takes at most, "
+        "from the fastest epoch of all trainings of a model: what else ran on a machine slowed the others.",
         "",
     ]
     return "\n".join(lines)

@@ -381,7 +381,7 @@ def _record(stored: Stored) -> dict[str, Any]:
         "parameters": parameters_of([stored])[0],
         "macs": profile.macs.macs if profile is not None and profile.macs is not None else None,
         "ratio": None if latency is None else [latency.ratio, *latency.ratio_interval],
-        "minutes": run.timings_s["train"] / 60 if "train" in run.timings_s else None,
+        "minutes": None if run.training_seconds is None else run.training_seconds / 60,
         "device": run.provenance.device_name or run.provenance.cpu,
         "commit": (run.provenance.commit or "")[:8],
         "accuracy": accuracy,

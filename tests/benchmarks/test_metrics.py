@@ -149,7 +149,37 @@ def on_the_borders(rng: np.random.Generator):
     return truth, Detections.from_images(found.file_names, rows)
 
 
-SETS = [plain, crowds, empty_images, no_detections, no_boxes, ties, many_detections, on_the_borders]
+def a_pile(rng: np.random.Generator):
+    """Forty boxes of a class on one spot of an image, and other images with few: pairs of very unequal numbers."""
+    truth, found = plain(rng)
+    corners = rng.uniform(0, 4, (40, 2))
+    piled = [[x, y, float(w), float(h)] for (x, y), (w, h) in zip(corners, rng.integers(40, 60, (40, 2)), strict=True)]
+    truth["annotations"] += [
+        {
+            **truth["annotations"][0],
+            "id": 1000 + i,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": box,
+            "area": box[2] * box[3],
+        }
+        for i, box in enumerate(piled)
+    ]
+    columns = []
+    for i in range(len(found.file_names)):
+        rows = slice(*found.offsets[i : i + 2])
+        columns.append((found.boxes[rows], found.scores[rows], found.labels[rows]))
+    boxes, scores, labels = columns[0]
+    more = np.array([[x + 1, y + 1, x + w, y + h] for x, y, w, h in piled[:30]])
+    columns[0] = (
+        np.concatenate([boxes, more]),
+        np.concatenate([scores, rng.uniform(0, 1, 30)]),
+        np.concatenate([labels, np.ones(30, dtype=int)]),
+    )
+    return truth, Detections.from_images(found.file_names, columns)
+
+
+SETS = [plain, crowds, empty_images, no_detections, no_boxes, ties, many_detections, on_the_borders, a_pile]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -264,6 +294,17 @@ def test_other_images_than_the_truth_has_are_refused(rng) -> None:
 
 
 @pytest.mark.timing
+@pytest.mark.parametrize("wrong", ["box", "detection"])
+def test_a_class_that_is_none_is_refused(rng, wrong: str) -> None:
+    truth, found = plain(rng)
+    if wrong == "box":
+        truth["annotations"][0]["category_id"] = 0
+    else:
+        found.labels[0] = len(CLASSES) + 1
+    with pytest.raises(DataError, match=f"class {0 if wrong == 'box' else len(CLASSES) + 1} is none of the"):
+        metrics.evaluate(truth, found, CLASSES, resamples=0)
+
+
 def test_1000_resamples_of_540_images_take_seconds_and_beat_pycocotools() -> None:
     """Under 5 s of CPU, and at least 4 times faster than pycocotools' `accumulate()` per resample, matched once."""
     import time

@@ -177,11 +177,19 @@ def test_what_is_trained_for_half_or_twice_the_schedule_is_the_budget_studys() -
         suites.load(s).cells(t, datasets=["neu_det"]) for s, t in (("budget", "once"), ("small_defects", "study"))
     )
     assert {c.id for c in once} <= {c.id for c in study}
+    both = ["canet", "fasterrcnn_fpn", "retinanet", "yolov8n:near_start"]
     quick, half = (
-        suites.load(s).cells(t, datasets=["neu_det"], select=["canet"])
+        suites.load(s).cells(t, datasets=["synthetic_small", "neu_det"], select=both)
         for s, t in (("small_defects", "quick"), ("budget", "half"))
     )
+    assert len(quick) == 2 * len(both)
     assert {c.id for c in quick} <= {c.id for c in half}
+
+
+def test_a_tier_like_another_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL.replace("name: x", "name: x\nresults: _mine") + "  other: {like: small_defects.quick}\n")
+    assert suites.load(str(path)).results_of("other") == "_mine"
 
 
 def test_a_suite_of_the_users_own_is_a_file(tmp_path: Path) -> None:

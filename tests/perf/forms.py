@@ -80,6 +80,8 @@ def compare(
             value = AP50(found)
         except Exception as e:
             print(f"{name}: {form}: {type(e).__name__}: {str(e)[:160]}", flush=True)
+            if base is None:
+                return
             continue
         base = (value, found) if base is None else base
         print(
@@ -89,7 +91,12 @@ def compare(
 
 
 def apart(base: Found, other: Found) -> str:
-    """How far detections lie from those that go with them: of the same class, the box that overlaps most."""
+    """How far detections lie from those that go with them, of the same class the box that overlaps most, both ways."""
+    scores, boxes, count, alone = (max(pair) for pair in zip(_apart(base, other), _apart(other, base), strict=True))
+    return f"of {count} detections {alone} have no counterpart, scores differ by {scores:.1e}, boxes by {boxes:.1e} px"
+
+
+def _apart(base: Found, other: Found) -> tuple[float, float, int, int]:
     scores, boxes, alone, count = 0.0, 0.0, 0, 0
     for a, b in zip(base, other, strict=True):
         for box, score, label in zip(a["boxes"], a["scores"], a["labels"], strict=True):
@@ -106,7 +113,7 @@ def apart(base: Found, other: Found) -> str:
             at = int(shared.argmax())
             scores = max(scores, abs(float(b["scores"][same][at] - score)))
             boxes = max(boxes, float(np.abs(corners[at] - own[at]).max()))
-    return f"of {count} detections {alone} have no counterpart, scores differ by {scores:.1e}, boxes by {boxes:.1e} px"
+    return scores, boxes, count, alone
 
 
 def of_cell(stored: Stored, runs: Path, most: int | None, forms: list[str]) -> None:

@@ -60,7 +60,7 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 
 def loads(page: Path, times: int) -> Iterator[tuple[float, float]]:
-    """Seconds from asking for the page until it says that it is ready, and seconds of the page's own scripts."""
+    """Seconds from asking for the page until it is ready: by our clock, and since navigation by its own."""
     from playwright.sync_api import sync_playwright
 
     from tests.benchmarks.test_browser import WIDE, chromium

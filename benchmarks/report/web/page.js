@@ -68,7 +68,7 @@
     { key: "params", label: "params (M)", sort: (r) => r.parameters, show: (r) => [number(r.parameters, 2, 1e-6)], factor: 1e-6 },
     { key: "gmacs", label: "GMACs", sort: (r) => r.macs, show: (r) => [number(r.macs, 2, 1e-9)], factor: 1e-9 },
     { key: "latency", label: "latency ratio", sort: (r) => r.ratio?.[0] ?? null, show: (r) => cell(r.ratio, 2, 1) },
-    { key: "minutes", label: "training (min)", sort: (r) => r.minutes, show: (r) => [number(r.minutes, 1)] },
+    { key: "minutes", label: "training (min, at most)", sort: (r) => r.minutes, show: (r) => [number(r.minutes, 1)] },
     { key: "status", label: "status", text: true, sort: (r) => r.status, show: (r) => [r.status === "ok" ? "ok" : make("span", { class: "bad" }, r.status.replaceAll("_", " "))] },
     { key: "start", label: "start", text: true, sort: (r) => r.start, show: (r) => [r.start === "scratch" ? "scratch" : make("span", { title: r.start }, "pretrained")] },
     { key: "device", label: "device", text: true, ...plain("device") },
