@@ -79,7 +79,7 @@ AXES = (
     ),
     Axis(
         "trade_off_training.svg",
-        lambda section: f"Training time of one model, as a ratio to {_reference(section)}",
+        lambda section: f"Training time, as its fastest epoch tells it, as a ratio to {_reference(section)}",
         lambda row: row.training_ratio,
     ),
 )
