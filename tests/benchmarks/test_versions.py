@@ -21,9 +21,9 @@ from tests.benchmarks.conftest import RECIPE, make_cell
 
 FILE = Path(__file__).with_name("versions.json")
 RELATIVE = 2e-3  # two steps on another CPU differ by far less, a changed initialisation by far more
-# But for deep networks with a step behind them: AdamW's first step is the sign of a gradient, and where rounding decides
-# that, the weight moves the other way (0.4% of the loss of ResNeXt, 0.2% of Res2Net's, between two CPUs; 0.2% of
-# YOLOv10n's under MKL_CBWR=COMPATIBLE).
+# But for deep networks after a step: AdamW's first one is the sign of a gradient, and where rounding decides that, the
+# weight moves the other way (0.4% of the loss of ResNeXt, 0.2% of Res2Net's, between two CPUs; 0.2% of YOLOv10n's under
+# MKL_CBWR=COMPATIBLE).
 RELATIVE_AFTER_A_STEP = {"mmdet": 1e-2, "yolo": 1e-2}
 
 
