@@ -274,6 +274,7 @@ def _predictor(model, **overrides):
     return made
 
 
+@pytest.mark.slow
 @needs_ultralytics
 @torch.inference_mode()
 def test_same_detections_as_the_librarys_predictor_from_one_tensor(trained, monkeypatch, tmp_path: Path):
@@ -291,6 +292,7 @@ def test_same_detections_as_the_librarys_predictor_from_one_tensor(trained, monk
     assert torch.equal(ours["labels"][confident], expected[confident, 5].long() + 1)
 
 
+@pytest.mark.slow
 @needs_ultralytics
 @torch.inference_mode()
 def test_same_detections_as_the_librarys_validator_from_one_tensor(trained, tmp_path: Path):
@@ -310,6 +312,7 @@ def test_same_detections_as_the_librarys_validator_from_one_tensor(trained, tmp_
     assert torch.equal(ours["labels"], theirs["cls"][kept].long() + 1)
 
 
+@pytest.mark.slow
 @needs_ultralytics
 @torch.inference_mode()
 def test_matches_the_librarys_predictor_from_the_image_file(trained, monkeypatch, tmp_path: Path):

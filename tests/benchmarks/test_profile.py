@@ -37,7 +37,7 @@ def quote(path: Path) -> str:
 def test_command_profiles_models_beside_each_other(data_root: Path, synthetic, tmp_path: Path):
     out = tmp_path / "with a space" / "profile.json"
     arguments = "--model fasterrcnn_fpn --model canet:no_sae --model fasterrcnn_fpn --images 2 --runs 3 --warmup 1"
-    arguments += f" --min-seconds 0 --batch-size 2 --image-size 96 --data-root {quote(data_root)} --out {quote(out)}"
+    arguments += f" --min-seconds 0 --batch-size 2 --image-size 64 --data-root {quote(data_root)} --out {quote(out)}"
     done = CliRunner().invoke(profile.app, shlex.split(arguments))
     assert done.exit_code == 0, done.output
     assert "Random weights" in done.output

@@ -44,9 +44,9 @@ def summary(records: Iterable[Stored], published: Iterable[Stored] = ()) -> str:
 
 
 def test_the_figure_is_byte_identical_across_processes(results: Path, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        command = [sys.executable, "-m", "benchmarks.report", "--results", results, "--reports", tmp_path / folder]
-        subprocess.run(command, check=True, capture_output=True)
+    draw.write_all(results, tmp_path / "one")
+    command = [sys.executable, "-m", "benchmarks.report", "--results", results, "--reports", tmp_path / "two"]
+    subprocess.run(command, check=True, capture_output=True)
     for name in ("trade_off.svg", "summary.md"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two

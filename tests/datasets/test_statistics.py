@@ -32,6 +32,7 @@ def test_classes_together(synthetic):
     assert both.loc["pit", "pit"] == len(images["pit"])
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_and_the_same_twice(synthetic, tmp_path):
     frame = statistics.boxes(synthetic)
     statistics.draw(synthetic, frame, tmp_path / "new" / "a.png")
