@@ -14,19 +14,27 @@ from pathlib import Path
 _CONTROL = "nvidia-cuda-mps-control"
 _PIPE, _LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 _TRY_S = 120.0
+_ASK_S = 10.0
 
 
 def in_use() -> bool:
-    """Whether CUDA in this process, and in those that it starts, goes through a service that was named to it."""
-    return _PIPE in os.environ
+    """Whether a service answers where CUDA, in this process and in those that it starts, looks for one."""
+    if shutil.which(_CONTROL) is None:
+        return False
+    try:
+        asked = subprocess.run([_CONTROL], input="get_server_list\n", text=True, capture_output=True, timeout=_ASK_S)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return asked.returncode == 0
 
 
 @contextlib.contextmanager
 def service(say: Callable[[str], object]) -> Iterator[bool]:
     """Within the block, processes started by this one share GPUs through the service; yields whether they do.
 
-    One that was named in the environment is used as it is. Else one of our own is started, tried in a process, and
-    ended with the block. This process itself stays as it is once it has used CUDA. No setting of a GPU is changed.
+    One that answers is used as it is. Else one of our own is started, tried in a process, and ended with the block;
+    what the environment names then stands aside. This process itself stays as it is once it has used CUDA. No setting
+    of a GPU is changed.
 
     Args:
         say: is told, in a line, why there is none.
@@ -39,7 +47,7 @@ def service(say: Callable[[str], object]) -> Iterator[bool]:
         yield False
         return
     folder = Path(tempfile.mkdtemp(prefix="mps-", dir="/tmp"))  # short: a socket's path has 108 bytes
-    log = os.environ.get(_LOG)
+    before = {name: os.environ[name] for name in (_PIPE, _LOG) if name in os.environ}
     os.environ.update({_PIPE: str(folder), _LOG: str(folder)})
     try:
         problem = _start()
@@ -52,8 +60,7 @@ def service(say: Callable[[str], object]) -> Iterator[bool]:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([_CONTROL], input="quit\n", text=True, capture_output=True, timeout=30)
         _forget()
-        if log is not None:
-            os.environ[_LOG] = log
+        os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 

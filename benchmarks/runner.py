@@ -307,6 +307,7 @@ def _train_and_evaluate(
                 )
         finally:  # a training that diverged has begun too
             known["first_steps"] = beginning.summary()
+            known["graphs"] = beginning.graphs.replayed if device.type == "cuda" else None
         # What went on from a file took its time before that, too.
         timings["train"] = max(timings["train"], _seconds_of(known["curve"], cell.recipe, len(split.train)))
     known["weights_sha256"] = save_trained(model, cell, data.classes, paths.weights)

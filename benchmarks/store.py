@@ -145,6 +145,8 @@ class RunRecord(_Record):
     """Cells that its run ran at a time, this one included: rates and timings depend on it. Other runs are not seen."""
     mps: bool | None = added(None)
     """Whether those that share a GPU did so through CUDA's multi-process service; null on a CPU."""
+    graphs: bool | None = added(None)
+    """Whether training steps replayed CUDA graphs; null on a CPU, in older records and by a library's own trainer."""
     provenance: Provenance
     error: str | None = None
 

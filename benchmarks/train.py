@@ -26,7 +26,7 @@ from benchmarks.datasets.loading import Batches, DetectionDataset
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, FirstSteps, write_atomic
 from canet.contract import Detector
-from canet.graphs import graphed
+from canet.graphs import Graphs, graphed
 
 
 class Diverged(Exception):
@@ -97,11 +97,16 @@ DIGESTED_STEPS = (1, 10, 100)
 
 
 class Beginning:
-    """The losses of a training's first iterations, as it goes; whole also where it was interrupted meanwhile."""
+    """What a training's first iterations tell, as it goes: their losses, whole also where it was interrupted meanwhile.
+
+    Attributes:
+        graphs: whether its steps replay CUDA graphs.
+    """
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] | None = []
         """None: not known, since the training went on from a file that does not say."""
+        self.graphs = Graphs()
 
     def add(self, step: int, losses: dict[str, float]) -> None:
         """The losses of iteration `step`, counted from 0."""
@@ -140,7 +145,7 @@ def train(
         checkpoint: file to resume from and to write after every epoch; None for neither.
         tag: what must agree for `checkpoint` to be gone on from (cell id and fingerprint).
         loaders: processes that read images; the numbers do not depend on it.
-        beginning: is filled with the losses of the first iterations, also where the training fails after them.
+        beginning: is filled with what the first iterations tell, also where the training fails after them.
 
     Raises:
         Diverged: a loss term, a gradient or a weight was NaN or infinite.
@@ -170,7 +175,7 @@ def train(
         drop_last=True,
         workers=loaders,
     )
-    with all_batches as batches, graphed(model, say):
+    with all_batches as batches, graphed(model, say) as beginning.graphs:
         for epoch in range(first, recipe.epochs):
             seed_everything(cell.stream("sampling") + epoch)
             model.on_epoch(epoch, recipe.epochs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,16 @@ _AGREE = 1e-3
 """How far a graph's numbers may be from the eager ones, of their length: sums in another order, in float32."""
 
 
+@dataclass
+class Graphs:
+    """What became of the graphs of a training, as it goes."""
+
+    replayed: bool = False
+    """Whether they were captured, agreed and take the place of eager steps."""
+
+
 @contextmanager
-def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[None]:
+def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[Graphs]:
     """Within the block, training steps of `model` replay graphs where that can be done; else they are what they were.
 
     The graphs are captured at the first step, for its shape; other shapes, evaluation and float32 under autocast are
@@ -37,13 +46,14 @@ def graphed(model: nn.Module, say: Callable[[str], object]) -> Iterator[None]:
             they are, and so do subclasses that do more than backbone and neck, or do it otherwise.
         say: is told, in a line, when a graph could not be captured or did not agree.
     """
+    graphs = Graphs()
     on_cuda = next(model.parameters()).device.type == "cuda"
     if not isinstance(model, TwoStageDetector) or not _is_plain(model) or not on_cuda:
-        yield
+        yield graphs
         return
-    model.features = _Features(model, say)  # type: ignore[method-assign]
+    model.features = _Features(model, say, graphs)  # type: ignore[method-assign]
     try:
-        yield
+        yield graphs
     finally:
         del model.features
         gc.collect()  # a graphed module refers to itself, and with it stays the memory of its graphs
@@ -67,8 +77,8 @@ class _Body(nn.Module):
 class _Features:
     """Takes the place of a detector's method `features`."""
 
-    def __init__(self, model: TwoStageDetector, say: Callable[[str], object]) -> None:
-        self._model, self._say, self._eager = model, say, model.features
+    def __init__(self, model: TwoStageDetector, say: Callable[[str], object], graphs: Graphs) -> None:
+        self._model, self._say, self._graphs, self._eager = model, say, graphs, model.features
         self._shape: torch.Size | None = None
         self._replay: Callable[[Tensor], dict[str, Tensor]] | None = None
 
@@ -105,6 +115,7 @@ class _Features:
             self._say(f"trains without CUDA graphs: their numbers are {apart:.1e} from the eager ones")
             return
         self._replay = replay
+        self._graphs.replayed = True
 
 
 def _draws_or_counts(module: nn.Module) -> bool:

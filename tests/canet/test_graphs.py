@@ -104,9 +104,11 @@ def test_a_replay_that_agrees_is_used_with_its_device_current(capture) -> None:
     current = capture(replaying)
     model, said = Detector().train(), list[str]()
     expected = model.features(IMAGES)
-    with graphed(model, said.append):
+    with graphed(model, said.append) as graphs:
+        assert not graphs.replayed
         found = model.features(IMAGES)
         assert model.features._replay is not None
+        assert graphs.replayed
     assert said == []
     assert current == [IMAGES.tensors.device]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -117,9 +119,10 @@ def test_a_replay_that_agrees_is_used_with_its_device_current(capture) -> None:
 def test_a_replay_that_does_not_agree_is_not_used(make: Make, capture) -> None:
     capture(make)
     model, said = Detector().train(), list[str]()
-    with graphed(model, said.append):
+    with graphed(model, said.append) as graphs:
         model.features(IMAGES)
         assert model.features._replay is None
+        assert not graphs.replayed
     (line,) = said
     assert "their numbers are" in line
 
