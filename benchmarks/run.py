@@ -348,28 +348,31 @@ def _latency(
 ) -> None:
     """Measure what the suite wants measured before anything is trained, by the profile command in a process of its own.
 
-    It is there once it is complete, in `out`/_latency, and then not measured again.
+    It is there once it is complete, in `out`/_latency, and then not measured again. Of a run's time limit it gets what
+    its own limit asks for, or what is left with room for what precedes the timing, from half of that limit on.
     """
     phase, path = suite.latency, _latency_path(out, suite, device)
     if phase is None or dataset is None or (path.exists() and json.loads(path.read_bytes()).get("complete")):
         return
-    left = limits.deadline - time.monotonic()
-    if limits.stopping() or left < plan.seconds(phase.limit):
+    left, limit = limits.deadline - time.monotonic(), plan.seconds(phase.limit)
+    granted = min(limit, left / _LATENCY_SLACK)
+    if limits.stopping() or granted < limit / 2:
         console.print(f"latency not measured: it gets {phase.limit}, and {left:.0f} s are left", highlight=False)
         return
     names = [m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants]
     command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
     command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
-    command += ["--data-root", str(root), "--time-limit", phase.limit, "--out", str(path), "--images", "4"]
+    command += ["--data-root", str(root), "--time-limit", f"{granted:.0f}s", "--out", str(path), "--images", "4"]
     command += [part for name in names for part in ("--model", name)]
     command += [part for form in phase.forms for part in ("--form", form)]
     for option in ("--batch-size", "--latency-batch-size"):
         command += [part for size in phase.batch_sizes for part in (option, str(size))]
-    console.print(f"latency of {len(names)} models at scale {phase.scale}, {phase.image_size} px", highlight=False)
+    short = f", in {granted:.0f} s instead of {phase.limit}" if granted < limit else ""
+    console.print(f"latency of {len(names)} models at scale {phase.scale}, {phase.image_size} px{short}", highlight=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # What it counts before it times knows no limit.
-        most = min(left, _LATENCY_SLACK * plan.seconds(phase.limit))
+        most = _LATENCY_SLACK * granted
         code: int | str = subprocess.run(command, check=False, timeout=most).returncode
     except subprocess.TimeoutExpired:
         code = "killed, it took too long"

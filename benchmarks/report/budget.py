@@ -42,7 +42,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     by_id = {run.cell_id: run for run in runs if run.metrics is not None and run.metrics.AP50 is not None}
     groups: dict[tuple[str, str, str, int], dict[int, list[RunRecord]]] = {}
     for run in by_id.values():
-        key = (run.cell.dataset, _recipe(run.cell), run.cell.name, run.cell.fold)
+        key = (run.cell.dataset, recipe_of(run.cell), run.cell.name, run.cell.fold)
         groups.setdefault(key, {}).setdefault(run.cell.recipe.epochs, []).append(run)
     best: dict[tuple[str, str, str], tuple[int, dict[int, list[RunRecord]]]] = {}
     for (dataset, recipe, name, fold), by_epochs in sorted(groups.items()):
@@ -84,7 +84,7 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
     nothing is told. Variants of CANet that have no study of their own take the worse verdict of CANet and Faster R-CNN,
     between which they lie.
     """
-    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, _recipe(cell))}
+    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipe_of(cell))}
 
     def one(name: str) -> Learning | None:
         course = of.get(name)
@@ -148,7 +148,7 @@ def _at(course: Course, epochs: float) -> str:
     return f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "–"
 
 
-def _recipe(cell: Cell) -> str:
+def recipe_of(cell: Cell) -> str:
     """All of a request but the model, fold, seed and length; two models share it, or one has its own."""
     rest = cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
     for name in ("epochs", "milestones", "warmup_iters"):

@@ -10,6 +10,7 @@ from functools import partial
 from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
 from benchmarks import models
 from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate
+from benchmarks.report.budget import ENDS
 from benchmarks.report.rows import Row
 
 
@@ -169,11 +170,25 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
             untold.append(row.title)
         else:
             low, high = (f"{100 * v:+.1f}" for v in effect.interval)
-            told.append(f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}")
+            lead = f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}"
+            told.append(f"{lead} ({_at_twice(first, row, name)})")
     out = f"Best on {what}: {first.title}, {100 * value(first):.1f}"
     out += f", {told[0]}" if told else ""
     out += f"; not told from {', '.join(untold)}" if untold else ""
     return out + "."
+
+
+def _at_twice(first: Row, row: Row, name: str) -> str:
+    """What became of a lead at twice the schedule: one that goes away there was a faster start."""
+    ours, theirs = first.twice.get(name, {}), row.twice.get(name, {})
+    effect = _paired(first, ours, theirs)
+    if effect is None:
+        return "not tried at twice the schedule"
+    out = f"at twice the schedule {100 * effect.mean:+.1f}"
+    if effect.runs < LEAST_RUNS or effect.interval is None:
+        return f"{out}, in too few trainings to tell"
+    low, high = effect.interval
+    return f"{out}, {100 * low:+.1f} to {100 * high:+.1f}{'' if low > 0 else ': not told there'}"
 
 
 def counterpart(row: Row, section: Sequence[Row]) -> Row | None:
@@ -183,8 +198,8 @@ def counterpart(row: Row, section: Sequence[Row]) -> Row | None:
     Where the model was trained in several ways, with the one of as many epochs, and of the same scale.
     """
     whole = models.label(models.split_name(row.name)[0], "default")
-    reference = next((r.reference for r in section if r.reference), None)
-    label = whole if row.label != whole else models.label(reference, "default") if reference else None
+    reference = next((r.reference for r in section if r.reference), ENDS[1])  # where nothing was profiled
+    label = whole if row.label != whole else models.label(reference, "default")
     if label == row.label:
         return None
     left = [r for r in section if r.label == label]

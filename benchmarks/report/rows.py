@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ablations.effects import Learning
 from benchmarks import models
@@ -136,6 +136,8 @@ class Row:
     """Of its runs, those that failed included, in the order of folds and seeds."""
     apart: str = ""
     """What tells the row from others of its label in its table."""
+    twice: Mapping[str, Mapping[tuple[int, int], RunMetric]] = field(default_factory=dict)
+    """AP50 and AP small of each training at twice the schedule, by (fold, seed), from every record there is."""
 
     @property
     def title(self) -> str:
@@ -179,7 +181,9 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     for table in tables.values():
         _agree(table, ("data", "evaluator"))
     order = {name: i for i, name in enumerate(models.MODELS)}
-    out = _with_one_reference([_row(group, spreads, studied) for _, group in sorted(groups.items())])
+    lengths = _Lengths(known.values())
+    out = [_row(group, spreads, studied, lengths) for _, group in sorted(groups.items())]
+    out = _with_one_reference(out)
     out = _told_apart(_with_training_ratios(out))
     rank = {"default": 0}
     return sorted(
@@ -203,15 +207,15 @@ def _agree(together: list[Stored], fields: Iterable[str]) -> None:
     """
     first = together[0]
     for other in together[1:]:
-        for field in fields:
-            a, b = (getattr(s.run.fingerprint, field) for s in (first, other))
+        for name in fields:
+            a, b = (getattr(s.run.fingerprint, name) for s in (first, other))
             if a != b and first.run.metrics is not None and other.run.metrics is not None:
-                old = other if field != "evaluator" or b < a else first
+                old = other if name != "evaluator" or b < a else first
                 command = f"python -m benchmarks.evaluate --rewrite {old.paths.record}"
-                remedy = command if field == "evaluator" else f"run {old.run.cell.name} again, or leave it out"
+                remedy = command if name == "evaluator" else f"run {old.run.cell.name} again, or leave it out"
                 shown = f"{str(a)[:12]} and {str(b)[:12]}"
                 raise DataError(
-                    f"{first.paths.record} and {other.paths.record} do not belong together: {field} {shown}; {remedy}"
+                    f"{first.paths.record} and {other.paths.record} do not belong together: {name} {shown}; {remedy}"
                 )
 
 
@@ -318,7 +322,7 @@ def label_of(cell: Cell) -> str:
     return f"{label} native" if isinstance(cell.recipe, NativeRecipe) else label
 
 
-def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Row:
+def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengths: _Lengths) -> Row:
     first = group[0].run
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
@@ -362,7 +366,25 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course]) -> Ro
         request=_request(cell),
         learning=budget.verdict(cell, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
+        twice={name: samples_of(name, lengths.twice(cell)) for name in ("AP50", "AP_small")},
     )
+
+
+class _Lengths:
+    """Trainings of every model under one recipe, by their length."""
+
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
+        self._runs: dict[tuple[object, ...], list[RunRecord]] = {}
+        for run in runs:
+            self._runs.setdefault(self._key(run.cell, run.cell.recipe.epochs), []).append(run)
+
+    @staticmethod
+    def _key(cell: Cell, epochs: int) -> tuple[object, ...]:
+        return cell.dataset, budget.recipe_of(cell), cell.name, epochs
+
+    def twice(self, cell: Cell) -> list[RunRecord]:
+        """Those like that of a cell, for twice its epochs."""
+        return self._runs.get(self._key(cell, 2 * cell.recipe.epochs), [])
 
 
 class Spreads:

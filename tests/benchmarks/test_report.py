@@ -482,7 +482,7 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     found = [replace(r, learning="still learning", never_found={"pit": 5}) if r.name == "fcos" else r for r in found]
     sentences = verdict(found)
     assert sentences[0].startswith("Best on AP50: CANet w/o SAE, 60.3, +10.1 (")
-    assert sentences[0].endswith("over Faster R-CNN FPN; not told from CANet.")
+    assert sentences[0].endswith("over Faster R-CNN FPN (not tried at twice the schedule); not told from CANet.")
     assert sentences[1].startswith("Best on small defects (AP small): CANet w/o SAE")
     assert sentences[2:] == [
         "Still learning, and ranked against nothing: FCOS.",
@@ -492,6 +492,35 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     alone = verdict([replace(row, runs=1) for row in found[:2]])
     assert alone == ["One training each: nothing is ranked.", "Trainings a model: 1; 180 test images in 40 groups."]
     assert "- Fewer than two models are trained to the end 3 times" in summary(scan(tmp_path / "results"))
+
+
+@pytest.mark.parametrize(
+    ("there", "seeds", "said"),
+    [
+        (0.5, 3, "at twice the schedule +10.0, +9.5 to +10.5)"),
+        (0.6, 3, "at twice the schedule +0.0, -0.5 to +0.5: not told there)"),
+        (0.6, 2, "at twice the schedule +0.0, in too few trainings to tell)"),
+    ],
+)
+def test_what_became_of_a_lead_at_twice_the_schedule_stands_beside_it(
+    there: float, seeds: int, said: str, stored, tmp_path: Path
+) -> None:
+    """A faster start is no lead that stays: of trainings twice as long, of the same recipe and class of device."""
+
+    def of(folder: str, seeds: int, ap50: float, epochs: int, **changes: object) -> None:
+        longer = RECIPE.model_copy(update={"epochs": epochs})
+        for seed in range(seeds):
+            wobble = 0.002 * (seed - (seeds - 1) / 2) * ("model" in changes)
+            metrics = make_metrics(ap50 + wobble, draws={"AP50": (ap50 + wobble,) * 50}, groups=40)
+            stored(folder, make_cell(seed=seed, recipe=longer, **changes), metrics=metrics)
+
+    of("results", 3, 0.6, 4), of("results", 3, 0.5, 4, model="fasterrcnn_fpn")
+    of("longer", seeds, 0.6, 8), of("longer", seeds, there, 8, model="fasterrcnn_fpn")
+    of("longer", 3, 0.2, 8, device_class="a-card"), of("longer", 3, 0.9, 12, model="fasterrcnn_fpn")
+    known = rows(scan(tmp_path / "results"), published=scan(tmp_path / "longer"))
+    first = verdict([replace(row, learning="converged") for row in known])[0]
+    assert first.startswith("Best on AP50: CANet, 60.0, +10.0 (")
+    assert said in first
 
 
 def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path) -> None:

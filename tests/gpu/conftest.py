@@ -27,7 +27,8 @@ def device() -> torch.device:
     wanted = os.environ.get("CANET_BENCH_GPU_TESTS_ON", "cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         pytest.skip("NOT TESTED: torch sees no CUDA device here")
-    return torch.device(wanted)
+    # With its index, without which torch's memory settings do not take it.
+    return torch.device(wanted, torch.cuda.current_device()) if wanted == "cuda" else torch.device(wanted)
 
 
 @pytest.fixture
