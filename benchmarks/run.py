@@ -368,7 +368,8 @@ def _latency(
     for option in ("--batch-size", "--latency-batch-size"):
         command += [part for size in phase.batch_sizes for part in (option, str(size))]
     short = f", in {granted:.0f} s instead of {phase.limit}" if granted < limit else ""
-    console.print(f"latency of {len(names)} models at scale {phase.scale}, {phase.image_size} px{short}", highlight=False)
+    what = f"{len(names)} models at scale {phase.scale}, {phase.image_size} px{short}"
+    console.print(f"latency of {what}", highlight=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # What it counts before it times knows no limit.
