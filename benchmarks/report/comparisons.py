@@ -194,7 +194,8 @@ def _at_twice(first: Row, row: Row, name: str) -> str:
 def counterpart(row: Row, section: Sequence[Row]) -> Row | None:
     """What a row is compared with; None where that is missing or could be several.
 
-    An ablation with the whole model, a library's own training with ours, all others with the table's reference.
+    An ablation with the whole model, a library's own training with ours, all others with the table's reference; that is
+    Faster R-CNN FPN where nothing was profiled.
     Where the model was trained in several ways, with the one of as many epochs, and of the same scale.
     """
     whole = models.label(models.split_name(row.name)[0], "default")
