@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import stdtr
-from scipy.stats import nct, norm, t
+from scipy.special import ndtri, stdtr, stdtrit
 
 Key = tuple[int, int]
 """Fold and seed."""
@@ -110,14 +108,16 @@ def equivalence(mean: float, error: float, freedom: float, margin: float) -> flo
     """p of two one-sided tests (Schuirmann, 1987): small where the difference lies within +-margin."""
     if error <= 0:
         return 0.0 if abs(mean) < margin else 1.0
-    return float(max(t.sf((mean + margin) / error, freedom), t.sf((margin - mean) / error, freedom)))
+    return float(max(stdtr(freedom, -(mean + margin) / error), stdtr(freedom, -(margin - mean) / error)))
 
 
 def power(difference: float, sd: float, runs: int, alpha: float = 0.05) -> float:
     """Power of a two-sided paired t-test with `runs` pairs whose differences have the standard deviation `sd`."""
     if runs < 2:
         return 0.0
-    critical, shift = float(t.ppf(1 - alpha / 2, runs - 1)), abs(difference) / sd * math.sqrt(runs)
+    from scipy.stats import nct  # slow to import, as all of scipy.stats, which no report needs
+
+    critical, shift = float(stdtrit(runs - 1, 1 - alpha / 2)), abs(difference) / sd * math.sqrt(runs)
     return float(nct.sf(critical, runs - 1, shift) + nct.cdf(-critical, runs - 1, shift))
 
 
@@ -136,7 +136,10 @@ def caught(error: float, freedom: float, limit: float, alpha: float, wanted: flo
     """
     if error <= 0:
         return limit
-    critical = float(t.ppf(1 - alpha, freedom))
+    from scipy.optimize import brentq
+    from scipy.stats import nct
+
+    critical = float(stdtrit(freedom, 1 - alpha))
 
     def missed(shift: float) -> float:
         return float(nct.cdf(critical, freedom, shift)) - (1 - wanted)
@@ -145,7 +148,7 @@ def caught(error: float, freedom: float, limit: float, alpha: float, wanted: flo
     while missed(high) > 0:
         high *= 2
     by_chance = float(brentq(missed, 0.0, high)) * error
-    return max(by_chance, limit + float(norm.ppf(wanted)) * error)
+    return max(by_chance, limit + float(ndtri(wanted)) * error)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -196,7 +199,7 @@ def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: 
     gain = statistics.fmean(twice) - statistics.fmean(once)
     bound = None
     if freedom:
-        bound = gain + float(t.ppf(0.9, freedom)) * sd * math.sqrt(1 / len(once) + 1 / len(twice))
+        bound = gain + float(stdtrit(freedom, 0.9)) * sd * math.sqrt(1 / len(once) + 1 / len(twice))
     enough = len(once) >= RUNS_ONCE and len(twice) >= RUNS_TWICE
     verdict: Learning = "not told"
     if gain >= CONVERGED_BELOW:

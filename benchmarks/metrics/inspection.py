@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from benchmarks.metrics.resampling import Ranking, Weights, point, ratio, weighted
 from benchmarks.metrics.scene import Bools, Floats, Found, Ints, Scene
@@ -141,7 +140,7 @@ def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurv
 
 def _auroc(score: Floats, positive: Bools, weights: Weights) -> Floats:
     """Share of pairs of a positive and a negative image in which the positive one scores higher; ties count half."""
-    level = rankdata(score, method="dense").astype(int) - 1
+    level = np.unique(score, return_inverse=True)[1]
     levels = int(level.max(initial=-1)) + 1
     by_level = np.zeros((2, levels, weights.shape[1]))
     for side, which in enumerate((~positive, positive)):

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import beta
+from scipy.special import betaincinv, stdtrit
 
 from ablations.effects import Key
 from benchmarks.results import Interval
@@ -249,6 +248,6 @@ def exact(share: float, n: int) -> Interval | None:
     if n < LEAST_COUNT:
         return None
     k = share * n
-    low = 0.0 if k <= _NOTHING else float(beta.ppf(0.025, k, n - k + 1))
-    high = 1.0 if n - k <= _NOTHING else float(beta.ppf(0.975, k + 1, n - k))
+    low = 0.0 if k <= _NOTHING else float(betaincinv(k, n - k + 1, 0.025))
+    high = 1.0 if n - k <= _NOTHING else float(betaincinv(k + 1, n - k, 0.975))
     return low, high
