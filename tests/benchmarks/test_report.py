@@ -498,8 +498,8 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     ("there", "seeds", "said"),
     [
         (0.5, 3, "at twice the schedule +10.0, +9.5 to +10.5)"),
-        (0.6, 3, "at twice the schedule +0.0, -0.5 to +0.5: not told there)"),
-        (0.6, 2, "at twice the schedule +0.0, in too few trainings to tell)"),
+        (0.599, 3, "at twice the schedule +0.1, -0.4 to +0.6: not told there)"),
+        (0.599, 2, "at twice the schedule +0.1, in too few trainings to tell)"),
     ],
 )
 def test_what_became_of_a_lead_at_twice_the_schedule_stands_beside_it(
