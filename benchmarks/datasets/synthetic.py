@@ -153,7 +153,7 @@ def _shade(shape: Floats, light: tuple[float, float], gain: float) -> Floats:
     return -(dx * light[0] + dy * light[1]) * gain
 
 
-def _surface(stream: Stream, kind: str) -> Surface:
+def make_surface(stream: Stream, kind: str) -> Surface:
     light = stream.direction()
     base = stream.uniform(95, 165)
     grain = (1.0, 0.0)
@@ -346,7 +346,7 @@ MAKERS: dict[str, Callable[[Stream, Surface, float, bool], Delta]] = {
 }
 
 
-def _extent(delta: Delta) -> tuple[int, int, int, int] | None:
+def extent_of(delta: Delta) -> tuple[int, int, int, int] | None:
     """x, y, width, height of what can be seen: pixels with at least a third of the strongest change."""
     size = np.abs(delta)
     seen = size >= max(float(size.max()) / 3.0, 1.0)
@@ -357,16 +357,16 @@ def _extent(delta: Delta) -> tuple[int, int, int, int] | None:
     return x, y, int(cols[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
-def _paste(image: Floats, delta: Delta, x: int, y: int) -> None:
+def paste(image: Floats, delta: Delta, x: int, y: int) -> None:
     """Add a canvas whose top left corner lies at (x, y), which may be outside."""
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + CANVAS, SIZE), min(x + CANVAS, SIZE)
     image[top:bottom, left:right] += delta[top - y : bottom - y, left - x : right - x]
 
 
-def _free(box: tuple[int, int, int, int], taken: list[tuple[int, int, int, int]]) -> bool:
+def is_free(box: tuple[int, int, int, int], taken: list[tuple[int, int, int, int]], size: int = SIZE) -> bool:
     x, y, w, h = box
-    if x < MARGIN or y < MARGIN or x + w > SIZE - MARGIN or y + h > SIZE - MARGIN:
+    if x < MARGIN or y < MARGIN or x + w > size - MARGIN or y + h > size - MARGIN:
         return False
     return all(
         x > tx + tw + GAP or tx > x + w + GAP or y > ty + th + GAP or ty > y + h + GAP for tx, ty, tw, th in taken
@@ -406,7 +406,7 @@ def _distractors(stream: Stream, surface: Surface, image: Floats) -> Floats:
     return image
 
 
-def _illuminate(stream: Stream, surface: Surface, image: Floats) -> Floats:
+def illuminate(stream: Stream, surface: Surface, image: Floats) -> Floats:
     """A slope across the image, a soft hot spot, darker corners."""
     lx, ly = surface.light
     middle = (SIZE - 1) / 2
@@ -440,7 +440,7 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
     Images from `COUNT` on are good parts.
     """
     stream = Stream(SEED, index)
-    surface = _surface(stream, SURFACES[index % len(SURFACES)])
+    surface = make_surface(stream, SURFACES[index % len(SURFACES)])
     noise = stream.uniform(1.8, 4.8)
     image = surface.image.copy()
     absent: set[int] = set()
@@ -460,17 +460,17 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
         label = plain[stream.below(len(plain))]
         large = stream.below(5) == 0
         delta = MAKERS[label](stream, surface, 40.0, large)
-        extent = _extent(delta)
+        extent = extent_of(delta)
         if extent is None:
             continue
         for _ in range(30):
             x, y = stream.below(SIZE - extent[2]), stream.below(SIZE - extent[3])
             box = (x, y, extent[2], extent[3])
-            if _free(box, taken):
+            if is_free(box, taken):
                 scale = visibility * _deviation(surface.image, box, noise) / _norm(delta)
                 peak = float(np.abs(delta).max())
                 scale = min(max(scale, PEAK[0] / peak), PEAK[1] / peak)
-                _paste(image, delta * scale, x - extent[0], y - extent[1])
+                paste(image, delta * scale, x - extent[0], y - extent[1])
                 boxes.append((label, box))
                 taken.append(box)
                 break
@@ -478,7 +478,7 @@ def render(index: int) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, in
         if i not in absent:
             _add_dot(image, surface, dot_x, dot_y)
     image = _distractors(stream, surface, image)
-    image = _illuminate(stream, surface, image)
+    image = illuminate(stream, surface, image)
     image = image + stream.noise(SIZE, SIZE) * noise
     return np.minimum(np.maximum(np.rint(image), 0.0), 255.0).astype(np.uint8), boxes
 
@@ -493,7 +493,7 @@ def _missing_dot(
         left, top = math.floor(x - r + 0.5), math.floor(y - r + 0.5)
         right, bottom = math.ceil(x + r + 0.5), math.ceil(y + r + 0.5)
         box = (left, top, right - left, bottom - top)
-        if i not in absent and _free(box, taken):
+        if i not in absent and is_free(box, taken):
             absent.add(i)
             return box
     return None
