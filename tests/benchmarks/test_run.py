@@ -123,7 +123,7 @@ def test_these_rooms_are_torch_free() -> None:
         (("--suite", "small_defects", "--tile", "50"), "tile"),
         (("--suite", "smoke", "--time-limit", "9x"), "write it like 9m"),
         (("--suite", "smoke", "--weights", "x.pt"), "canet, fasterrcnn_fpn load no weights file"),
-        (("--suite", "smoke", "--split", "synthetic_small-few11-v2"), "did you mean 'synthetic_small-few10-v2'"),
+        (("--suite", "smoke", "--split", "synthetic_smoke-few11-v1"), "did you mean 'synthetic_smoke-few10-v1'"),
         (("--suite", "smoke", "--model", "my.detectors:build"), "no module 'my.detectors'"),
         (("--suite", "nowhere/mine.yaml"), "No such file"),
         (("--suite", "smoke", "--loaders", "2", "--workers", "2"), "--workers 1"),
@@ -164,7 +164,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_root: Path, syntheti
 def smoke(out: Path, data_root: Path, model: str = "retinanet", epochs: int = 1) -> list[object]:
     return [
         *("--suite", "smoke", "--tier", "quick", "--device", "cpu", "--model", model, "--epochs", epochs),
-        *("--out", out, "--data-root", data_root, "--split", TINY),
+        *("--out", out, "--data-root", data_root, "--dataset", "synthetic_small", "--split", TINY),
     ]
 
 
@@ -332,7 +332,9 @@ def test_a_detector_and_a_suite_of_the_users_own_on_another_list(tmp_path: Path,
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "parts.py").write_text(OWN)
     suite = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
-    (tmp_path / "mine.yaml").write_text(suite.replace("name: smoke", "name: mine"))
+    (tmp_path / "mine.yaml").write_text(
+        suite.replace("name: smoke", "name: mine").replace("synthetic_smoke", "synthetic_small")
+    )
     command = [
         *("--suite", "mine.yaml", "--model", "shop.parts:build", "--split", TINY, "--epochs", 1),
         *("--device", "cpu", "--out", tmp_path / "runs", "--data-root", data_root),
@@ -367,9 +369,8 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     assert done.returncode == 0, done.stderr + done.stdout
     assert {s.run.status for s in scan(tmp_path / "runs")} == {"ok"}
     text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
-    text = text.replace("  - {model: canet}", "  - {model: retinanet}").replace(
-        "reference: canet", "reference: yolov8n"
-    )
+    text = text.replace("  - {model: canet}", "  - {model: retinanet}")
+    text = text.replace("reference: canet", "reference: yolov8n").replace("synthetic_smoke", "synthetic_small")
     phase = "latency: {scale: nano, image_size: 64, forms: [torch, 'torch:bf16'], batch_sizes: [1, 2], limit: 60s}"
     (tmp_path / "mine.yaml").write_text(f"{text}\n{phase}\n")
     command = [*("--suite", tmp_path / "mine.yaml", "--out", tmp_path / "mine", "--device", "cpu"), *few]
@@ -386,7 +387,8 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
     """Eight workers, too little time: nothing is lost, and each cell is there once at the end."""
     command = ["--suite", "smoke", "--device", "cpu", "--model", "retinanet", "--epochs", 3, "--workers", 8]
     command += [part for seed in range(8) for part in ("--seed", seed)]
-    command += ["--out", tmp_path, "--data-root", data_root, "--split", "synthetic_small-few100-v2"]
+    command += ["--out", tmp_path, "--data-root", data_root, "--dataset", "synthetic_small"]
+    command += ["--split", "synthetic_small-few100-v2"]
     began = time.monotonic()
     first = start("run", *command, "--time-limit", "40s")
     assert first.returncode == 0, first.stderr
@@ -407,7 +409,8 @@ def test_a_run_is_kept_to_its_time_and_goes_on(tmp_path: Path, data_root: Path, 
 @pytest.mark.nightly
 def test_a_worker_that_ran_other_cells_computes_the_same(tmp_path: Path, data_root: Path, synthetic) -> None:
     """In one worker after two other models, and in a process of its own."""
-    command = [*("--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root), "--split", TINY]
+    command = ["--suite", "smoke", "--device", "cpu", "--epochs", 1, "--data-root", data_root]
+    command += ["--dataset", "synthetic_small", "--split", TINY]
     others = ["--model", "canet", "--model", "yolov8n"]
     assert start("run", *command, *others, "--model", "retinanet", "--out", tmp_path / "all").returncode == 0
     assert start("run", *command, "--model", "retinanet", "--out", tmp_path / "one").returncode == 0

@@ -256,6 +256,6 @@ def test_a_set_of_ones_own_is_found_under_the_root_that_is_named(tmp_path, monke
     cell = suites.load("smoke", root).cells("quick", datasets=["mine"], root=root)[0]
     assert runner.fingerprint(cell, data).data == data.manifest_digest
     assert runner.training_iterations(cell, data) > 0
-    text = (Path(suites.__file__).parent / "suites/smoke.yaml").read_text().replace("synthetic_small", "mine")
+    text = (Path(suites.__file__).parent / "suites/smoke.yaml").read_text().replace("synthetic_smoke", "mine")
     (tmp_path / "my.yaml").write_text(text)
     assert suites.load(str(tmp_path / "my.yaml"), root).datasets == ("mine",)

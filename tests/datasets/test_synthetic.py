@@ -70,7 +70,7 @@ def test_a_defect_is_where_its_box_says(monkeypatch):
         for _, (x, y, w, h) in boxes:
             inside[y : y + h, x : x + w] = True
         with monkeypatch.context() as m:
-            m.setattr(synthetic, "_paste", lambda *a: None)
+            m.setattr(synthetic, "paste", lambda *a: None)
             without, same = synthetic.render(index)
         assert same == boxes
         change = np.abs(with_defects.astype(int) - without)
@@ -87,7 +87,7 @@ def test_no_defect_is_too_faint_to_be_seen(monkeypatch):
     for index in range(40):
         with_defects, boxes = synthetic.render(index)
         with monkeypatch.context() as m:
-            m.setattr(synthetic, "_paste", lambda *a: None)
+            m.setattr(synthetic, "paste", lambda *a: None)
             gone: set[int] = set()
             m.setattr(synthetic, "_missing_dot", lambda *a, gone=gone: missing(*a[:2], gone, *a[3:]))
             without, same = synthetic.render(index)

@@ -24,7 +24,8 @@ MOMENTS = [(random.Random(i).uniform(0, 3), 2 if i % 4 else 0, SIGNALS[i % 3]) f
 def signalled(out: Path, data_root: Path, number: int, loaders: int, wait_s: float) -> tuple[int, str, list[str]]:
     """Exit code, what was printed, and who is left of a run that is signalled, with its group, in mid-training."""
     command = [sys.executable, "-u", "-m", "benchmarks.run", "--suite", "smoke", "--tier", "quick", "--device", "cpu"]
-    command += ["--model", "retinanet", "--epochs", "60", "--split", "synthetic_small-few10-v2", "--no-profile"]
+    command += ["--model", "retinanet", "--epochs", "60", "--no-profile"]
+    command += ["--dataset", "synthetic_small", "--split", "synthetic_small-few10-v2"]
     command += ["--out", str(out), "--data-root", str(data_root), "--loaders", str(loaders)]
     run = subprocess.Popen(
         command,
