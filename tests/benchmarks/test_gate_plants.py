@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks import train as training
 from benchmarks.cells import Cell
+from benchmarks.cost.counts import count_macs
+from benchmarks.cost.memory import peak_memory, training_memory
 from benchmarks.datasets.augment import Sample
 from benchmarks.datasets.loading import DetectionDataset, train_transform
 from benchmarks.datasets.splits import load_split
@@ -23,6 +26,7 @@ from benchmarks.store import CellPaths, Stored
 from benchmarks.trained import build_cell_model, detect
 from canet.contract import Detector
 from tests.benchmarks.conftest import RECIPE, make_cell, make_record
+from tests.benchmarks.test_compare import one
 from tests.conftest import TINY
 
 STEPS = 3
@@ -165,3 +169,78 @@ def test_detections_without_suppression_are_caught(synthetic, seed: int) -> None
     assert failed(base, detected()) == set()
     model.roi_heads.nms_thresh = 1.0
     assert "detections of the same weights" in failed(base, detected())
+
+
+# Cost: counted and measured by the real code, on both sides of one job.
+
+
+def profiled(cell: Cell, **cost: float) -> Stored:
+    macs = cost.pop("macs", 1e9)
+    return one("x", cell=cell, macs=macs, profiled=cost)
+
+
+class OnePercentMore(nn.Module):
+    """A layer, and beside it a convolution of a hundredth of the model's work whose result nobody uses."""
+
+    def __init__(self, layer: nn.Conv2d, macs: float, pixels: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.more = nn.Conv2d(layer.out_channels, max(round(0.01 * macs / layer.out_channels / pixels), 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        self.more(y)
+        return y
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_percent_more_multiply_accumulates_are_caught(synthetic, seed: int) -> None:
+    cell = cell_of(seed)
+    model = build_cell_model(cell, len(synthetic.classes)).eval()
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(seed))]
+    before = count_macs(model, images)["macs"]
+    name, conv = next((n, m) for n, m in model.named_modules() if n.startswith("neck") and isinstance(m, nn.Conv2d))
+    pixels = []
+    handle = conv.register_forward_hook(lambda module, inputs, output: pixels.append(output.shape[-1] ** 2))
+    assert count_macs(model, images)["macs"] == before
+    handle.remove()
+    setattr(
+        model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], OnePercentMore(conv, before, pixels[0])
+    )
+    after = count_macs(model, images)["macs"]
+    assert after / before == pytest.approx(1.01, abs=0.003)
+    assert failed(profiled(cell, macs=before), profiled(cell, macs=after)) == {"MACs"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_fifth_more_memory_is_caught_and_the_same_code_is_not(synthetic, seed: int) -> None:
+    """Kept from the network to the end of the image, or of the training step, as a cache that nobody empties is."""
+    cell = cell_of(seed)
+    model = build_cell_model(cell, len(synthetic.classes))
+    samples = [
+        DetectionDataset(synthetic, load_split(cell.dataset, cell.split, 0, synthetic.root.parent).train[:4])[i]
+        for i in range(4)
+    ]
+    images, targets = [image for image, _ in samples], [target for _, target in samples]
+    optimizer = partial(training.build_optimizer, recipe=cell.recipe)
+
+    def measured() -> dict[str, float]:
+        return {
+            "peak_memory_bytes": peak_memory(model, images, device=CPU),
+            "training_memory_bytes": training_memory(model, images, targets, device=CPU, optimizer=optimizer),
+        }
+
+    base, again = measured(), measured()
+    assert failed(profiled(cell, **base), profiled(cell, **again)) == set()
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, *its: object) -> None:
+        kept[:] = [
+            torch.empty(
+                int(0.2 * base["training_memory_bytes" if module.training else "peak_memory_bytes"]), dtype=torch.uint8
+            )
+        ]
+
+    model.register_forward_pre_hook(keep)
+    found = failed(profiled(cell, **base), profiled(cell, **measured()))
+    assert found == {"memory of inference", "memory of training"}
