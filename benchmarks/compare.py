@@ -3,8 +3,8 @@
 A side is a folder, one record, or `git:REV[:PATH]`, the records of a commit; `@MODEL` takes one model of it. Cells are
 matched by id, and rows, which differ in fold and seed alone, are judged as a whole where chance has a part. `--any`
 compares whatever answers the same question; `--reproduce` asks whether HEAD, trained elsewhere, is what BASE would be
-trained again. Two files of pytest-benchmark's are compared by the ratios within each. What each verdict rests on:
-docs/gate.md. Torch-free, but where times of one session are compared.
+trained again. A file of pytest-benchmark's is compared with another, or a folder of baselines, by the ratios within.
+What each verdict rests on: docs/gate.md. Torch-free, but where times of one session are compared.
 """
 
 from __future__ import annotations
@@ -91,6 +91,9 @@ def main(
         groups = len({check.cell for check in checks})
         _show(checks, groups, verbose=verbose, reproduce=False)
         _write(checks, names, groups, markdown, json, junit)
+        if update_baseline:
+            say(f"{ratios.replace(Path(base), Path(head), reason)}: the baseline of this machine type now: {reason}")
+            return
         _exit(checks, strict=strict)
         return
     checkouts = [None if base_source is None else Checkout(base_source), Checkout(Path.cwd())]

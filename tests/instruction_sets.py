@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,7 +66,10 @@ def main(arguments: list[str]) -> int:
             continue
         began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *extra, *chosen]
-        done = subprocess.run(command, cwd=ROOT, env=environment(setting), capture_output=True, text=True)
+        # torch.compile finds code for one instruction set in its cache, asked for another, and cannot compile it.
+        with tempfile.TemporaryDirectory() as cache:
+            its = environment(setting) | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            done = subprocess.run(command, cwd=ROOT, env=its, capture_output=True, text=True)
         lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""]
         print(f"{name:32} {lines[-1].strip('= ')} in {time.monotonic() - began:.0f} s", flush=True)
         if done.returncode:

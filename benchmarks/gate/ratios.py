@@ -1,12 +1,14 @@
 """Two files of pytest-benchmark's (`--benchmark-json`): the ratios of each group to its first benchmark, compared.
 
 The forms of a group are timed one after the other in one run, and each run has what its machine did meanwhile: only
-ratios within a file are compared with those of the other, and between machine types nothing.
+ratios within a file are compared with those of the other, and between machine types nothing. A folder of baselines has
+one file for each machine type, named after it, with the commit that was timed and the reason why it is the baseline.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.errors import DataError
+from benchmarks.errors import DataError, RequestError
 from benchmarks.gate.checks import Check, Verdict
+from benchmarks.store import write_atomic
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,18 @@ def compare(base: Path, head: Path, limit: float) -> list[Check]:
     """A check for every benchmark but the first of each group, by group and name.
 
     Args:
+        base: a file, or a folder of baselines.
         limit: relative, what a ratio may grow beyond both intervals.
 
     Raises:
         DataError: no file of pytest-benchmark's, or one without the times of each round.
     """
+    if base.is_dir():
+        machine = _machine(_read(head))
+        folder, base = base, base / _file_of(machine)
+        if not base.is_file():
+            there = ", ".join(sorted(path.stem for path in folder.glob("*.json"))) or "none"
+            return [Check(folder.name, "ratios: no baseline of this machine type", "note", there, machine)]
     old, new = (_read(path) for path in (base, head))
     machines = _machine(old), _machine(new)
     if machines[0] != machines[1]:
@@ -58,6 +68,45 @@ def compare(base: Path, head: Path, limit: float) -> list[Check]:
         verdict: Verdict = "fail" if slower else "inconclusive" if now.value > was.value * (1 + limit) else "pass"
         out.append(Check(name, what, verdict, str(was), str(now), now.value / was.value - 1))
     return out + [Check(*key, "new", "-", str(now)) for key, now in after.items() if key not in before]
+
+
+def replace(folder: Path, head: Path, reason: str) -> Path:
+    """Make `head` the baseline of its machine type in `folder`: what is compared, the commit, and the reason.
+
+    Raises:
+        RequestError: nobody could say which source was timed; nothing is changed then.
+        DataError: as `compare`.
+    """
+    report = _read(head)
+    commit = report.get("commit_info") or {}
+    if not commit.get("id") or commit.get("dirty") is not False:
+        raise RequestError(
+            f"{head} is no baseline: its source is of no commit, or differs from it; nothing was replaced"
+        )
+    _ratios(report, head)
+    machine = report["machine_info"]
+    cpu = machine.get("cpu", {})
+    kept = {
+        "reason": " ".join(reason.split()),
+        "commit_info": {"id": commit["id"]},
+        "datetime": report.get("datetime"),
+        "version": report.get("version"),
+        "machine_info": {
+            **{name: machine.get(name) for name in ("system", "machine", "python_version")},
+            "cpu": {name: cpu.get(name) for name in ("brand_raw", "count")},
+        },
+        "benchmarks": [
+            {"group": one["group"], "name": one["name"], "stats": {"data": one["stats"]["data"]}}
+            for one in report["benchmarks"]
+        ],
+    }
+    path = folder / _file_of(_machine(report))
+    write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
+    return path
+
+
+def _file_of(machine: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") + ".json"
 
 
 def _content(path: Path) -> dict[str, Any] | None:

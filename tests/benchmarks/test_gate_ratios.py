@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.compare import app
-from benchmarks.errors import DataError
-from benchmarks.gate.ratios import compare, is_report
+from benchmarks.errors import DataError, RequestError
+from benchmarks.gate.ratios import compare, is_report, replace
 
 ROUNDS = (1.00, 1.01, 1.02, 1.03, 1.04)
 
@@ -78,6 +78,34 @@ def test_the_command_exits_as_for_records(tmp_path: Path) -> None:
     assert (code(base), code(slow), code(spiky), code(spiky, "--strict")) == (0, 1, 0, 3)
     assert code(slow, "--json", str(tmp_path / "gate.json")) == 1
     assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "fail"
+
+
+def test_a_folder_of_baselines_has_one_for_each_machine_type(tmp_path: Path) -> None:
+    folder = tmp_path / "ratios"
+    folder.mkdir()
+
+    def timed(cpu: str, ms: float, **commit: object) -> Path:
+        path = written(tmp_path / "made.json", {"literal": 20.0, "exact": ms}, cpu)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "commit_info": commit}))
+        return path
+
+    (check,) = compare(folder, timed("A (tm) 7", 8.0), 0.25)
+    assert (check.verdict, check.base) == ("note", "none")
+    for commit in ({}, {"id": "abc"}, {"id": "abc", "dirty": True}):
+        with pytest.raises(RequestError, match="nothing was replaced"):
+            replace(folder, timed("A (tm) 7", 8.0, **commit), "first")
+    assert not list(folder.iterdir())
+    made = replace(folder, timed("A (tm) 7", 8.0, id="abc", dirty=False), "first")
+    assert made.name == "linux-a-tm-7-2-cores.json"
+    assert json.loads(made.read_text())["reason"] == "first"
+    assert [check.verdict for check in compare(folder, timed("A (tm) 7", 8.0), 0.25)] == ["pass"]
+    assert [check.verdict for check in compare(folder, timed("A (tm) 7", 16.0), 0.25)] == ["fail"]
+    (check,) = compare(folder, timed("B", 16.0), 0.25)
+    assert (check.verdict, check.base) == ("note", "linux-a-tm-7-2-cores")
+    head = timed("B", 16.0, id="abc", dirty=False)
+    done = CliRunner().invoke(app, [str(folder), str(head), "--update-baseline", "--reason", "another machine"])
+    assert done.exit_code == 0, done.output
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.slow
