@@ -118,7 +118,7 @@ def test_few_shot_lists_are_nested_parts_of_the_training_part(name):
         version = base.rpartition("-")[2]
         whole = load_split(name, base, fold)
         shorter: tuple[str, ...] = ()
-        for count in FEW:
+        for count in (n for n in FEW if n <= len(whole.train)):
             few = load_split(name, f"{name}-few{count}-{version}", fold)
             assert len(set(few.train)) == count
             assert few.train[: len(shorter)] == shorter
