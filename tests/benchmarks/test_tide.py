@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.datasets.prepared import PreparedDataset, prepare
+from benchmarks.datasets.prepared import PreparedDataset, ensure, prepare
 from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections
 from benchmarks.errors import RequestError
@@ -154,11 +154,12 @@ def has_the_coco_numbers_of_hotcoco(stored: Stored, data: PreparedDataset) -> No
     assert recorded == pytest.approx(reference, abs=1e-6), stored.paths.record
 
 
-def test_the_gates_records_have_the_coco_numbers_of_hotcoco(synthetic: PreparedDataset) -> None:
-    gate = [s for s in scan(RESULTS / "_gate") if s.run.fingerprint.data == synthetic.manifest_digest]
-    assert gate, "no record of the gate is of today's synthetic_small"
+def test_the_gates_records_have_the_coco_numbers_of_hotcoco(data_root: Path) -> None:
+    data = ensure("synthetic_smoke", data_root)
+    gate = [s for s in scan(RESULTS / "_gate") if s.run.fingerprint.data == data.manifest_digest]
+    assert gate, "no record of the gate is of today's synthetic_smoke"
     for stored in gate:
-        has_the_coco_numbers_of_hotcoco(stored, synthetic)
+        has_the_coco_numbers_of_hotcoco(stored, data)
 
 
 @pytest.mark.slow
