@@ -124,7 +124,7 @@ def measured(
             out.append(_above(name, f"{what}, to the reference", (a / c, b / d), limits.memory))
     if was.latency is not None:
         if was.session == now.session and now.latency is not None:
-            out += _times(name, was.latency, now.latency, limits.latency)
+            out += _times(name, was.latency, now.latency, limits)
         out.append(_ratio(name, was.latency, now.latency, limits.latency_ratio))
     return out
 
@@ -177,32 +177,40 @@ def _grown(name: str, what: str, tolerance: float, old: int, new: int | None) ->
     return Check(name, what, "fail" if change > tolerance else "pass", f"{old:,}", f"{new:,}", change)
 
 
-def _times(name: str, old: Latency, new: Latency, limit: float) -> list[Check]:
+def _times(name: str, old: Latency, new: Latency, limits: GateLimits) -> list[Check]:
     """Each phase of two models that were timed in one session; without the samples, the medians are all there is."""
     was, now = (its.samples_ms or {phase: [ms] for phase, ms in its.p50.items()} for its in (old, new))
-    return phases(name, was, now, limit)
+    return phases(name, was, now, limits)
 
 
 def phases(
-    name: str, old: Mapping[str, Sequence[float]], new: Mapping[str, Sequence[float]], limit: float
+    name: str, old: Mapping[str, Sequence[float]], new: Mapping[str, Sequence[float]], limits: GateLimits
 ) -> list[Check]:
     """Milliseconds of two sides by phase, paired by round: fails where the interval of the ratio lies beyond the limit.
 
-    Where only the ratio itself does, nobody can tell. A phase that adds less than FLOOR of the whole passes.
+    Where only the ratio itself does, nobody can tell. A phase of an image that adds less than FLOOR of its whole time
+    passes. `batch` and `training_step` of `benchmarks.gate.one_side` are phases too.
     """
     from benchmarks.cost.clock import paired_ratio  # imports torch
 
+    others = {"batch": ("throughput", limits.throughput), "training_step": ("training step", limits.training_step)}
     out = []
-    for phase, was in old.items():
-        what, median = f"latency, {phase.replace('_', ' ')}", statistics.median(was)
-        if phase not in new:
-            out.append(Check(name, what, "inconclusive", f"{median:.2f} ms", "not measured"))
+    for phase in dict.fromkeys([*old, *new]):
+        what, limit = others.get(phase, (f"latency, {phase.replace('_', ' ')}", limits.latency))
+        if phase not in old or phase not in new:
+            a, b = (f"{statistics.median(its[phase]):.2f} ms" if phase in its else "not measured" for its in (old, new))
+            out.append(Check(name, what, "inconclusive", a, b))
             continue
+        was, median = old[phase], statistics.median(old[phase])
         if min(was) <= 0:
             continue
         ratio, (low, high) = paired_ratio(new[phase], was)
         verdict: Verdict = "fail" if low > 1 + limit else "inconclusive" if ratio > 1 + limit else "pass"
-        if "end_to_end" in old and median * (ratio - 1) < FLOOR * statistics.median(old["end_to_end"]):
+        if (
+            phase not in others
+            and "end_to_end" in old
+            and median * (ratio - 1) < FLOOR * statistics.median(old["end_to_end"])
+        ):
             verdict = "pass"
         span = f"{statistics.median(new[phase]):.2f} ms, x{ratio:.2f} ({low:.2f} to {high:.2f})"
         out.append(Check(name, what, verdict, f"{median:.2f} ms", span, ratio - 1))

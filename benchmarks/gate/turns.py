@@ -1,4 +1,4 @@
-"""Latency of base and head in turns: two processes, each from its own source and packages, asked for a turn at a time.
+"""Times of base and head in turns: two processes, each from its own source and packages, asked for a turn at a time.
 
 What else runs on the machine meanwhile slows both: a ratio is of two turns that follow each other, in random order.
 Both see the same images, each with the weights that it was trained to. Where in memory a process happens to lie makes
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate.checks import Check, Pair, machine_type, name_of
@@ -28,7 +28,7 @@ from benchmarks.store import Stored
 from benchmarks.suites import GateLimits
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     Samples = dict[str, list[float]]
     """Milliseconds by phase, one for each turn."""
@@ -75,31 +75,33 @@ class Turns:
         if machine_type(pair.old.run.provenance) != machine_type(pair.new.run.provenance):
             return []
         try:
-            images = _images(pair.old, self.data_root)
-            launches = [timed(pair, (self.base, self.head), images, seed=seed) for seed in range(LAUNCHES)]
+            samples = _samples(pair.old, self.data_root)
+            launches = [timed(pair, (self.base, self.head), samples, seed=seed) for seed in range(LAUNCHES)]
         except (DataError, RequestError) as e:
             return [Check(name_of(pair.old), what, "inconclusive", "-", str(e))]
-        return judged(name_of(pair.old), launches, limits.latency)
+        return judged(name_of(pair.old), launches, limits)
 
 
-def judged(name: str, launches: Sequence[tuple[Samples, Samples]], limit: float) -> list[Check]:
+def judged(name: str, launches: Sequence[tuple[Samples, Samples]], limits: GateLimits) -> list[Check]:
     """The phases of all launches together; what one of them does not show, nobody can tell."""
     old, new = (
         {phase: [ms for launch in launches for ms in launch[i][phase]] for phase in launches[0][i]} for i in (0, 1)
     )
-    slower = [
-        {c.what for c in phases(name, *launch, limit) if c.change is None or c.change > limit} for launch in launches
-    ]
+    slower = [{c.what for c in phases(name, *launch, limits) if c.verdict != "pass"} for launch in launches]
     return [
         check
         if check.verdict != "fail" or all(check.what in one for one in slower)
         else replace(check, verdict="inconclusive")
-        for check in phases(name, old, new, limit)
+        for check in phases(name, old, new, limits)
     ]
 
 
-def _images(stored: Stored, data_root: Path | None) -> list[Tensor]:
-    """The first test images of a cell, float32 (3, H, W), cut as it cuts them."""
+def _samples(stored: Stored, data_root: Path | None) -> dict[str, NDArray[Any]]:
+    """The first test images of a cell, cut as it cuts them, and a batch of its training images with their targets.
+
+    Returns:
+        `image` and a number, `training` and a number: float32 (3, H, W); `boxes` (n, 4), `labels` (n,) of the latter.
+    """
     from benchmarks.datasets.loading import DetectionDataset
     from benchmarks.datasets.prepared import ensure
     from benchmarks.datasets.splits import load_split
@@ -107,12 +109,25 @@ def _images(stored: Stored, data_root: Path | None) -> list[Tensor]:
     cell = stored.run.cell
     split = load_split(cell.dataset, cell.split, cell.fold, data_root)
     tile = cell.tile.size if cell.tile else None
-    dataset = DetectionDataset(ensure(cell.dataset, data_root), split.test[:IMAGES], tile=tile)
-    return [dataset[i][0] for i in range(min(IMAGES, len(dataset)))]
+    data = ensure(cell.dataset, data_root)
+    tested = DetectionDataset(data, split.test[:IMAGES], tile=tile)
+    out = {f"image{i}": tested[i][0].numpy() for i in range(min(IMAGES, len(tested)))}
+    labelled = [name for name in split.train if data.boxes(name)][: cell.recipe.batch_size]
+    training = DetectionDataset(data, labelled, tile=tile)
+    for i in range(len(labelled)):
+        image, target = training[i]
+        out |= {f"training{i}": image.numpy(), f"boxes{i}": target["boxes"].numpy()}
+        out[f"labels{i}"] = target["labels"].numpy()
+    return out
 
 
 def timed(
-    pair: Pair, checkouts: tuple[Checkout, Checkout], images: Sequence[Tensor], *, turns: int = TURNS, seed: int = 0
+    pair: Pair,
+    checkouts: tuple[Checkout, Checkout],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    turns: int = TURNS,
+    seed: int = 0,
 ) -> tuple[Samples, Samples]:
     """Milliseconds of both sides by phase, paired by turn.
 
@@ -127,8 +142,8 @@ def timed(
     order = random.Random(seed)
     samples: tuple[Samples, Samples] = ({}, {})
     with tempfile.TemporaryDirectory(prefix="canet-bench-") as folder, contextlib.ExitStack() as stack:
-        path = Path(folder) / "images.npz"
-        np.savez(path, *(image.numpy() for image in images))
+        path = Path(folder) / "samples.npz"
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
         sides = [
             stack.enter_context(_process(which, checkout, stored, path))
             for which, checkout, stored in zip(("base", "head"), checkouts, (pair.old, pair.new), strict=True)
@@ -169,12 +184,12 @@ class _Side:
 
 
 @contextlib.contextmanager
-def _process(which: str, checkout: Checkout, stored: Stored, images: Path) -> Iterator[_Side]:
+def _process(which: str, checkout: Checkout, stored: Stored, arrays: Path) -> Iterator[_Side]:
     """A process of a side, which has begun to load its model; it is gone afterwards."""
     its = stored.run.provenance
     asked = {
         "weights": str(stored.paths.weights.resolve()),
-        "images": str(images),
+        "samples": str(arrays),
         "device": its.device,
         "threads": its.threads,
     }

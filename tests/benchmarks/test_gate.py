@@ -340,12 +340,29 @@ def test_a_phase_fails_where_it_is_slower_for_certain_in_every_launch_and_that_i
         return base, {"preprocess": [0.6] * 20, "postprocess": slow, "end_to_end": [90.0] * 20}
 
     def verdicts(*launches) -> list[str]:
-        return [check.verdict for check in judged("x", launches, 0.1)]
+        return [check.verdict for check in judged("x", launches, GateLimits())]
 
     assert verdicts(*(launch(1.2) for _ in range(3))) == ["pass", "fail", "pass"], "0.2 ms of 90 are not felt"
     assert verdicts(launch(1.4), launch(1.4), launch(1.0)) == ["pass", "inconclusive", "pass"]
     assert verdicts(*(launch(1.5, 1.0) for _ in range(3))) == ["pass", "inconclusive", "pass"]
     assert verdicts(*(launch(1.05) for _ in range(3))) == ["pass"] * 3
+
+
+def test_a_slower_batch_or_training_step_fails_whatever_an_image_takes_and_one_that_is_gone_is_grey() -> None:
+    def launch(batch: float, step: float) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        its = {"end_to_end": [900.0] * 20, "batch": [5.0] * 20, "training_step": [4.0] * 20}
+        return its, {**its, "batch": [5.0 * batch] * 20, "training_step": [4.0 * step] * 20}
+
+    def verdicts(*launches) -> dict[str, str]:
+        return {check.what: check.verdict for check in judged("x", launches, GateLimits())}
+
+    slower = verdicts(*[launch(1.2, 1.0)] * 3)
+    assert slower == {"latency, end to end": "pass", "throughput": "fail", "training step": "pass"}
+    assert verdicts(*[launch(1.0, 1.2)] * 3)["training step"] == "fail"
+    old, new = launch(1.0, 1.0)
+    for pair in ((old, {"end_to_end": new["end_to_end"]}), ({"end_to_end": old["end_to_end"]}, new)):
+        grey = verdicts(*[pair] * 3)
+        assert grey == {"latency, end to end": "pass", "throughput": "inconclusive", "training step": "inconclusive"}
 
 
 # --any.

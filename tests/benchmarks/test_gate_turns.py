@@ -19,30 +19,34 @@ from tests.conftest import TINY
 ROOT = Path(__file__).parents[2]
 HERE = Checkout(ROOT)
 
-SOUND = "    def postprocess(self, raw: dict[str, Any], batch: Batch) -> list[Target]:\n"
-SLOWER = """    def postprocess(self, raw, batch):
+SOUND = {
+    "postprocess": "    def postprocess(self, raw: dict[str, Any], batch: Batch) -> list[Target]:\n",
+    "network": "    def network(self, batch: Batch) -> dict[str, Any]:\n",
+}
+SLOWER = """    def {name}(self, *its):
         import time
 
         began = time.perf_counter()
-        found = self._sound(raw, batch)
-        until = began + 1.2 * (time.perf_counter() - began)
+        found = self._sound(*its)
+        until = began + {factor} * (time.perf_counter() - began)
         while time.perf_counter() < until:
             pass
         return found
 
-    def _sound(self, raw, batch):
+    def _sound(self, {its}):
 """
 
 
-def copied(folder: Path, *, slower: bool = False) -> Checkout:
-    """The source in another folder; with `slower`, CANet's post-processing takes a fifth longer there."""
+def copied(folder: Path, slower: str | None = None, factor: float = 1.2, its: str = "") -> Checkout:
+    """The source in another folder, where a method of the detector, of the arguments `its`, takes `factor` as long."""
     for room in ("canet", "baselines", "ablations", "benchmarks"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    if slower:
+    if slower is not None:
         file = folder / "canet" / "detector.py"
         text = file.read_text(encoding="utf-8")
-        assert text.count(SOUND) == 1
-        file.write_text(text.replace(SOUND, SLOWER), encoding="utf-8")
+        assert text.count(SOUND[slower]) == 1
+        planted = SLOWER.format(name=slower, factor=factor, its=its)
+        file.write_text(text.replace(SOUND[slower], planted), encoding="utf-8")
     return Checkout(folder)
 
 
@@ -86,8 +90,19 @@ def test_post_processing_that_takes_a_fifth_longer_fails_and_the_same_code_does_
 ) -> None:
     model = stored(synthetic, tmp_path / "runs", seed)
     pairs, root = [Pair(model, model)], synthetic.root.parent
-    slow = Turns(HERE, copied(tmp_path / "slow", slower=True), root).checks(pairs, GateLimits())
+    slow = Turns(HERE, copied(tmp_path / "slow", "postprocess", its="raw, batch"), root).checks(pairs, GateLimits())
     assert verdicts(slow)["latency, postprocess"] == "fail", slow
     same = Turns(HERE, copied(tmp_path / "same"), root).checks(pairs, GateLimits())
-    assert set(verdicts(same)) == {f"latency, {p}" for p in ("preprocess", "network", "postprocess", "end to end")}
+    phases = {f"latency, {p}" for p in ("preprocess", "network", "postprocess", "end to end")}
+    assert set(verdicts(same)) == {*phases, "throughput", "training step"}
     assert "fail" not in verdicts(same).values(), same
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_a_network_that_takes_half_as_long_again_slows_batches_and_training_steps(synthetic, tmp_path: Path) -> None:
+    model = stored(synthetic, tmp_path / "runs")
+    head = copied(tmp_path / "slow", "network", 1.5, "batch")
+    found = verdicts(Turns(HERE, head, synthetic.root.parent).checks([Pair(model, model)], GateLimits()))
+    slower = {"latency, network", "latency, end to end", "throughput", "training step"}
+    assert {what for what, verdict in found.items() if verdict == "fail"} == slower, found
