@@ -399,6 +399,7 @@ def _default_workers(device: torch.device, threads: int, jobs: int) -> int | Gpu
 
 
 _IN_TURNS = 4  # processes that take turns on a GPU: with 17 it did no more images a second than with 4
+_CLIENTS = 48  # of the multi-process service on a device; this process, which asks for its free memory, may be one
 
 
 class GpuRoom:
@@ -427,8 +428,9 @@ class GpuRoom:
         self._now = max(1, min(most, int(self._before / (1.5 * taken))))
 
     def beside_each_other(self) -> None:
-        """Cells do not take turns: CUDA's multi-process service runs."""
+        """Cells do not take turns: CUDA's multi-process service runs, which takes so many processes and no more."""
         self._in_turns = False
+        self._most = min(self._most, _CLIENTS - 1)
 
 
 def _limits(time_limit: str | None) -> Limits:

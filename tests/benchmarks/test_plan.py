@@ -103,3 +103,9 @@ def test_a_gpu_takes_one_cell_until_that_has_shown_what_it_takes() -> None:
     free -= 50
     tight.first_epoch()
     assert tight() == 1
+    free = 8000
+    large = GpuRoom(200, lambda: free)
+    large.beside_each_other()
+    free -= 20
+    large.first_epoch()
+    assert large() == 47, "the service takes 48 processes, this one among them"
