@@ -103,7 +103,7 @@ class GateLimits(_Strict):
     file_size: float = Field(default=0.01, ge=0)
     memory: float = Field(default=0.1, ge=0)
     latency: float = Field(default=0.1, ge=0, description="in one session or job, beyond the interval")
-    throughput: float = Field(default=0.1, ge=0, description="time of a batch, in turns, beyond the interval")
+    batch: float = Field(default=0.1, ge=0, description="time of a batch (throughput), in turns, beyond the interval")
     training_step: float = Field(default=0.1, ge=0, description="in turns, beyond the interval")
     latency_ratio: float = Field(default=0.25, ge=0, description="of the ratio to the reference, between sessions")
     training_time: float = Field(default=0.5, ge=0, description="of one training, or its ratio to the reference's")

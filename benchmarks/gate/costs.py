@@ -19,6 +19,8 @@ from benchmarks.suites import GateLimits
 SESSION_TOLERANCE = 0.25
 """Relative: a median of paired ratios is not the ratio of two medians."""
 
+BATCH, TRAINING_STEP = "time of a batch", "time of a training step"
+
 FLOOR = 0.005
 """Of an image's time from end to end: by how much a tenth of a millisecond of preparing it varies is no regression."""
 
@@ -193,7 +195,7 @@ def phases(
     """
     from benchmarks.cost.clock import paired_ratio  # imports torch
 
-    others = {"batch": ("throughput", limits.throughput), "training_step": ("training step", limits.training_step)}
+    others = {"batch": (BATCH, limits.batch), "training_step": (TRAINING_STEP, limits.training_step)}
     out = []
     for phase in dict.fromkeys([*old, *new]):
         what, limit = others.get(phase, (f"latency, {phase.replace('_', ' ')}", limits.latency))

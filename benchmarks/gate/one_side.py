@@ -2,8 +2,10 @@
 
 `benchmarks.gate.turns` runs this text in the checkout of a commit, with the interpreter that has its packages: model
 and clock are those of that commit, which need not have this module. The argument is JSON: weights, device, threads and
-samples, an .npz of float32 images (3, H, W), of which those of the training batch have boxes and labels. A line of
-standard input is the number of a turn; the answer is a line of milliseconds by phase, of a batch and of a step.
+samples, an .npz of float32 images (3, H, W), of which those of the training batch have boxes and labels.
+
+The first answer is a line of JSON: why no training step can be taken, or null. From then on a line of standard input is
+a kind (image, batch or step) and the number of a turn; the answer is a line of milliseconds by phase.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,45 +49,68 @@ def main() -> None:
     with np.load(asked["samples"]) as archive:
         arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
     images = [value for name, value in arrays.items() if name.startswith("image")]
-    step = training_step(trained, arrays, device)
+    # Before anything is inferred: what a model keeps of inference mode is of no use to a gradient.
+    step, reason = training_step(trained, arrays, device)
     measure_latency(model, images, device=device, runs=WARMUP, warmup=0, seed=0)
-    print("ready", file=answers, flush=True)
+    print(json.dumps(reason), file=answers, flush=True)
     for line in sys.stdin:
-        turn = int(line)
-        some = [images[(turn * ROUNDS + i) % len(images)] for i in range(ROUNDS)]
-        found = measure_latency(model, some, device=device, runs=ROUNDS, warmup=0, seed=0)["model"]["samples_ms"]
-        batch = [images[(turn * BATCH + i) % len(images)].to(device) for i in range(BATCH)]
-
-        def infer(batch: list[torch.Tensor] = batch) -> None:
-            with torch.inference_mode():
-                trained.model(batch)
-
-        found["batch"] = [timed(infer, device) for _ in range(2)][1:]
-        if step is not None:
-            found["training_step"] = [timed(step, device) for _ in range(2)][1:]
+        kind, turn = line.split()
+        if kind == "image":
+            some = [images[(int(turn) * ROUNDS + i) % len(images)] for i in range(ROUNDS)]
+            found = measure_latency(model, some, device=device, runs=ROUNDS, warmup=0, seed=0)["model"]["samples_ms"]
+        elif kind == "batch":
+            batch = [images[(int(turn) * BATCH + i) % len(images)].to(device) for i in range(BATCH)]
+            found = {"batch": [timed(partial(infer, trained.model, batch), device) for _ in range(2)][1:]}
+        else:
+            assert step is not None
+            found = {"training_step": [timed(step, device) for _ in range(2)][1:]}
         print(json.dumps(found), file=answers, flush=True)
 
 
-def training_step(trained: Any, arrays: dict[str, torch.Tensor], device: torch.device) -> Callable[[], None] | None:
-    """A step on one batch, always the same, of a copy that trains; None for a recipe that is a library's own."""
+@torch.inference_mode()
+def infer(model: Any, batch: list[torch.Tensor]) -> None:
+    model(batch)
+
+
+def training_step(
+    trained: Any, arrays: dict[str, torch.Tensor], device: torch.device
+) -> tuple[Callable[[], None] | None, str | None]:
+    """A step on one batch, always the same, of a copy that trains, as the recipe says but without CUDA graphs.
+
+    Returns:
+        The step, which was taken once, and None; or None and the reason.
+    """
     images = [value.to(device) for name, value in arrays.items() if name.startswith("training")]
-    boxes, labels = ([arrays[f"{what}{i}"].to(device) for i in range(len(images))] for what in ("boxes", "labels"))
     recipe = trained.cell.recipe
-    if not images or not hasattr(recipe, "optimizer"):
-        return None
-    model = copy.deepcopy(trained.model).train()
-    optimizer = build_optimizer(model, recipe)
-    for group in optimizer.param_groups:  # as at the end of a schedule: the weights stay what they are
-        group["lr"] *= 1e-6
+    if not hasattr(recipe, "optimizer"):
+        return None, "the library's own trainer takes it"
+    if not images:
+        return None, "there is no batch that both sides train on"
+    targets = [
+        {"boxes": arrays[f"boxes{i}"].to(device), "labels": arrays[f"labels{i}"].to(device), "image_id": i}
+        for i in range(len(images))
+    ]
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+    try:
+        model = copy.deepcopy(trained.model).train()
+        optimizer = build_optimizer(model, recipe)
+        for group in optimizer.param_groups:  # the weights stay what they are
+            group["lr"] *= 1e-6
 
-    def step() -> None:
-        targets = [{"boxes": own, "labels": its} for own, its in zip(boxes, labels, strict=True)]
-        torch.manual_seed(0)
-        sum(model(images, targets).values()).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        def step() -> None:
+            torch.manual_seed(0)
+            with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+                loss = sum(model(images, [dict(target) for target in targets]).values())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimizer.step()
 
-    return step
+        step()
+    except Exception as e:  # whatever ends it: what an image takes can be told all the same
+        return None, f"it failed: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+    return step, None
 
 
 def timed(run: Callable[[], None], device: torch.device) -> float:

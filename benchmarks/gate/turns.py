@@ -19,26 +19,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate.checks import Check, Pair, machine_type, name_of
-from benchmarks.gate.costs import phases
+from benchmarks.gate.costs import TRAINING_STEP, phases
 from benchmarks.store import Stored
 from benchmarks.suites import GateLimits
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Samples = dict[str, list[float]]
-    """Milliseconds by phase, one for each turn."""
+Samples = dict[str, list[float]]
+"""Milliseconds by phase, one for each turn."""
 
 LAUNCHES = 3
 TURNS = 20
-"""Of each side in a launch, and LEAST where they take longer than SECONDS."""
+"""Of each side and kind in a launch, and LEAST where they take longer than SECONDS."""
 LEAST = 5
 SECONDS = 40.0
 IMAGES = 16
+KINDS = ("image", "batch", "step")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Turns:
         """Of the first pair of a row whose weights are both there."""
         if not pairs:
             return []
-        name, what = name_of(pairs[0].old), "latency in turns"
+        name, what = name_of(pairs[0].old), "times in turns"
         pair = next((p for p in pairs if p.old.paths.weights.exists() and p.new.paths.weights.exists()), None)
         if self.base is None or self.head is None:
             side = "base" if self.base is None else "head"
@@ -74,12 +72,27 @@ class Turns:
             return [Check(name, what, "inconclusive", "-", "not timed: the trained weights are gone")]
         if machine_type(pair.old.run.provenance) != machine_type(pair.new.run.provenance):
             return []
+        name = name_of(pair.old)
         try:
-            samples = _samples(pair.old, self.data_root)
-            launches = [timed(pair, (self.base, self.head), samples, seed=seed) for seed in range(LAUNCHES)]
+            with tempfile.TemporaryDirectory(prefix="canet-bench-") as folder:
+                samples = _write_samples(Path(folder) / "samples.npz", pair, self.data_root)
+                launches = [timed(pair, (self.base, self.head), samples, seed=seed) for seed in range(LAUNCHES)]
         except (DataError, RequestError) as e:
-            return [Check(name_of(pair.old), what, "inconclusive", "-", str(e))]
-        return judged(name_of(pair.old), launches, limits)
+            return [Check(name, what, "inconclusive", "-", str(e))]
+        checks = judged(name, [launch.samples for launch in launches], limits)
+        if launches[0].without_step != (None, None):
+            base, head = (f"not timed: {why}" if why else "-" for why in launches[0].without_step)
+            alike = None not in launches[0].without_step and "failed" not in base
+            checks.append(Check(name, TRAINING_STEP, "note" if alike else "inconclusive", base, head))
+        return checks
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Milliseconds of both sides by phase, paired by turn; and why there are none of a training step, for each side."""
+
+    samples: tuple[Samples, Samples]
+    without_step: tuple[str | None, str | None] = (None, None)
 
 
 def judged(name: str, launches: Sequence[tuple[Samples, Samples]], limits: GateLimits) -> list[Check]:
@@ -96,68 +109,69 @@ def judged(name: str, launches: Sequence[tuple[Samples, Samples]], limits: GateL
     ]
 
 
-def _samples(stored: Stored, data_root: Path | None) -> dict[str, NDArray[Any]]:
-    """The first test images of a cell, cut as it cuts them, and a batch of its training images with their targets.
+def _write_samples(path: Path, pair: Pair, data_root: Path | None) -> Path:
+    """Write the first test images of the base's cell, cut as it cuts them, and a batch of its labelled training images.
 
-    Returns:
-        `image` and a number, `training` and a number: float32 (3, H, W); `boxes` (n, 4), `labels` (n,) of the latter.
+    As arrays `image` and a number, `training` and a number: float32 (3, H, W); `boxes` (n, 4), `labels` (n,) of the
+    latter, which are left out where the two sides train on other batches.
     """
+    import numpy as np
+
     from benchmarks.datasets.loading import DetectionDataset
     from benchmarks.datasets.prepared import ensure
     from benchmarks.datasets.splits import load_split
 
-    cell = stored.run.cell
+    cell = pair.old.run.cell
     split = load_split(cell.dataset, cell.split, cell.fold, data_root)
     tile = cell.tile.size if cell.tile else None
     data = ensure(cell.dataset, data_root)
     tested = DetectionDataset(data, split.test[:IMAGES], tile=tile)
     out = {f"image{i}": tested[i][0].numpy() for i in range(min(IMAGES, len(tested)))}
-    labelled = [name for name in split.train if data.boxes(name)][: cell.recipe.batch_size]
-    training = DetectionDataset(data, labelled, tile=tile)
-    for i in range(len(labelled)):
-        image, target = training[i]
-        out |= {f"training{i}": image.numpy(), f"boxes{i}": target["boxes"].numpy()}
-        out[f"labels{i}"] = target["labels"].numpy()
-    return out
+    if _batch(pair.old) == _batch(pair.new):
+        labelled = [name for name in split.train if data.boxes(name)][: cell.recipe.batch_size]
+        training = DetectionDataset(data, labelled, tile=tile)
+        for i in range(len(labelled)):
+            image, target = training[i]
+            out |= {f"training{i}": image.numpy(), f"boxes{i}": target["boxes"].numpy()}
+            out[f"labels{i}"] = target["labels"].numpy()
+    np.savez(path, **out)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
+    return path
+
+
+def _batch(stored: Stored) -> tuple[object, ...]:
+    cell = stored.run.cell
+    return cell.dataset, cell.image_size, cell.tile, cell.recipe.batch_size
 
 
 def timed(
-    pair: Pair,
-    checkouts: tuple[Checkout, Checkout],
-    arrays: Mapping[str, NDArray[Any]],
-    *,
-    turns: int = TURNS,
-    seed: int = 0,
-) -> tuple[Samples, Samples]:
-    """Milliseconds of both sides by phase, paired by turn.
+    pair: Pair, checkouts: tuple[Checkout, Checkout], samples: Path, *, turns: int = TURNS, seed: int = 0
+) -> Launch:
+    """One launch of both sides: an image at a time, then batches, then training steps, each in turns.
 
     Args:
+        samples: as `_write_samples` writes them.
         seed: of the order within a pair of turns.
 
     Raises:
         DataError: a side cannot be run.
     """
-    import numpy as np
-
     order = random.Random(seed)
-    samples: tuple[Samples, Samples] = ({}, {})
-    with tempfile.TemporaryDirectory(prefix="canet-bench-") as folder, contextlib.ExitStack() as stack:
-        path = Path(folder) / "samples.npz"
-        np.savez(path, **arrays)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
+    found: tuple[Samples, Samples] = ({}, {})
+    with contextlib.ExitStack() as stack:
         sides = [
-            stack.enter_context(_process(which, checkout, stored, path))
+            stack.enter_context(_process(which, checkout, stored, samples))
             for which, checkout, stored in zip(("base", "head"), checkouts, (pair.old, pair.new), strict=True)
         ]
-        for side in sides:
-            side.answer()  # it is ready
-        began = time.monotonic()
-        for turn in range(turns):
-            if turn >= LEAST and time.monotonic() - began > SECONDS:
-                break
-            for which in order.sample((0, 1), 2):
-                for phase, ms in sides[which].turn(turn).items():
-                    samples[which].setdefault(phase, []).append(statistics.median(ms))
-    return samples
+        base, head = (json.loads(side.answer()) for side in sides)
+        for kind in KINDS if base is None and head is None else KINDS[:-1]:
+            began = time.monotonic()
+            for turn in range(turns):
+                if turn >= LEAST and time.monotonic() - began > SECONDS:
+                    break
+                for which in order.sample((0, 1), 2):
+                    for phase, ms in sides[which].turn(kind, turn).items():
+                        found[which].setdefault(phase, []).append(statistics.median(ms))
+    return Launch(found, (base, head))
 
 
 @dataclass(frozen=True)
@@ -166,10 +180,10 @@ class _Side:
     running: subprocess.Popen[str]
     said: IO[str]
 
-    def turn(self, number: int) -> Samples:
+    def turn(self, kind: str, number: int) -> Samples:
         assert self.running.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; `answer` says why
-            print(number, file=self.running.stdin, flush=True)
+            print(kind, number, file=self.running.stdin, flush=True)
         found: Samples = json.loads(self.answer())
         return found
 

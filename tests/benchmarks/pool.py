@@ -3,10 +3,11 @@
     python -m benchmarks.run --suite smoke --arithmetic portable --no-profile --out RUNS --seed 0 ... --seed 59
     python -m tests.benchmarks.pool RUNS
 
-prints the spread over seeds, ten comparisons of three seeds with three others, no seed twice, by the whole gate, and
-2,000 by its accuracy alone, of seeds that are drawn: draws share seeds, so that they are far from 2,000 independent
-ones. It writes `pool.npz`, which holds of each training what the gate's accuracy needs, so that a test can draw again
-without the records: values, standard errors, and numbers that have the covariance of the resampled images' metrics.
+prints the spread over seeds, ten comparisons of three seeds with three others, no seed twice, by all that the gate says
+of such records (accuracy, counts, status), and 2,000 by its accuracy alone, of seeds that are drawn: draws share seeds,
+so that they are far from 2,000 independent ones. It writes `pool.npz`, which holds of each training what the gate's
+accuracy needs, so that a test can draw again without the records: values, standard errors, and numbers that have the
+covariance of the resampled images' metrics.
 """
 
 from __future__ import annotations
@@ -45,10 +46,13 @@ def limits() -> GateLimits:
 
 
 def of_records(runs: Path) -> Pool:
-    """The pool of a folder; ValueError unless all models have the same seeds."""
+    """The pool of a folder; ValueError unless it holds today's `smoke` alone, with the same seeds of each model."""
     found: dict[str, dict[int, Stored]] = {}
     for stored in scan(runs):
-        found.setdefault(stored.run.cell.model, {})[stored.run.cell.seed] = stored
+        cell = stored.run.cell
+        if cell not in load("smoke").cells("quick", seeds=[cell.seed]) or stored.run.status != "ok":
+            raise ValueError(f"{stored.paths.record}: not a cell of today's smoke, or one that failed")
+        found.setdefault(cell.model, {})[cell.seed] = stored
     seeds = {tuple(sorted(mine)) for mine in found.values()}
     if len(seeds) != 1:
         raise ValueError(f"{runs}: no seeds, or not the same of each model")
@@ -165,7 +169,7 @@ def grey(comparisons: Sequence[Sequence[Check]]) -> int:
 
 
 def is_of(check: Check, name: str) -> bool:
-    return check.what.startswith(f"{accuracy.LABELS.get(name, name)} ")
+    return check.what.startswith(f"{accuracy.LABELS.get(name, name)} (")
 
 
 def median_caught(comparisons: Sequence[Sequence[Check]], name: str) -> float:

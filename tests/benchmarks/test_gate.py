@@ -20,6 +20,7 @@ from benchmarks.errors import RequestError
 from benchmarks.gate import baseline, outputs, sides
 from benchmarks.gate.beginnings import LATER
 from benchmarks.gate.checks import Check
+from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.judge import any_rows, compare
 from benchmarks.gate.turns import judged
 from benchmarks.report import draw, history
@@ -357,12 +358,12 @@ def test_a_slower_batch_or_training_step_fails_whatever_an_image_takes_and_one_t
         return {check.what: check.verdict for check in judged("x", launches, GateLimits())}
 
     slower = verdicts(*[launch(1.2, 1.0)] * 3)
-    assert slower == {"latency, end to end": "pass", "throughput": "fail", "training step": "pass"}
-    assert verdicts(*[launch(1.0, 1.2)] * 3)["training step"] == "fail"
+    assert slower == {"latency, end to end": "pass", BATCH: "fail", TRAINING_STEP: "pass"}
+    assert verdicts(*[launch(1.0, 1.2)] * 3)[TRAINING_STEP] == "fail"
     old, new = launch(1.0, 1.0)
     for pair in ((old, {"end_to_end": new["end_to_end"]}), ({"end_to_end": old["end_to_end"]}, new)):
         grey = verdicts(*[pair] * 3)
-        assert grey == {"latency, end to end": "pass", "throughput": "inconclusive", "training step": "inconclusive"}
+        assert grey == {"latency, end to end": "pass", BATCH: "inconclusive", TRAINING_STEP: "inconclusive"}
 
 
 # --any.

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.gate.judge import compare
 from tests.benchmarks import pool as a_pool
+from tests.benchmarks.conftest import make_cell
 
 ERRORS = {"AP": 0.02, "AP75": 0.02, "AP_small": 0.02}
 
@@ -41,6 +42,19 @@ def test_what_is_kept_of_the_resampled_images_has_their_covariance(pool: a_pool.
     a_pool.save(some)
     kept = [a_pool.metric(stored, "AP50").draws for stored in a_pool.saved()["canet"]]
     np.testing.assert_allclose(np.cov(kept), np.cov(values), rtol=1e-10)
+
+
+def test_a_pool_takes_trainings_of_todays_smoke_alone(tmp_path, stored) -> None:
+    stored("runs", make_cell(dataset="synthetic_smoke", split="synthetic_smoke-4fold-v1"))
+    with pytest.raises(ValueError, match="today's smoke"):
+        a_pool.of_records(tmp_path / "runs")
+
+
+def test_a_check_is_of_one_metric(pool: a_pool.Pool) -> None:
+    (checks,) = a_pool.drawn(pool, 1)
+    names = list(a_pool.limits().accuracy)
+    assert len(checks) == len(pool) * len(names)
+    assert all(sum(a_pool.is_of(check, name) for name in names) == 1 for check in checks)
 
 
 @pytest.mark.slow

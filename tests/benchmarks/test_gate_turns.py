@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.cells import NativeRecipe
+from benchmarks.gate import one_side, turns
 from benchmarks.gate.checks import Check, Pair
+from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.turns import Checkout, Turns
 from benchmarks.store import CellPaths, Stored
 from benchmarks.suites import GateLimits
-from benchmarks.trained import build_cell_model, save_trained
+from benchmarks.trained import build_cell_model, open_trained, save_trained
 from tests.benchmarks.conftest import make_cell, make_record
 from tests.conftest import TINY
 
@@ -82,6 +86,56 @@ def test_what_cannot_be_timed_is_grey_and_says_why(synthetic, tmp_path: Path) ->
     assert Turns(HERE, HERE).checks([], GateLimits()) == []
 
 
+CPU = torch.device("cpu")
+
+
+def sample() -> dict[str, torch.Tensor]:
+    """A training batch of one, as `one_side` reads it."""
+    boxes = torch.tensor([[4.0, 4.0, 20.0, 20.0]])
+    return {"training0": torch.rand(3, 64, 64), "boxes0": boxes, "labels0": torch.ones(1, dtype=torch.long)}
+
+
+def test_a_training_step_is_the_recipes_and_leaves_the_model_alone(synthetic, tmp_path: Path) -> None:
+    trained = open_trained(stored(synthetic, tmp_path).paths.weights, CPU)
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    step, reason = one_side.training_step(trained, sample(), CPU)
+    assert reason is None
+    step()
+    assert not trained.model.training
+    assert all(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
+
+
+def test_why_no_training_step_can_be_taken_is_said(synthetic, tmp_path: Path) -> None:
+    trained = open_trained(stored(synthetic, tmp_path).paths.weights, CPU)
+    assert one_side.training_step(trained, {}, CPU) == (None, "there is no batch that both sides train on")
+    library = NativeRecipe(trainer="library", epochs=1, batch_size=1)
+    theirs = dataclasses.replace(trained, cell=trained.cell.model_copy(update={"recipe": library}))
+    assert one_side.training_step(theirs, sample(), CPU) == (None, "the library's own trainer takes it")
+    broken = dataclasses.replace(trained, model=torch.nn.Linear(1, 1))
+    step, reason = one_side.training_step(broken, sample(), CPU)
+    assert step is None
+    assert reason.startswith("it failed: TypeError")
+
+
+@pytest.mark.parametrize(
+    ("without", "verdict"),
+    [
+        (("the library's own trainer takes it",) * 2, "note"),
+        ((None, "it failed: RuntimeError: no"), "inconclusive"),
+        (("it failed: RuntimeError: no",) * 2, "inconclusive"),
+    ],
+)
+def test_a_training_step_that_was_not_timed_is_said_and_the_rest_is_judged(
+    synthetic, tmp_path: Path, monkeypatch, without: tuple[str | None, str | None], verdict: str
+) -> None:
+    model = stored(synthetic, tmp_path / "runs")
+    its = {"end_to_end": [9.0] * 20, "batch": [5.0] * 20}
+    slower = {**its, "end_to_end": [12.0] * 20}
+    monkeypatch.setattr(turns, "timed", lambda *pair, seed: turns.Launch((its, slower), without))
+    found = verdicts(Turns(HERE, HERE, synthetic.root.parent).checks([Pair(model, model)], GateLimits()))
+    assert found == {"latency, end to end": "fail", BATCH: "pass", TRAINING_STEP: verdict}
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(5))
@@ -94,15 +148,15 @@ def test_post_processing_that_takes_a_fifth_longer_fails_and_the_same_code_does_
     assert verdicts(slow)["latency, postprocess"] == "fail", slow
     same = Turns(HERE, copied(tmp_path / "same"), root).checks(pairs, GateLimits())
     phases = {f"latency, {p}" for p in ("preprocess", "network", "postprocess", "end to end")}
-    assert set(verdicts(same)) == {*phases, "throughput", "training step"}
+    assert set(verdicts(same)) == {*phases, BATCH, TRAINING_STEP}
     assert "fail" not in verdicts(same).values(), same
 
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_a_network_that_takes_half_as_long_again_slows_batches_and_training_steps(synthetic, tmp_path: Path) -> None:
+def test_a_network_that_takes_twice_as_long_slows_batches_and_training_steps(synthetic, tmp_path: Path) -> None:
     model = stored(synthetic, tmp_path / "runs")
-    head = copied(tmp_path / "slow", "network", 1.5, "batch")
+    head = copied(tmp_path / "slow", "network", 2.0, "batch")
     found = verdicts(Turns(HERE, head, synthetic.root.parent).checks([Pair(model, model)], GateLimits()))
-    slower = {"latency, network", "latency, end to end", "throughput", "training step"}
+    slower = {"latency, network", "latency, end to end", BATCH, TRAINING_STEP}
     assert {what for what, verdict in found.items() if verdict == "fail"} == slower, found
