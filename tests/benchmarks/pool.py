@@ -50,9 +50,12 @@ def of_records(runs: Path) -> Pool:
     found: dict[str, dict[int, Stored]] = {}
     for stored in scan(runs):
         cell = stored.run.cell
-        if cell not in load("smoke").cells("quick", seeds=[cell.seed]) or stored.run.status != "ok":
+        if (
+            cell not in load("smoke").cells(datasets=("synthetic_smoke",), tier="quick", seeds=(cell.seed,))
+            or stored.run.status != "ok"
+        ):
             raise ValueError(f"{stored.paths.record}: not a cell of today's smoke, or one that failed")
-        found.setdefault(cell.model, {})[cell.seed] = stored
+        found.setdefault(cell.model, {})[cell.seed] = replace(stored, profile=None)  # few may have one
     seeds = {tuple(sorted(mine)) for mine in found.values()}
     if len(seeds) != 1:
         raise ValueError(f"{runs}: no seeds, or not the same of each model")
@@ -195,9 +198,11 @@ def main(runs: Path) -> None:
     many = drawn(pool)
     print(f"{len(many)} draws: {alarms(many)} alarms, {grey(many)} with something that could not be told")
     for name in limits().accuracy:
+        own = [check.verdict for checks in many for check in checks if is_of(check, name)]
         print(
-            f"{name}: a drop of {100 * median_caught(many, name):.1f} points would be caught in 80% of tries (median)"
+            f"{name}: of {len(own)} checks {own.count('fail')} failed, {own.count('inconclusive')} could not be told;"
         )
+        print(f"  a drop of {100 * median_caught(many, name):.1f} points would be caught in 80% of tries (median)")
     seen = median_caught(many, "AP50")
     found = [c.verdict == "fail" for checks in drawn(pool, 500, seen) for c in checks if is_of(c, "AP50")]
     print(f"AP50 {100 * seen:.1f} points lower in the heads: {np.mean(found):.0%} of its checks fail")
