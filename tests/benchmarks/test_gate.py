@@ -18,7 +18,7 @@ from benchmarks.cli import console
 from benchmarks.datasets.prepared import ensure
 from benchmarks.errors import RequestError
 from benchmarks.gate import baseline, outputs, sides
-from benchmarks.gate.beginnings import LATER
+from benchmarks.gate.beginnings import LATER, SOON
 from benchmarks.gate.checks import Check
 from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.judge import any_rows, compare
@@ -213,7 +213,14 @@ def losses(old: Stored, new: Stored) -> list[str]:
 
 @pytest.mark.parametrize(
     ("at", "by", "verdict"),
-    [(0, 0.9e-4, "pass"), (0, 1.1e-4, "fail"), (1, LATER * 0.9e-4, "pass"), (19, -LATER * 1.1e-4, "fail")],
+    [
+        (0, 0.9e-4, "pass"),
+        (0, 1.1e-4, "fail"),
+        (1, SOON * 0.9e-4, "pass"),
+        (9, SOON * 1.1e-4, "fail"),
+        (10, LATER * 0.9e-4, "pass"),
+        (19, -LATER * 1.1e-4, "fail"),
+    ],
 )
 def test_losses_differ_by_more_than_rounding_or_not(at: int, by: float, verdict: str) -> None:
     assert losses(begun(), begun(at=at, by=by)) == [verdict]
