@@ -93,7 +93,10 @@ def replace(folder: Path, head: Path, reason: str) -> Path:
         "version": report.get("version"),
         "machine_info": {
             **{name: machine.get(name) for name in ("system", "machine", "python_version")},
-            "cpu": {name: cpu.get(name) for name in ("brand_raw", "count")},
+            "cpu": {
+                **{name: cpu.get(name) for name in ("brand_raw", "count")},
+                "flags": [flag for flag in _VECTORS if flag in cpu.get("flags", ())],
+            },
         },
         "benchmarks": [
             {"group": one["group"], "name": one["name"], "stats": {"data": one["stats"]["data"]}}
@@ -125,10 +128,15 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+"""Flags of a CPU, widest first: clouds sell CPUs with and without them under one name."""
+
+
 def _machine(report: Mapping[str, Any]) -> str:
     its = report["machine_info"]
     cpu = its.get("cpu", {})
-    return f"{its.get('system')}, {cpu.get('brand_raw', its.get('machine'))}, {cpu.get('count')} cores"
+    vectors = next((f", {name}" for flag, name in _VECTORS.items() if flag in cpu.get("flags", ())), "")
+    return f"{its.get('system')}, {cpu.get('brand_raw', its.get('machine'))}{vectors}, {cpu.get('count')} cores"
 
 
 def _ratios(report: Mapping[str, Any], path: Path) -> dict[tuple[str, str], _Ratio]:

@@ -19,7 +19,9 @@ from benchmarks.gate.ratios import compare, is_report, replace
 ROUNDS = (1.00, 1.01, 1.02, 1.03, 1.04)
 
 
-def written(path: Path, forms: dict[str, float | Sequence[float]], cpu: str = "cpu") -> Path:
+def written(
+    path: Path, forms: dict[str, float | Sequence[float]], cpu: str = "cpu", flags: Sequence[str] = ("sse4_1",)
+) -> Path:
     """A file as pytest-benchmark 5 writes it, of one group: milliseconds by form."""
     benchmarks = [
         {
@@ -29,7 +31,7 @@ def written(path: Path, forms: dict[str, float | Sequence[float]], cpu: str = "c
         }
         for name, ms in forms.items()
     ]
-    machine = {"system": "Linux", "machine": "x86_64", "cpu": {"brand_raw": cpu, "count": 2}}
+    machine = {"system": "Linux", "machine": "x86_64", "cpu": {"brand_raw": cpu, "count": 2, "flags": list(flags)}}
     path.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks, "version": "5.3.1"}))
     return path
 
@@ -106,6 +108,23 @@ def test_a_folder_of_baselines_has_one_for_each_machine_type(tmp_path: Path) -> 
     done = CliRunner().invoke(app, [str(folder), str(head), "--update-baseline", "--reason", "another machine"])
     assert done.exit_code == 0, done.output
     assert len(list(folder.iterdir())) == 2
+
+
+def test_one_name_with_and_without_wide_vectors_is_two_machine_types(tmp_path: Path) -> None:
+    folder = tmp_path / "ratios"
+    folder.mkdir()
+
+    def timed(flags: Sequence[str]) -> Path:
+        path = written(tmp_path / "made.json", {"literal": 20.0, "exact": 8.0}, "EPYC", flags)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "commit_info": {"id": "abc", "dirty": False}}))
+        return path
+
+    narrow = replace(folder, timed(["avx2", "sse4_1"]), "first")
+    assert narrow.name == "linux-epyc-avx2-2-cores.json"
+    assert [check.verdict for check in compare(folder, timed(["avx2", "fma"]), 0.25)] == ["pass"]
+    wide = timed(["avx2", "avx512f"])
+    assert [check.verdict for check in compare(folder, wide, 0.25)] == ["note"]
+    assert replace(folder, wide, "second").name == "linux-epyc-avx-512-2-cores.json"
 
 
 @pytest.mark.slow
