@@ -68,7 +68,7 @@ def figure(baselines: Sequence[Baseline]) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(row.name for baseline in baselines for row in baseline.rows))
-    colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#111827")
+    colours, shapes = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#111827"), "os^Dv"
     # Lines of the reasons below, which a reader wants beside the steps.
     below = [f"{i + 1}: {b.date[:10]} {(b.commit or '-')[:8]} {b.reason}" for i, b in enumerate(baselines)]
     height = 4.6 + 0.16 * len(below)
@@ -78,16 +78,16 @@ def figure(baselines: Sequence[Baseline]) -> bytes:
         accuracy = fig.add_axes((0.14, 1 - 2.3 / height, 0.83, 2.0 / height))
         cost = fig.add_axes((0.14, 1 - 4.1 / height, 0.83, 1.4 / height), sharex=accuracy)
         for k, name in enumerate(names):
-            colour = colours[k % len(colours)]
+            colour, shape = colours[k % len(colours)], shapes[k // len(colours) % len(shapes)]
             own = [(i + 1, row) for i, b in enumerate(baselines) for row in b.rows if row.name == name]
             points = [(i, 100 * row.AP50) for i, row in own if row.AP50 is not None]
-            accuracy.plot(*zip(*points, strict=True), marker="o", color=colour, label=plain(name)) if points else None
+            accuracy.plot(*zip(*points, strict=True), marker=shape, color=colour, label=plain(name)) if points else None
             for i, row in own:
                 values = [100 * v for v in row.AP50_values]
                 accuracy.plot([i] * len(values), values, marker=".", alpha=0.45, color=colour, linestyle="none")
             work = [(i, row.macs) for i, row in own if row.macs]
             if work:
-                cost.plot([i for i, _ in work], [m / work[0][1] for _, m in work], marker="o", color=colour)
+                cost.plot([i for i, _ in work], [m / work[0][1] for _, m in work], marker=shape, color=colour)
         accuracy.set_ylabel("AP50 / (%)")
         cost.set_ylabel("MACs, to the first")
         cost.set_xlabel("baseline")
