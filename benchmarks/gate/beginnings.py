@@ -4,7 +4,7 @@ With portable arithmetic, the same packages and threads on both sides they are t
 is small in the first iteration, from weights that are the same, and from then on decides now and then which of two
 equally good proposals is sampled. The tolerance of a term is relative to the sum of the losses of that iteration:
 `first_losses` in the first, `SOON` times that up to the tenth, `LATER` times from there. Measured on `smoke` under four
-instruction sets; docs/gate.md has the numbers.
+settings of the arithmetic; docs/gate.md has the numbers.
 """
 
 from __future__ import annotations

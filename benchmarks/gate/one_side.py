@@ -4,8 +4,8 @@
 and clock are those of that commit, which need not have this module. The argument is JSON: weights, device, threads and
 samples, an .npz of float32 images (3, H, W), of which those of the training batch have boxes and labels.
 
-The first answer is a line of JSON: why no training step can be taken, or null. From then on a line of standard input is
-a kind (image, batch or step) and the number of a turn; the answer is a line of milliseconds by phase.
+The first answer says that it is ready. From then on a line of standard input is a kind (image, batch or step) and the
+number of a turn; the answer is a line of milliseconds by phase, or `not timed` and why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROUNDS = 3
 
 
 BATCH = 8
-"""Images of a batch, whose time is one over the throughput."""
+"""Images of a batch, which are on the device already: over its time, they are the throughput of the network."""
 
 
 def main() -> None:
@@ -52,19 +52,30 @@ def main() -> None:
     # Before anything is inferred: what a model keeps of inference mode is of no use to a gradient.
     step, reason = training_step(trained, arrays, device)
     measure_latency(model, images, device=device, runs=WARMUP, warmup=0, seed=0)
-    print(json.dumps(reason), file=answers, flush=True)
-    for line in sys.stdin:
-        kind, turn = line.split()
+
+    def take(kind: str, turn: int) -> dict[str, Any]:
         if kind == "image":
-            some = [images[(int(turn) * ROUNDS + i) % len(images)] for i in range(ROUNDS)]
-            found = measure_latency(model, some, device=device, runs=ROUNDS, warmup=0, seed=0)["model"]["samples_ms"]
-        elif kind == "batch":
-            batch = [images[(int(turn) * BATCH + i) % len(images)].to(device) for i in range(BATCH)]
-            found = {"batch": [timed(partial(infer, trained.model, batch), device) for _ in range(2)][1:]}
-        else:
-            assert step is not None
-            found = {"training_step": [timed(step, device) for _ in range(2)][1:]}
+            some = [images[(turn * ROUNDS + i) % len(images)] for i in range(ROUNDS)]
+            return measure_latency(model, some, device=device, runs=ROUNDS, warmup=0, seed=0)["model"]["samples_ms"]
+        if kind == "batch":
+            batch = [images[(turn * BATCH + i) % len(images)].to(device) for i in range(BATCH)]
+            return {"batch": [timed(partial(infer, trained.model, batch), device) for _ in range(2)][1:]}
+        if step is None:
+            return {"not timed": reason}
+        return {"training_step": [timed(step, device) for _ in range(2)][1:]}
+
+    print(json.dumps("ready"), file=answers, flush=True)
+    for line in sys.stdin:
+        kind, number = line.split()
+        try:
+            found = take(kind, int(number))
+        except Exception as e:  # what else is asked can be told all the same
+            found = {"not timed": failed(e)}
         print(json.dumps(found), file=answers, flush=True)
+
+
+def failed(error: Exception) -> str:
+    return f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @torch.inference_mode()
@@ -108,8 +119,8 @@ def training_step(
             optimizer.step()
 
         step()
-    except Exception as e:  # whatever ends it: what an image takes can be told all the same
-        return None, f"it failed: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+    except Exception as e:  # whatever ends it
+        return None, failed(e)
     return step, None
 
 

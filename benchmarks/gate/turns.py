@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate.checks import Check, Pair, machine_type, name_of
-from benchmarks.gate.costs import TRAINING_STEP, phases
+from benchmarks.gate.costs import BATCH, TRAINING_STEP, phases
 from benchmarks.store import Stored
 from benchmarks.suites import GateLimits
 
@@ -32,11 +33,12 @@ Samples = dict[str, list[float]]
 
 LAUNCHES = 3
 TURNS = 20
-"""Of each side and kind in a launch, and LEAST where they take longer than SECONDS."""
+"""Of each side and kind in a launch; where they take longer than SECONDS fewer, but LEAST at least."""
 LEAST = 5
 SECONDS = 40.0
 IMAGES = 16
-KINDS = ("image", "batch", "step")
+KINDS = {"image": "latency", "batch": BATCH, "step": TRAINING_STEP}
+"""What is asked for, and what it is called in checks."""
 
 
 @dataclass(frozen=True)
@@ -79,34 +81,42 @@ class Turns:
                 launches = [timed(pair, (self.base, self.head), samples, seed=seed) for seed in range(LAUNCHES)]
         except (DataError, RequestError) as e:
             return [Check(name, what, "inconclusive", "-", str(e))]
-        checks = judged(name, [launch.samples for launch in launches], limits)
-        if launches[0].without_step != (None, None):
-            base, head = (f"not timed: {why}" if why else "-" for why in launches[0].without_step)
-            alike = None not in launches[0].without_step and "failed" not in base
-            checks.append(Check(name, TRAINING_STEP, "note" if alike else "inconclusive", base, head))
-        return checks
+        return judged(name, launches, limits)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Milliseconds of both sides by phase, paired by turn; and why there are none of a training step, for each side."""
+    """Milliseconds of both sides by phase, paired by turn; and of the kinds that were not timed why, for each side."""
 
     samples: tuple[Samples, Samples]
-    without_step: tuple[str | None, str | None] = (None, None)
+    not_timed: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
 
 
-def judged(name: str, launches: Sequence[tuple[Samples, Samples]], limits: GateLimits) -> list[Check]:
+def judged(name: str, launches: Sequence[Launch], limits: GateLimits) -> list[Check]:
     """The phases of all launches together; what one of them does not show, nobody can tell."""
-    old, new = (
-        {phase: [ms for launch in launches for ms in launch[i][phase]] for phase in launches[0][i]} for i in (0, 1)
-    )
-    slower = [{c.what for c in phases(name, *launch, limits) if c.verdict != "pass"} for launch in launches]
-    return [
+    kept = [
+        {phase for phase in launches[0].samples[i] if all(phase in launch.samples[i] for launch in launches)}
+        for i in (0, 1)
+    ]
+    each = [
+        [{phase: ms for phase, ms in launch.samples[i].items() if phase in kept[i]} for i in (0, 1)]
+        for launch in launches
+    ]
+    old, new = ({phase: [ms for one in each for ms in one[i][phase]] for phase in each[0][i]} for i in (0, 1))
+    slower = [{c.what for c in phases(name, one[0], one[1], limits) if c.verdict != "pass"} for one in each]
+    checks = [
         check
         if check.verdict != "fail" or all(check.what in one for one in slower)
         else replace(check, verdict="inconclusive")
         for check in phases(name, old, new, limits)
     ]
+    for kind, what in KINDS.items():
+        why = next((launch.not_timed[kind] for launch in launches if kind in launch.not_timed), None)
+        if why is not None:
+            meant = all(one is not None and not one.startswith("it failed") for one in why)
+            base, head = (f"not timed: {one}" if one else "-" for one in why)
+            checks.append(Check(name, what, "note" if meant else "inconclusive", base, head))
+    return checks
 
 
 def _write_samples(path: Path, pair: Pair, data_root: Path | None) -> Path:
@@ -128,10 +138,10 @@ def _write_samples(path: Path, pair: Pair, data_root: Path | None) -> Path:
     tested = DetectionDataset(data, split.test[:IMAGES], tile=tile)
     out = {f"image{i}": tested[i][0].numpy() for i in range(min(IMAGES, len(tested)))}
     if _batch(pair.old) == _batch(pair.new):
-        labelled = [name for name in split.train if data.boxes(name)][: cell.recipe.batch_size]
-        training = DetectionDataset(data, labelled, tile=tile)
-        for i in range(len(labelled)):
-            image, target = training[i]
+        training = DetectionDataset(data, [name for name in split.train if data.boxes(name)], tile=tile)
+        items = (training[i] for i in range(len(training)))
+        labelled = (item for item in items if len(item[1]["boxes"]))  # a window of an image may hold no box
+        for i, (image, target) in enumerate(islice(labelled, cell.recipe.batch_size)):
             out |= {f"training{i}": image.numpy(), f"boxes{i}": target["boxes"].numpy()}
             out[f"labels{i}"] = target["labels"].numpy()
     np.savez(path, **out)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
@@ -162,16 +172,35 @@ def timed(
             stack.enter_context(_process(which, checkout, stored, samples))
             for which, checkout, stored in zip(("base", "head"), checkouts, (pair.old, pair.new), strict=True)
         ]
-        base, head = (json.loads(side.answer()) for side in sides)
-        for kind in KINDS if base is None and head is None else KINDS[:-1]:
-            began = time.monotonic()
-            for turn in range(turns):
-                if turn >= LEAST and time.monotonic() - began > SECONDS:
-                    break
-                for which in order.sample((0, 1), 2):
-                    for phase, ms in sides[which].turn(kind, turn).items():
-                        found[which].setdefault(phase, []).append(statistics.median(ms))
-    return Launch(found, (base, head))
+        for side in sides:
+            side.answer()  # it is ready
+        not_timed = {}
+        for kind in KINDS:
+            own, why = _in_turns(sides, kind, turns, order)
+            if why == (None, None):
+                for which in (0, 1):
+                    found[which].update(own[which])
+            else:
+                not_timed[kind] = why
+    return Launch(found, not_timed)
+
+
+def _in_turns(
+    sides: Sequence[_Side], kind: str, turns: int, order: random.Random
+) -> tuple[tuple[Samples, Samples], tuple[str | None, str | None]]:
+    """Milliseconds of both sides by phase; and for each side why it has none, with which the turns end."""
+    samples: tuple[Samples, Samples] = ({}, {})
+    why: list[str | None] = [None, None]
+    began = time.monotonic()
+    for turn in range(turns):
+        if why != [None, None] or (turn >= LEAST and time.monotonic() - began > SECONDS):
+            break
+        for which in order.sample((0, 1), 2):
+            answer = sides[which].turn(kind, turn)
+            why[which] = answer.pop("not timed", None)
+            for phase, ms in answer.items():
+                samples[which].setdefault(phase, []).append(statistics.median(ms))
+    return samples, (why[0], why[1])
 
 
 @dataclass(frozen=True)
@@ -180,11 +209,11 @@ class _Side:
     running: subprocess.Popen[str]
     said: IO[str]
 
-    def turn(self, kind: str, number: int) -> Samples:
+    def turn(self, kind: str, number: int) -> dict[str, Any]:
         assert self.running.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; `answer` says why
             print(kind, number, file=self.running.stdin, flush=True)
-        found: Samples = json.loads(self.answer())
+        found: dict[str, Any] = json.loads(self.answer())
         return found
 
     def answer(self) -> str:

@@ -18,12 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import helmert
 
+from benchmarks.cells import Cell
 from benchmarks.gate import accuracy
 from benchmarks.gate.checks import Check, Pair
 from benchmarks.gate.judge import compare
@@ -45,15 +47,17 @@ def limits() -> GateLimits:
     return load("smoke").limits
 
 
+def cells(seeds: Sequence[int]) -> list[Cell]:
+    """Of today's smoke."""
+    return load("smoke").cells("quick", datasets=("synthetic_smoke",), seeds=seeds)
+
+
 def of_records(runs: Path) -> Pool:
     """The pool of a folder; ValueError unless it holds today's `smoke` alone, with the same seeds of each model."""
     found: dict[str, dict[int, Stored]] = {}
     for stored in scan(runs):
         cell = stored.run.cell
-        if (
-            cell not in load("smoke").cells(datasets=("synthetic_smoke",), tier="quick", seeds=(cell.seed,))
-            or stored.run.status != "ok"
-        ):
+        if cell not in cells((cell.seed,)) or stored.run.status != "ok":
             raise ValueError(f"{stored.paths.record}: not a cell of today's smoke, or one that failed")
         found.setdefault(cell.model, {})[cell.seed] = replace(stored, profile=None)  # few may have one
     seeds = {tuple(sorted(mine)) for mine in found.values()}
@@ -75,7 +79,9 @@ def save(pool: Pool) -> None:
     The draws D of n trainings, centred (n, 1000), become (n, n + 1) numbers with their covariance, which is all that is
     asked of them: D = U S V gives U S H, with the rows of H orthonormal, and orthogonal to the mean.
     """
-    out: dict[str, npt.NDArray[np.float64]] = {}
+    out: dict[str, npt.NDArray[Any]] = {
+        "cells": np.array([stored.run.cell_id for trainings in pool.values() for stored in trainings])
+    }
     for model, trainings in pool.items():
         for name in limits().accuracy:
             found = [metric(stored, name) for stored in trainings]
@@ -96,10 +102,16 @@ def save(pool: Pool) -> None:
     np.savez_compressed(FILE, **out)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
 
 
+def cell_ids() -> set[str]:
+    """Of which trainings `FILE` is."""
+    with np.load(FILE) as z:
+        return set(z["cells"].tolist())
+
+
 def saved() -> Pool:
     """The pool of `FILE`, as records with nothing but their accuracy."""
     with np.load(FILE) as z:
-        models = {key.split()[0] for key in z}
+        models = {key.split()[0] for key in z if key != "cells"}
         return {model: list(_saved(z, model)) for model in sorted(models)}
 
 

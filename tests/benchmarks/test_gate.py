@@ -22,7 +22,7 @@ from benchmarks.gate.beginnings import LATER, SOON
 from benchmarks.gate.checks import Check
 from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.judge import any_rows, compare
-from benchmarks.gate.turns import judged
+from benchmarks.gate.turns import Launch, judged
 from benchmarks.report import draw, history
 from benchmarks.store import CellPaths, FirstSteps, ProfileRecord, Stored, read_record, write_record
 from benchmarks.suites import GateLimits, load
@@ -348,7 +348,7 @@ def test_a_phase_fails_where_it_is_slower_for_certain_in_every_launch_and_that_i
         return base, {"preprocess": [0.6] * 20, "postprocess": slow, "end_to_end": [90.0] * 20}
 
     def verdicts(*launches) -> list[str]:
-        return [check.verdict for check in judged("x", launches, GateLimits())]
+        return [check.verdict for check in judged("x", [Launch(launch) for launch in launches], GateLimits())]
 
     assert verdicts(*(launch(1.2) for _ in range(3))) == ["pass", "fail", "pass"], "0.2 ms of 90 are not felt"
     assert verdicts(launch(1.4), launch(1.4), launch(1.0)) == ["pass", "inconclusive", "pass"]
@@ -362,7 +362,7 @@ def test_a_slower_batch_or_training_step_fails_whatever_an_image_takes_and_one_t
         return its, {**its, "batch": [5.0 * batch] * 20, "training_step": [4.0 * step] * 20}
 
     def verdicts(*launches) -> dict[str, str]:
-        return {check.what: check.verdict for check in judged("x", launches, GateLimits())}
+        return {check.what: check.verdict for check in judged("x", [Launch(it) for it in launches], GateLimits())}
 
     slower = verdicts(*[launch(1.2, 1.0)] * 3)
     assert slower == {"latency, end to end": "pass", BATCH: "fail", TRAINING_STEP: "pass"}

@@ -19,6 +19,11 @@ def pool() -> a_pool.Pool:
     return a_pool.saved()
 
 
+def test_the_pool_is_of_todays_smoke() -> None:
+    """Where not: train it again (tests/benchmarks/pool.py), and the baseline in results/_gate with it."""
+    assert a_pool.cell_ids() == {cell.id for cell in a_pool.cells(range(60))}
+
+
 def test_the_pool_is_steady_and_far_from_0_and_1(pool: a_pool.Pool) -> None:
     assert set(pool) == {"canet", "fasterrcnn_fpn"}
     for trainings in pool.values():

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cells import NativeRecipe
+from benchmarks.cells import NativeRecipe, Recipe
 from benchmarks.gate import one_side, turns
 from benchmarks.gate.checks import Check, Pair
 from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.turns import Checkout, Turns
 from benchmarks.store import CellPaths, Stored
 from benchmarks.suites import GateLimits
+from benchmarks.train import build_optimizer
 from benchmarks.trained import build_cell_model, open_trained, save_trained
 from tests.benchmarks.conftest import make_cell, make_record
 from tests.conftest import TINY
@@ -95,14 +96,49 @@ def sample() -> dict[str, torch.Tensor]:
     return {"training0": torch.rand(3, 64, 64), "boxes0": boxes, "labels0": torch.ones(1, dtype=torch.long)}
 
 
-def test_a_training_step_is_the_recipes_and_leaves_the_model_alone(synthetic, tmp_path: Path) -> None:
+def test_a_training_step_is_the_recipes_and_leaves_the_model_alone(synthetic, tmp_path: Path, monkeypatch) -> None:
     trained = open_trained(stored(synthetic, tmp_path).paths.weights, CPU)
+    recipe = trained.cell.recipe.model_copy(update={"clip_norm": 1e-3})
+    trained = dataclasses.replace(trained, cell=trained.cell.model_copy(update={"recipe": recipe}))
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    asked: list[object] = []
+    norms: list[float] = []
+
+    def build(model: torch.nn.Module, its: Recipe) -> torch.optim.Optimizer:
+        asked.append(its)
+        made = build_optimizer(model, its)
+        sound = made.step
+
+        def step(*rest: object) -> None:
+            norms.append(
+                float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+            )
+            sound(*rest)
+
+        monkeypatch.setattr(made, "step", step)
+        return made
+
+    monkeypatch.setattr(one_side, "build_optimizer", build)
     step, reason = one_side.training_step(trained, sample(), CPU)
     assert reason is None
     step()
+    assert asked == [recipe]
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-2), "one step to try it, one that was asked for, both clipped"
     assert not trained.model.training
     assert all(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
+
+
+def test_a_turn_of_each_kind_is_taken_by_a_process_of_each_side(synthetic, tmp_path: Path) -> None:
+    model = stored(synthetic, tmp_path / "runs")
+    pair = Pair(model, model)
+    samples = turns._write_samples(tmp_path / "samples.npz", pair, synthetic.root.parent)
+    found = turns.timed(pair, (HERE, HERE), samples, turns=2)
+    assert found.not_timed == {}
+    for side in found.samples:
+        assert {phase: len(ms) for phase, ms in side.items()} == dict.fromkeys(
+            ("preprocess", "network", "postprocess", "end_to_end", "batch", "training_step"), 2
+        )
+        assert all(ms > 0 for values in side.values() for ms in values)
 
 
 def test_why_no_training_step_can_be_taken_is_said(synthetic, tmp_path: Path) -> None:
@@ -117,22 +153,30 @@ def test_why_no_training_step_can_be_taken_is_said(synthetic, tmp_path: Path) ->
     assert reason.startswith("it failed: TypeError")
 
 
+LIBRARY, FAILED = "the library's own trainer takes it", "it failed: RuntimeError: no"
+
+
 @pytest.mark.parametrize(
-    ("without", "verdict"),
+    ("why", "verdict"),
     [
-        (("the library's own trainer takes it",) * 2, "note"),
-        ((None, "it failed: RuntimeError: no"), "inconclusive"),
-        (("it failed: RuntimeError: no",) * 2, "inconclusive"),
+        ((LIBRARY, LIBRARY), "note"),
+        ((None, FAILED), "inconclusive"),
+        ((FAILED, FAILED), "inconclusive"),
+        ((LIBRARY, FAILED), "inconclusive"),
     ],
 )
-def test_a_training_step_that_was_not_timed_is_said_and_the_rest_is_judged(
-    synthetic, tmp_path: Path, monkeypatch, without: tuple[str | None, str | None], verdict: str
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1, 2)])
+def test_a_kind_that_a_launch_did_not_time_is_said_and_the_rest_is_judged(
+    why: tuple[str | None, str | None], verdict: str, which: tuple[int, ...]
 ) -> None:
-    model = stored(synthetic, tmp_path / "runs")
     its = {"end_to_end": [9.0] * 20, "batch": [5.0] * 20}
     slower = {**its, "end_to_end": [12.0] * 20}
-    monkeypatch.setattr(turns, "timed", lambda *pair, seed: turns.Launch((its, slower), without))
-    found = verdicts(Turns(HERE, HERE, synthetic.root.parent).checks([Pair(model, model)], GateLimits()))
+    step = {"training_step": [4.0] * 20}
+    launches = [
+        turns.Launch((its, slower), {"step": why}) if i in which else turns.Launch((its | step, slower | step))
+        for i in range(3)
+    ]
+    found = verdicts(turns.judged("x", launches, GateLimits()))
     assert found == {"latency, end to end": "fail", BATCH: "pass", TRAINING_STEP: verdict}
 
 
@@ -159,4 +203,4 @@ def test_a_network_that_takes_twice_as_long_slows_batches_and_training_steps(syn
     head = copied(tmp_path / "slow", "network", 2.0, "batch")
     found = verdicts(Turns(HERE, head, synthetic.root.parent).checks([Pair(model, model)], GateLimits()))
     slower = {"latency, network", "latency, end to end", BATCH, TRAINING_STEP}
-    assert {what for what, verdict in found.items() if verdict == "fail"} == slower, found
+    assert slower <= {what for what, verdict in found.items() if verdict == "fail"}, found
