@@ -41,9 +41,9 @@ def _three(value: Value) -> tuple[float | None, float | None, float | None]:
 
 
 def _cell(value: object) -> object:
-    """A name that a spreadsheet would take for a formula is text."""
+    """Twelve digits, since CPUs differ in the sixteenth; a name that a spreadsheet would take for a formula is text."""
     if not isinstance(value, str):
-        return repr(value) if isinstance(value, float) else value
+        return f"{value:.12g}" if isinstance(value, float) else value
     return f"'{plain(value)}" if value[:1] in ("=", "+", "-", "@") else plain(value)
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.datasets.splits import load_split
+from benchmarks.gate.ratios import compare
 from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record
 
 RESULTS = Path(__file__).parents[2] / "results"
-RUNS = sorted(p for p in RESULTS.rglob("*.json") if not p.name.endswith(".profile.json"))
+RATIOS = RESULTS / "_ratios"  # of pytest-benchmark's files, which `benchmarks.gate.ratios` reads
+RUNS = sorted(p for p in RESULTS.rglob("*.json") if not p.name.endswith(".profile.json") and p.parent != RATIOS)
 PROFILES = sorted(RESULTS.rglob("*.profile.json"))
 
 
@@ -38,6 +40,13 @@ def test_a_committed_profile_is_of_a_committed_run(path: Path) -> None:
 def test_what_is_committed_names_the_source_that_made_it(path: Path) -> None:
     record = read_record(path, ProfileRecord if path in PROFILES else RunRecord)
     assert record.provenance.unpublishable is None
+
+
+@pytest.mark.parametrize("path", sorted(RATIOS.glob("*.json")), ids=lambda p: p.name)
+def test_a_committed_baseline_of_ratios_is_read_as_that_of_its_machine_type(path: Path) -> None:
+    checks = compare(RATIOS, path, 0.25)
+    assert {check.verdict for check in checks} == {"pass"}
+    assert json.loads(path.read_bytes())["reason"]
 
 
 def _data(dataset: str) -> set[str]:

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.report import escaping
@@ -38,10 +39,14 @@ def test_csv_has_every_row_and_what_is_not_measured_is_empty(found: list[Row]) -
         ("yolov8n", ""),
     ]
     assert (lines[0]["AP50_low"], lines[0]["parameters"], lines[0]["macs"]) == (
-        repr(found[0].interval[0]),
+        f"{found[0].interval[0]:.12g}",
         "1800000",
         "",
     )
+    its = found[0].accuracy["AP50"]
+    moved = replace(its, interval=tuple(float(np.nextafter(end, 1)) for end in its.interval))
+    other_cpu = replace(found[0], accuracy={**found[0].accuracy, "AP50": moved})
+    assert as_csv([other_cpu]) == as_csv(found[:1])
     odd = as_csv([replace(found[0], label="=1+1\x07")])
     assert next(csv.DictReader(io.StringIO(odd)))["label"] == "'=1+1\\u0007"
 
