@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cost.clock import measure_latency
+from benchmarks.cost.clock import measure_latency, synchronizer
 from benchmarks.train import build_optimizer
 from benchmarks.trained import open_trained
 
@@ -32,7 +32,6 @@ WARMUP = 10
 
 ROUNDS = 3
 """Of a turn, after one call that is not timed and makes up for the other side's work in between."""
-
 
 BATCH = 8
 """Images of a batch, which are on the device already: over its time, they are the throughput of the network."""
@@ -126,12 +125,11 @@ def training_step(
 
 def timed(run: Callable[[], None], device: torch.device) -> float:
     """Milliseconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize = synchronizer(device)
+    synchronize()
     began = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize()
     return (time.perf_counter() - began) * 1e3
 
 

@@ -99,7 +99,7 @@ def save(pool: Pool) -> None:
         assert first.metrics.groups is not None
         assert first.metrics.effective_groups is not None
         out[f"{model} groups"] = np.array([first.metrics.groups, first.metrics.effective_groups], dtype=float)
-    np.savez_compressed(FILE, **out)  # type: ignore[arg-type]  # of numpy's own stub: allow_pickle
+    np.savez_compressed(FILE, **out)
 
 
 def cell_ids() -> set[str]:
@@ -135,7 +135,7 @@ def _saved(z: Mapping[str, npt.NDArray[np.float64]], model: str) -> Iterator[Sto
 
 def sides(pool: Pool, base: Sequence[int], head: Sequence[int]) -> tuple[list[Stored], list[Stored]]:
     """Trainings of all models with those seeds, by their places in the pool."""
-    return tuple([mine[i] for mine in pool.values() for i in which] for which in (base, head))  # type: ignore[return-value]
+    return [mine[i] for mine in pool.values() for i in base], [mine[i] for mine in pool.values() for i in head]
 
 
 def drawn(pool: Pool, draws: int = DRAWS, lost: float = 0.0) -> list[list[Check]]:
