@@ -13,6 +13,10 @@ from pathlib import Path
 
 _CONTROL = "nvidia-cuda-mps-control"
 _PIPE, _LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+MOST_PROCESSES = 47
+"""That the service lets share a device: it takes 48 clients, and the process that starts them, which asks for free
+memory, may be one."""
+
 _TRY_S = 120.0
 _ASK_S = 10.0
 

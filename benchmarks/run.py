@@ -205,6 +205,11 @@ def main(
     with mps.service(say) if several else contextlib.nullcontext(False) as beside:
         if beside and isinstance(at_once, GpuRoom):
             at_once.beside_each_other()
+        elif beside and isinstance(at_once, int) and at_once > mps.MOST_PROCESSES:
+            say(
+                f"--workers {at_once}: CUDA's multi-process service takes {mps.MOST_PROCESSES} cells at a time; those "
+                "beyond may fail, and the same command runs them again"
+            )
         left = _run(jobs, data, at_once, limits, [r for r in done.values() if r is not None], logs)
     stored = {cell: load(CellPaths.of(out, cell)) for cell in cells if cell not in left}
     ended_well = [cell for cell, it in stored.items() if it.run.status == "ok"]
@@ -399,7 +404,6 @@ def _default_workers(device: torch.device, threads: int, jobs: int) -> int | Gpu
 
 
 _IN_TURNS = 4  # processes that take turns on a GPU: with 17 it did no more images a second than with 4
-_CLIENTS = 48  # of the multi-process service on a device; this process, which asks for its free memory, may be one
 
 
 class GpuRoom:
@@ -430,7 +434,7 @@ class GpuRoom:
     def beside_each_other(self) -> None:
         """Cells do not take turns: CUDA's multi-process service runs, which takes so many processes and no more."""
         self._in_turns = False
-        self._most = min(self._most, _CLIENTS - 1)
+        self._most = min(self._most, mps.MOST_PROCESSES)
 
 
 def _limits(time_limit: str | None) -> Limits:
