@@ -221,10 +221,11 @@ def main(
     records = [load(CellPaths.of(out, cell)) for cell in stored]
     if records and not limits.asked and time.monotonic() < limits.deadline + _REPORT_S / 2:
         from benchmarks.report import budget, draw, tables
+        from benchmarks.report.rows import belonging
 
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
         folders = dict.fromkeys((loaded.results_of(tier), "", budget.BUDGET))
-        published = [one for folder in folders for one in scan(RESULTS / folder)]
+        published = belonging(records, [one for folder in folders for one in scan(RESULTS / folder)], say)
         draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
         tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ablations.effects import CONVERGED_BELOW, RUNS_ONCE, RUNS_TWICE, Doubling, Learning, doubling, spread_of, worse
 from benchmarks import models
@@ -23,23 +23,33 @@ LENGTHS = (0.5, 1, 2, 4)
 class Course:
     """A model on one data set under one recipe but for its length: AP50 in [0, 1] of each training by epochs.
 
-    once: the epochs of the schedule that is judged, None where nothing was trained twice as long. seconds: of training.
+    once: the epochs of the schedule that is judged. seconds: of training. diverged: trainings that did, by epochs; with
+    any of them at the schedule or at twice it, no model is converged. doubling: None where none of a length ended.
     """
 
     dataset: str
+    split: str
+    image_size: int
+    device_class: str | None
     name: str
     label: str
     recipe: str
     fold: int
     values: Mapping[int, Sequence[float]]
     seconds: Mapping[int, float]
-    once: int | None
+    once: int
     doubling: Doubling | None
+    diverged: Mapping[int, int]
+
+    @property
+    def table(self) -> tuple[str, str, int, str | None]:
+        """What the rows of one table have in common."""
+        return self.dataset, self.split, self.image_size, self.device_class
 
 
 def courses(runs: Iterable[RunRecord]) -> list[Course]:
     """Every model that was trained at some length and at twice that, on the fold where most of these trainings are."""
-    by_id = {run.cell_id: run for run in runs if run.metrics is not None and run.metrics.AP50 is not None}
+    by_id = {run.cell_id: run for run in runs if run.status == "diverged" or _measured(run)}
     groups: dict[tuple[str, str, str, int], dict[int, list[RunRecord]]] = {}
     for run in by_id.values():
         key = (run.cell.dataset, recipe_of(run.cell), run.cell.name, run.cell.fold)
@@ -54,47 +64,68 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     spreads = {}
     for dataset in {key[0] for key in best}:
         lines = [line for key, (_, line) in best.items() if key[0] == dataset]
-        spreads[dataset] = spread_of([_values(line[e]) for line in lines for e in _pair(line)])
+        spreads[dataset] = spread_of([v for line in lines for e in _pair(line) if (v := _values(line[e]))])
     out = []
     for (dataset, recipe, name), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
         fastest = min((took / e for e, of in line.items() for took in _times(of)), default=None)
+        values = {epochs: found for epochs, of in sorted(line.items()) if (found := _values(of))}
+        diverged = {e: n for e, of in sorted(line.items()) if (n := sum(run.status == "diverged" for run in of))}
+        gain = doubling(values.get(once, ()), values.get(twice, ()), *spreads[dataset])
+        if gain is not None and gain.verdict == "converged" and not diverged.keys().isdisjoint((once, twice)):
+            gain = replace(gain, verdict="not told")
         out.append(
             Course(
                 dataset=dataset,
+                split=cell.split,
+                image_size=cell.image_size,
+                device_class=cell.device_class,
                 name=name,
                 label=models.label(cell.model, cell.variant),
                 recipe=recipe,
                 fold=fold,
-                values={epochs: _values(of) for epochs, of in sorted(line.items())},
+                values=values,
                 seconds={} if fastest is None else {e: e * fastest for e in line},
                 once=once,
-                doubling=doubling(_values(line[once]), _values(line[twice]), *spreads[dataset]),
+                doubling=gain,
+                diverged=diverged,
             )
         )
     order = {name: i for i, name in enumerate(models.MODELS)}
-    return sorted(out, key=lambda c: (c.dataset, order.get(models.split_name(c.name)[0], len(order)), c.name))
+    return sorted(
+        out,
+        key=lambda c: (
+            c.dataset,
+            c.split,
+            c.image_size,
+            c.device_class or "",
+            order.get(models.split_name(c.name)[0], len(order)),
+            c.name,
+            c.once,
+        ),
+    )
 
 
 def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
     """The verdict on a model as it was trained; "not told" where there is no study of it.
 
     What was trained longer than a schedule that is long enough has come to its end too; of longer than one that is not,
-    nothing is told. Variants of CANet that have no study of their own take the worse verdict of CANet and Faster R-CNN,
-    between which they lie.
+    nothing is told. Variants of CANet take the worse verdict of CANet and Faster R-CNN, between which they lie, unless
+    a study of their own judges as long a schedule as those of the two.
     """
     of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipe_of(cell))}
 
     def one(name: str) -> Learning | None:
         course = of.get(name)
-        if course is None or course.once is None or course.doubling is None or cell.recipe.epochs < course.once:
+        if course is None or course.doubling is None or cell.recipe.epochs < course.once:
             return None
         longer = cell.recipe.epochs > course.once  # than what was judged
         return course.doubling.verdict if course.doubling.verdict == "converged" or not longer else None
 
     own = one(cell.name)
-    if own is None and cell.model == ENDS[0] and cell.variant != "default":
+    between = cell.model == ENDS[0] and cell.variant != "default" and all(name in of for name in ENDS)
+    if own is None and between and (cell.name not in of or of[cell.name].once < max(of[name].once for name in ENDS)):
         a, b = (one(name) for name in ENDS)
         own = None if a is None or b is None else worse(a, b)
     return own or "not told"
@@ -105,8 +136,9 @@ def markdown(known: Sequence[Course]) -> str:
     lines = ["# Trained to the end?", ""]
     if not known:
         lines += ["No model was trained at its schedule and at twice it: nothing is told, and nothing ranked.", ""]
-    for dataset in dict.fromkeys(course.dataset for course in known):
-        lines += [f"## {markdown_name(dataset)}", ""]
+    several = len({course.split for course in known}) > len({course.dataset for course in known})
+    for table in dict.fromkeys(course.table for course in known):
+        lines += [f"## {markdown_name(titled(*table, several_splits=several))}", ""]
         head = (
             "model",
             "epochs at 1x",
@@ -117,13 +149,13 @@ def markdown(known: Sequence[Course]) -> str:
             "minutes at 1x",
         )
         lines += ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-        for course in (c for c in known if c.dataset == dataset):
-            assert course.once is not None
-            assert course.doubling is not None
+        for course in (c for c in known if c.table == table):
             cells = [str(course.once), *(_at(course, course.once * length) for length in LENGTHS)]
-            bound = "–" if course.doubling.bound is None else f"{100 * course.doubling.bound:+.1f}"
+            gain = course.doubling
+            cells.append("–" if gain is None else f"{100 * gain.gain:+.1f}")
+            cells.append("–" if gain is None or gain.bound is None else f"{100 * gain.bound:+.1f}")
+            cells.append("not told" if gain is None else gain.verdict)
             seconds = course.seconds.get(course.once)
-            cells += [f"{100 * course.doubling.gain:+.1f}", bound, course.doubling.verdict]
             cells.append("–" if seconds is None else f"{seconds / 60:.1f}")
             lines.append(f"| {markdown_name(course.label)} | " + " | ".join(cells) + " |")
         lines.append("")
@@ -135,17 +167,34 @@ def markdown(known: Sequence[Course]) -> str:
         f"the schedule and {RUNS_TWICE} at twice, with the spread pooled over the models of the set, the one-sided 90% "
         f"bound of that gain lies below {100 * CONVERGED_BELOW:.0f} points; else *not told*. With an SD of 1.5 points "
         "a model that gains nothing passes 7 times in 10, one that still gains 3 points once in 80 "
-        "(`tests/ablations/test_effects.py`). Only converged models are ranked. Variants between CANet and Faster "
-        "R-CNN take the worse verdict of the two. Minutes are what training takes at most, "
-        "from the fastest epoch of all trainings of a model: what else ran on a machine slowed the others.",
+        "(`tests/ablations/test_effects.py`). With a training that diverged among them, a model is not *converged*. "
+        "Only converged models are ranked. Variants between CANet and Faster R-CNN take the worse verdict of the two, "
+        "unless they were studied at as long a schedule themselves. Minutes are what training takes at most: on CPUs "
+        "as the fastest epoch of all trainings of a model tells it, since what else ran on a machine slowed the "
+        "others; on a GPU as its fastest training took, beside as many others as its record says.",
         "",
     ]
     return "\n".join(lines)
 
 
+def titled(dataset: str, split: str, image_size: int, device_class: str | None, *, several_splits: bool) -> str:
+    """How a table is headed: data set and input size, the split list where there are several, and the accelerator."""
+    title = f"{dataset}, {image_size} px" + (f", {split}" if several_splits else "")
+    return f"{title}, on {device_class}" if device_class else title
+
+
 def _at(course: Course, epochs: float) -> str:
-    values = course.values.get(int(epochs)) if epochs == int(epochs) else None
-    return f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "–"
+    if epochs != int(epochs):
+        return "–"
+    values, diverged = course.values.get(int(epochs), ()), course.diverged.get(int(epochs), 0)
+    notes = [str(len(values))] if values else []
+    notes += [f"{diverged} diverged"] if diverged else []
+    shown = f"{100 * statistics.fmean(values):.1f}" if values else "–"
+    return f"{shown} ({', '.join(notes)})" if notes else shown
+
+
+def _measured(run: RunRecord) -> bool:
+    return run.metrics is not None and run.metrics.AP50 is not None
 
 
 def recipe_of(cell: Cell) -> str:
@@ -172,7 +221,8 @@ def _once(by_epochs: Mapping[int, Sequence[RunRecord]]) -> int | None:
     """
 
     def enough(epochs: int) -> int:
-        return min(len(by_epochs[epochs]), RUNS_ONCE) + min(len(by_epochs[2 * epochs]), RUNS_TWICE)
+        once, twice = (sum(map(_measured, by_epochs[e])) for e in (epochs, 2 * epochs))
+        return min(once, RUNS_ONCE) + min(twice, RUNS_TWICE)
 
     doubled = [e for e in by_epochs if 2 * e in by_epochs]
     return max(doubled, key=lambda e: (enough(e), e)) if doubled else None
@@ -185,4 +235,4 @@ def _pair(by_epochs: Mapping[int, Sequence[RunRecord]]) -> tuple[int, int]:
 
 
 def _trainings(by_epochs: Mapping[int, Sequence[RunRecord]]) -> int:
-    return sum(len(by_epochs[e]) for e in _pair(by_epochs))
+    return sum(sum(map(_measured, by_epochs[e])) for e in _pair(by_epochs))

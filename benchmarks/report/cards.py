@@ -18,7 +18,7 @@ from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import markdown as md
 from benchmarks.report.escaping import plain
 from benchmarks.report.papers import as_bibtex
-from benchmarks.report.rows import HEADLINE, INSPECTION, Row, Spreads, rows, value_of
+from benchmarks.report.rows import HEADLINE, INSPECTION, Row, Spreads, belonging, rows, value_of
 from benchmarks.report.tables import parameters_text, percent, recipe_text, reference_label
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -30,7 +30,8 @@ _LABELS = {"at 1": "recall at 1 false", "at 1 on good parts": "recall at 1 false
 
 def write_cards(results: Path, folder: Path) -> list[Path]:
     """Write a card for every model with a result below `results`; their paths."""
-    records, studied = list(scan(results)), list(scan(results / budget.BUDGET))
+    records = list(scan(results))
+    studied = belonging(records, scan(results / budget.BUDGET))
     known = {s.run.cell_id: s for s in (*studied, *records)}
     spreads = Spreads(s.run for s in known.values())
     written: list[Path] = []
@@ -99,7 +100,7 @@ def _model(row: Row, group: Sequence[Stored]) -> list[str]:
         "parameters": f"{parameters_text(row.parameters, row.as_built)} M",
         "input": f"longer side {row.image_size} px",
         "training": f"{md(recipe_text(group[0]))}, {row.epochs} epochs",
-        "device": md(row.machine),
+        "device": md(", ".join(row.machines)),
     }
     return ["## Model", "", *(f"- {name}: {text}" for name, text in facts.items()), ""]
 
@@ -165,7 +166,8 @@ def _limits(row: Row) -> list[str]:
     if row.untrained:
         out.append(f"Untrained: AP50 is {percent(row.accuracy['AP50'])}.")
     if not rankable(row):
-        out.append(f"Trainings: {row.runs}. Trained to the end: {row.learning}. It is ranked against nothing.")
+        gone = f" Diverged: {row.diverged} more." if row.diverged else ""
+        out.append(f"Trainings: {row.runs}.{gone} Trained to the end: {row.learning}. It is ranked against nothing.")
     if row.accuracy["AP50"].covers == "images only":
         out.append("The intervals are over test images only; another training may lie outside.")
     out += [f"Not one box of {md(name)} is found, of {n}." for name, n in row.never_found.items()]
@@ -209,7 +211,11 @@ def _trainings(group: Sequence[Stored]) -> list[str]:
 
 
 def _packages(group: Sequence[Stored]) -> Iterator[str]:
-    versions = {name: version for s in group for name, version in s.run.provenance.packages.items()}
+    versions: dict[str, set[str]] = {}
+    for s in group:
+        for name, version in s.run.provenance.packages.items():
+            versions.setdefault(name, set()).add(version)
     if versions:
-        yield "Made with " + ", ".join(f"{md(name)} {md(version)}" for name, version in sorted(versions.items())) + "."
+        told = (f"{md(name)} {md(' and '.join(sorted(found)))}" for name, found in sorted(versions.items()))
+        yield "Made with " + ", ".join(told) + "."
         yield ""

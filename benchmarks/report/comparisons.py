@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,8 +40,8 @@ def compared(section: Sequence[Row]) -> list[Comparison]:
 
 
 def difference(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
-    """Paired difference of two rows; None unless both are trained to the end, `LEAST_RUNS` times together."""
-    return _paired(a, ours, theirs) if _ranked(a, b, ours, theirs) else None
+    """Paired difference of two rows; None unless both are trained alike, to the end, `LEAST_RUNS` times together."""
+    return _paired(a, ours, theirs) if unpaired(a, b) is None and _ranked(a, b, ours, theirs) else None
 
 
 def beside(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
@@ -100,6 +101,8 @@ def _shown(row: Row, name: str) -> str:
 
 def unranked(a: Row, b: Row) -> str | None:
     """Why two rows of a table are not ranked against each other, as a sentence; None where they are."""
+    if gone := [row.title for row in (a, b) if row.diverged]:
+        return f"Trainings of {' and of '.join(gone)} diverged: nothing is ranked."
     few = [row.title for row in (a, b) if row.runs < LEAST_RUNS]
     if few:
         return f"Fewer than {LEAST_RUNS} trainings of {' and of '.join(few)}: nothing is ranked."
@@ -114,15 +117,36 @@ def unranked(a: Row, b: Row) -> str | None:
 
 
 def rankable(row: Row) -> bool:
-    """Trained to the end, often enough."""
-    return row.learning == "converged" and row.runs >= LEAST_RUNS
+    """Trained to the end, often enough, each time: a mean of those that did not diverge is one of the lucky."""
+    return row.learning == "converged" and row.runs >= LEAST_RUNS and not row.diverged
+
+
+def by_result(section: Sequence[Row], name: str) -> list[Row]:
+    """Rows that may be ranked on a metric, the best first: by their means over the folds and seeds that all have.
+
+    [] of fewer than two, or where all have fewer than `LEAST_RUNS` folds and seeds in common: means over other ones
+    order nothing.
+    """
+    ranked = [row for row in section if rankable(row) and row.accuracy[name].value is not None]
+    samples = [_samples(row, name) for row in ranked]
+    shared = set.intersection(*map(set, samples)) if samples else set()
+    if len(ranked) < 2 or len(shared) < LEAST_RUNS:
+        return []
+    means = [statistics.fmean(one[key].value for key in sorted(shared)) for one in samples]
+    order = sorted(range(len(ranked)), key=lambda i: -means[i])
+    return [ranked[i] for i in order]
+
+
+def _samples(row: Row, name: str) -> Mapping[Key, RunMetric]:
+    """AP50 or AP small of each run."""
+    return row.samples if name == "AP50" else row.samples_small
 
 
 def verdict(section: Sequence[Row]) -> list[str]:
     """A table in sentences: who is best and by how much, of whom that is not told, and what stands apart."""
     measured = [row for row in section if row.AP50 is not None]
     if not measured:
-        return []
+        return [_gone(row) for row in section if row.diverged]
     out = []
     ranked = [row for row in measured if rankable(row)]
     if len(ranked) > 1:
@@ -133,6 +157,7 @@ def verdict(section: Sequence[Row]) -> list[str]:
         out.append("One training each: nothing is ranked.")
     else:
         out.append(f"Fewer than two models are trained to the end {LEAST_RUNS} times: nothing is ranked.")
+    out += [_gone(row) for row in section if row.diverged]
     learning = [row.title for row in measured if row.learning == "still learning"]
     if learning:
         out.append(f"Still learning, and ranked against nothing: {', '.join(learning)}.")
@@ -150,31 +175,40 @@ def verdict(section: Sequence[Row]) -> list[str]:
     return out
 
 
+def _gone(row: Row) -> str:
+    if not row.runs:
+        return f"Of {row.title}, every training diverged ({row.diverged})."
+    which = f"{row.diverged} of {row.runs + row.diverged} trainings"
+    return f"Of {row.title}, {which} diverged: its values are those of the others, and ranked against nothing."
+
+
 def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     """Who is best, and the lead over the next that it is told from; whom it is not told from."""
-    have = [row for row in ranked if row.accuracy[name].value is not None]
-    if len(have) < 2:
-        return None
-
-    def value(row: Row) -> float:
-        found = row.accuracy[name].value
-        assert found is not None
-        return found
-
-    first, *others = sorted(have, key=value, reverse=True)
-    of = (lambda row: row.samples) if name == "AP50" else (lambda row: row.samples_small)
-    untold, told = [], []
+    ordered = by_result(ranked, name)
+    if not ordered:
+        have = sum(row.accuracy[name].value is not None for row in ranked)
+        few = f"fewer than {LEAST_RUNS} folds and seeds that all of them were trained on"
+        return None if have < 2 else f"Best on {what} is nobody: the models have {few}."
+    first, *others = ordered
+    untold, told, beaten = [], [], []
     for row in others:
-        effect = difference(first, row, of(first), of(row))
-        if effect is None or effect.interval is None or effect.interval[0] <= 0:
+        effect = difference(first, row, _samples(first, name), _samples(row, name))
+        if effect is not None and effect.interval is not None and effect.interval[1] < 0:
+            beaten.append(row.title)
+        elif effect is None or effect.interval is None or effect.interval[0] <= 0:
             untold.append(row.title)
         else:
             low, high = (f"{100 * v:+.1f}" for v in effect.interval)
             lead = f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}"
             told.append(f"{lead} ({_at_twice(first, row, name)})")
-    out = f"Best on {what}: {first.title}, {100 * value(first):.1f}"
+    value = first.accuracy[name].value
+    assert value is not None
+    out = f"Best on {what}: {first.title}, {100 * value:.1f}"
+    if any((other := row.accuracy[name].value) is not None and other > value for row in others):
+        out += " (the order is that of the folds and seeds that all models have)"
     out += f", {told[0]}" if told else ""
     out += f"; not told from {', '.join(untold)}" if untold else ""
+    out += f"; behind {', '.join(beaten)} in all that the two have in common" if beaten else ""
     return out + "."
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.effects import Learning
-from benchmarks import published
+from benchmarks import models, published
 from benchmarks.report import budget, history, papers, tables
 from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
-from benchmarks.report.rows import UNTRAINED_BELOW, Row, rows
+from benchmarks.report.rows import UNTRAINED_BELOW, Row, belonging, rows
 from benchmarks.report.style import GREY, INK, PAGE, UNTRAINED, for_pages, our_style
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -55,7 +55,8 @@ class Axis:
 
 
 def _reference(section: Sequence[Row]) -> str:
-    return next((tables.reference_label(row) for row in section if row.reference), "the reference")
+    found = next((tables.reference_label(row) for row in section if row.reference), None)
+    return found or models.label(budget.ENDS[1], "default")
 
 
 PARAMETERS = Axis(
@@ -79,7 +80,7 @@ AXES = (
     ),
     Axis(
         "trade_off_training.svg",
-        lambda section: f"Training time, as its fastest epoch tells it, as a ratio to {_reference(section)}",
+        lambda section: f"Training time at most, as a ratio to {_reference(section)}",
         lambda row: row.training_ratio,
     ),
 )
@@ -92,7 +93,11 @@ GATE = "_gate"
 
 
 def write(
-    records: Sequence[Stored], folder: Path, *, beside_published: bool = False, published: Sequence[Stored] = ()
+    records: Sequence[Stored],
+    folder: Path,
+    *,
+    beside_published: bool = False,
+    published: Sequence[Stored] = (),
 ) -> None:
     """Draw the trade-off figures and `summary.md`, `.csv`, `.tex` and `references.bib` of records into a folder.
 
@@ -121,7 +126,7 @@ def _keep(path: Path, content: bytes) -> None:
 def write_all(results: Path, reports: Path) -> int:
     """Draw the reports of all records below `results`; the number of records."""
     records = list(scan(results))
-    studied = list(scan(results / budget.BUDGET))
+    studied = belonging(records, scan(results / budget.BUDGET))
     write(records, reports, published=studied)
     known = {s.run.cell_id: s.run for s in (*studied, *records)}
     _keep(reports / "budget.md", budget.markdown(budget.courses(known.values())).encode())
@@ -202,24 +207,31 @@ def figure(
     all_rows: Sequence[Row], format: str = "svg", beside: Sequence[Panel] = (), axis: Axis = PARAMETERS
 ) -> bytes:
     """A trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
-    panels = [*beside]
+    panels, without = [*beside], []
     for title, section in tables.sections(all_rows).items():
         if marks := [mark for row in section if (mark := _mark(row, axis)) is not None]:
             panels.append(Panel(title, axis.label(section), "AP50 / (%)", marks, _caption(section, axis)))
+        else:
+            without.append(title)
     with our_style():
-        return _drawn(panels, format)
+        return _drawn(
+            panels, format, f"Not drawn, since nothing of it was measured: {'; '.join(without)}" * bool(without)
+        )
 
 
-def _drawn(panels: Sequence[Panel], format: str) -> bytes:
+def _drawn(panels: Sequence[Panel], format: str, below: str = "") -> bytes:
     # Not pyplot: it would take the backend of a calling notebook.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     laid = [_Laid.of(panel) for panel in panels]
-    height = sum(one.height for one in laid) or _HEIGHT
+    lines = _lines(plain(below), _SMALL, _WIDTH - 16)
+    height = (sum(one.height for one in laid) or (0.0 if below else _HEIGHT)) + (
+        _LINE * (len(lines) + 1) if lines else 0
+    )
     fig = Figure(figsize=(_WIDTH / 72, height / 72))
     FigureCanvasAgg(fig)
-    if not panels:
+    if not panels and not below:
         fig.text(0.5, 0.5, "no records yet", ha="center", va="center")
     top = height
     for one in laid:
@@ -227,6 +239,9 @@ def _drawn(panels: Sequence[Panel], format: str) -> bytes:
         ax = fig.add_axes((_LEFT / _WIDTH, bottom / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, _HEIGHT / height))
         _draw(ax, one)
         top -= one.height
+    for number, line in enumerate(lines):
+        y = (top - _LINE * number - 2) / height
+        fig.text(8 / _WIDTH, y, line, va="top", fontsize=_SMALL, color=GREY)
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
     fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor=PAGE)
@@ -249,6 +264,8 @@ def _caption(section: Sequence[Row], axis: Axis = PARAMETERS) -> str:
     fills = [text for verdict, text in meaning.items() if verdict in verdicts]
     if axis.as_built and (built := [row.title for row in measured if row.as_built]):
         fills.append(f"parameters as built: {'all' if len(built) == len(measured) else ', '.join(built)}")
+    if gone := [f"{row.title} ({row.diverged})" for row in section if row.diverged]:
+        fills.append(f"trainings that diverged, and are not in the means: {', '.join(gone)}")
     if missing := [row.title for row in measured if axis.value(row) is None]:
         fills.append(f"not measured, and not drawn: {', '.join(missing)}")
     if any(row.pretrained for row in measured):

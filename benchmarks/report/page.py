@@ -44,6 +44,7 @@ from benchmarks.report.rows import (
     Row,
     Spreads,
     Value,
+    belonging,
     label_of,
     parameters_of,
     rows,
@@ -97,7 +98,8 @@ def write_page(
     """
     if (remedy := extras.missing("html")) is not None:
         raise RequestError(f"--html needs {remedy}")
-    records, studied = list(scan(results)), list(scan(results / budget.BUDGET))
+    records = list(scan(results))
+    studied = belonging(records, scan(results / budget.BUDGET), say)
     content = page_content(records, studied, data_root=data_root, with_images=with_images)
     if with_images:
         held = {s["dataset"] for s in content["sections"] if "images" in s["gallery"]}
@@ -122,23 +124,31 @@ def page_content(
     for title, section in sections(rows(records, studied)).items():
         groups = [[known[cell] for cell in row.cell_ids] for row in section]
         first = section[0]
+        table = (first.dataset, first.split, first.image_size, first.device_class)
         found.append(
             {
                 "title": title,
                 "dataset": first.dataset,
                 "verdict": verdict(section),
                 "best": {name: section.index(b) if (b := best(section, name)) else None for name in _CARD},
-                "reference": next((reference_label(row) for row in section if row.reference), None),
+                "reference": _reference(section),
                 "rows": [_row_content(row, group, spreads) for row, group in zip(section, groups, strict=True)],
                 "pairs": _pairs(section, groups),
                 "most_paired": MOST_PAIRED,
-                "courses": [_course(c) for c in courses if c.dataset == first.dataset],
+                "courses": [_course(c) for c in courses if c.table == table],
                 "by_size": by_size(groups, data_root),
                 "gallery": gallery(section, known, data_root, with_images=with_images),
             }
         )
     records_of = [_record(s) for s in records]
     return _all_plain({"sections": found, "records": records_of, "errors": list(ERRORS), "paired": PAIRED})
+
+
+def _reference(section: Sequence[Row]) -> str | None:
+    """What ratios of the section are to; None where it has none."""
+    timed = next((reference_label(row) for row in section if row.reference), None)
+    trained = any(row.training_ratio is not None for row in section)
+    return timed or (models.label(budget.ENDS[1], "default") if trained else None)
 
 
 def _all_plain(value: Any) -> Any:
@@ -180,6 +190,7 @@ def _row_content(row: Row, group: Sequence[Stored], spreads: Spreads) -> dict[st
         "runs": row.runs,
         "images": row.images,
         "learning": row.learning,
+        "diverged": row.diverged,
         "rankable": rankable(row),
         "pretrained": row.pretrained,
         "untrained": row.untrained,
@@ -339,6 +350,7 @@ def _course(course: budget.Course) -> dict[str, Any]:
     return {
         "label": course.label,
         "points": [[epochs, float(np.mean(values)), len(values)] for epochs, values in course.values.items()],
+        "diverged": sum(course.diverged.values()),
         "verdict": course.doubling.verdict if course.doubling is not None else "not told",
     }
 

@@ -14,7 +14,18 @@ from benchmarks.report.rows import ACCURACY, HEADLINE, Row, Value
 from benchmarks.report.tables import best, sections
 
 _FACTS = ("dataset", "split", "image_size", "device_class", "model", "variant", "label", "scale", "recipe")
-_COUNTS = ("epochs", "runs", "images", "boxes", "boxes_small", "learning", "pretrained", "statuses")
+_COUNTS = (
+    "epochs",
+    "runs",
+    "images",
+    "boxes",
+    "boxes_small",
+    "learning",
+    "pretrained",
+    "statuses",
+    "diverged",
+    "interval_covers",
+)
 _COSTS = ("parameters", "parameters_as_built", "macs", "latency_ratio", "latency_ratio_low", "latency_ratio_high")
 
 
@@ -27,10 +38,19 @@ def as_csv(all_rows: Sequence[Row]) -> str:
     for row in all_rows:
         base, variant = models.split_name(row.name)
         facts = [row.dataset, row.split, row.image_size, row.device_class, base, variant or "default", row.label]
-        counts = [row.epochs, row.runs, row.images, row.boxes, row.boxes_small, row.learning, row.pretrained]
+        counts: list[object] = [
+            row.epochs,
+            row.runs,
+            row.images,
+            row.boxes,
+            row.boxes_small,
+            row.learning,
+            row.pretrained,
+        ]
         costs = [row.parameters, row.as_built, row.macs, row.ratio, *(row.ratio_interval or (None, None))]
         values = [v for name in ACCURACY for v in _three(row.accuracy[name])]
-        line = [*facts, row.scale, row.apart, *counts, " ".join(row.statuses), *costs, row.reference, *values]
+        counts += [" ".join(row.statuses), row.diverged, row.accuracy["AP50"].covers]
+        line = [*facts, row.scale, row.apart, *counts, *costs, row.reference, *values]
         writer.writerow([_cell(value) for value in line])
     return out.getvalue()
 
@@ -73,6 +93,11 @@ def as_latex(all_rows: Sequence[Row]) -> str:
             values = [_latex_value(row.accuracy[name], row is leaders[name]) for name in HEADLINE.values()]
             out.append("    " + " & ".join([escaped(row.title), size, macs, *values]) + " \\\\")
         out += ["    \\bottomrule", "  \\end{tabular}"]
+        if alone := [row.title for row in section if row.accuracy["AP50"].covers == "images only"]:
+            whose = "All intervals" if len(alone) == len(section) else f"Intervals of {', '.join(map(escaped, alone))}"
+            out.append(f"  {whose}: images only; another training may lie outside.")
+        if gone := [f"{escaped(row.title)} ({row.diverged})" for row in section if row.diverged]:
+            out.append(f"  Trainings that diverged, and are not in the means: {', '.join(gone)}.")
         if any(row.as_built for row in section):
             out.append("  $^\\dagger$ as built; the others are the parameters that run in evaluation.")
         out.append("\\end{table}")

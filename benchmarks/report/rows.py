@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ablations.effects import Learning
@@ -114,18 +115,18 @@ class Row:
     ratio: float | None
     ratio_interval: tuple[float, float] | None
     reference: str | None
-    training_s: float | None
-    """Of one training, the median."""
-    trained_where: str
-    """Machine, threads and how it was shared: training times of one are compared, those of two are not."""
+    training_s: Mapping[str, float]
+    """Of one training at most, by machine, threads and how it was shared: times of one are compared, of two not."""
     training_ratio: float | None
-    """To that of the reference."""
+    """To that of the reference, of trainings in the same circumstances."""
     device_class: str | None
     """None: a CPU. Rows of one class are not compared with those of another."""
-    machine: str
+    machines: tuple[str, ...]
     amended: int
     """Runs of which something was put right afterwards (`Provenance.amended`)."""
     statuses: tuple[str, ...]
+    diverged: int
+    """Trainings that did: the means are of the others, which are the lucky ones."""
     pretrained: bool
     never_found: Mapping[str, int]
     """Classes of which not one box is found, and how many boxes there are, over all runs."""
@@ -165,7 +166,9 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
         published: further records, from which the spread between trainings is taken where a row has too few of its own.
     """
     records = list(records)
-    known = {stored.run.cell_id: stored.run for stored in (*published, *records)}
+    known = {
+        stored.run.cell_id: stored.run for stored in (*belonging(records, published, say=lambda line: None), *records)
+    }
     spreads = Spreads(known.values())
     studied = budget.courses(known.values())
     groups: dict[tuple[str, ...], list[Stored]] = {}
@@ -175,11 +178,11 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
         # All of a cell but fold and seed, so that a field that is new tells rows apart by itself.
         rest = digest_of(cell.model_dump(mode="json", exclude={"fold", "seed"}))
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, rest), []).append(stored)
-        tables.setdefault((cell.dataset, cell.split, cell.image_size, cell.device_class), []).append(stored)
+        tables.setdefault(_of_table(cell), []).append(stored)
     for group in groups.values():
         _agree(group, ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator"))
     for table in tables.values():
-        _agree(table, ("data", "evaluator"))
+        _agree(table, _WITH)
     order = {name: i for i, name in enumerate(models.MODELS)}
     lengths = _Lengths(known.values())
     out = [_row(group, spreads, studied, lengths) for _, group in sorted(groups.items())]
@@ -200,16 +203,56 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
     )
 
 
+_WITH = ("data", "split", "detection", "evaluator")
+"""With what of a `Fingerprint` records must have been made to stand in one table."""
+
+
+def belonging(
+    records: Sequence[Stored],
+    published: Iterable[Stored],
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> list[Stored]:
+    """Those of `published` that were made with the data, split list, detection and evaluator of `records`.
+
+    Args:
+        say: takes a line for each table of which some were left out.
+    """
+    made_with: dict[tuple[object, ...], set[tuple[object, ...]]] = {}
+    for s in records:
+        if s.run.metrics is not None:
+            made_with.setdefault(_of_table(s.run.cell), set()).add(_made_with(s))
+    kept, left_out = [], Counter[tuple[str, ...]]()
+    for one in published:
+        ours = made_with.get(_of_table(one.run.cell))
+        if ours is None or one.run.metrics is None or _made_with(one) in ours:
+            kept.append(one)
+            continue
+        first = min(ours, key=repr)
+        odd = [name for name, a, b in zip(_WITH, first, _made_with(one), strict=True) if a != b]
+        left_out[one.run.cell.dataset, str(one.paths.root), " and ".join(odd)] += 1
+    for (dataset, root, what), n in sorted(left_out.items()):
+        say(f"{n} published trainings of {dataset} in {root} are left out: another {what} than the records here")
+    return kept
+
+
+def _of_table(cell: Cell) -> tuple[object, ...]:
+    return cell.dataset, cell.split, cell.image_size, cell.device_class
+
+
+def _made_with(stored: Stored) -> tuple[object, ...]:
+    return tuple(getattr(stored.run.fingerprint, name) for name in _WITH)
+
+
 def _agree(together: list[Stored], fields: Iterable[str]) -> None:
     """DataError unless records that are averaged, or stand in one table, were made with the same.
 
     The message names two cells and the command that mends it.
     """
-    first = together[0]
-    for other in together[1:]:
+    first, *others = [s for s in together if s.run.metrics is not None] or together[:1]
+    for other in others:
         for name in fields:
             a, b = (getattr(s.run.fingerprint, name) for s in (first, other))
-            if a != b and first.run.metrics is not None and other.run.metrics is not None:
+            if a != b:
                 old = other if name != "evaluator" or b < a else first
                 command = f"python -m benchmarks.evaluate --rewrite {old.paths.record}"
                 remedy = command if name == "evaluator" else f"run {old.run.cell.name} again, or leave it out"
@@ -278,27 +321,40 @@ def _with_one_reference(found: list[Row]) -> list[Row]:
 
 
 def _with_training_ratios(found: list[Row]) -> list[Row]:
-    """Training time over that of the table's reference, where both were trained in the same circumstances."""
+    """Training time over that of the table's reference at as many epochs, in circumstances that both had."""
     out = []
     for row in found:
-        same = [r for r in found if (r.dataset, r.split, r.image_size, r.device_class) == _table(row)]
-        name = next((r.reference for r in same if r.reference is not None), None)
+        same = [r for r in found if _table(r) == _table(row) and r.epochs == row.epochs]
+        name = next(
+            (r.reference for r in found if _table(r) == _table(row) and r.reference is not None), budget.ENDS[1]
+        )
         reference = next((r for r in same if r.name == name and r.training_s and "native" not in r.label), None)
-        if reference is not None and row.training_s and row.trained_where == reference.trained_where != "":
-            row = replace(row, training_ratio=row.training_s / reference.training_s)  # type: ignore[operator]
+        if reference is not None and (where := sorted(row.training_s.keys() & reference.training_s.keys())):
+            fastest = min(where, key=lambda one: reference.training_s[one])
+            row = replace(row, training_ratio=row.training_s[fastest] / reference.training_s[fastest])
         out.append(row)
     return out
 
 
-def _training_seconds(group: Sequence[Stored]) -> float | None:
-    seconds = [took for s in group if s.run.status == "ok" and (took := s.run.training_seconds) is not None]
-    return min(seconds, default=None)  # each says at most so much
+def _training_seconds(group: Iterable[Stored]) -> dict[str, float]:
+    """What a training takes at most, by where it was made: the least of those made there, since each says at most."""
+    out: dict[str, float] = {}
+    for run in (s.run for s in group if s.run.status == "ok"):
+        if (took := run.training_seconds) is not None:
+            where = _where(run)
+            out[where] = min(took, out.get(where, took))
+    return out
 
 
-def _where(runs: Sequence[RunRecord]) -> str:
-    """Empty where the runs differ among themselves."""
-    found = {f"{p.cpu}, {p.device_name}, {p.threads}, {run.shared}" for run in runs for p in (run.provenance,)}
-    return found.pop() if len(found) == 1 else ""
+def _machine(run: RunRecord) -> str:
+    p = run.provenance
+    threads = f"{p.threads} CPU thread{'' if p.threads == 1 else 's'}"
+    return p.device_name or (f"{threads} in portable arithmetic" if p.arithmetic else threads)
+
+
+def _where(run: RunRecord) -> str:
+    p = run.provenance
+    return f"{p.cpu}, {p.cpu_capability}, {p.arithmetic}, {p.device_name}, {p.threads}, {run.shared}"
 
 
 def parameters_of(group: Iterable[Stored]) -> tuple[int | None, bool]:
@@ -355,12 +411,12 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         ratio_interval=latency.ratio_interval if latency else None,
         reference=latency.reference if latency else None,
         training_s=_training_seconds(group),
-        trained_where=_where([s.run for s in group]),
         training_ratio=None,
         device_class=cell.device_class,
-        machine=first.provenance.device_name or f"{first.provenance.threads} CPU threads",
+        machines=tuple(sorted({_machine(s.run) for s in group})),
         amended=sum(s.run.provenance.amended is not None for s in group),
         statuses=tuple(sorted({s.run.status for s in group})),
+        diverged=sum(s.run.status == "diverged" for s in group),
         pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
         never_found=_never_found(measured),
         request=_request(cell),

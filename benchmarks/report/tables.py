@@ -11,7 +11,8 @@ from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
-from benchmarks.report.comparisons import compared, rankable, verdict
+from benchmarks.report.budget import titled
+from benchmarks.report.comparisons import by_result, compared, rankable, verdict
 from benchmarks.report.escaping import markdown as md
 from benchmarks.report.escaping import plain
 from benchmarks.report.rows import (
@@ -57,8 +58,13 @@ def parameters_text(parameters: int | None, as_built: bool) -> str:
     return _number(parameters, 2, 1e-6) + (" as built" if as_built else "")
 
 
-def percent(value: Value) -> str:
-    """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width."""
+def percent(value: Value, runs: int | None = None) -> str:
+    """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width.
+
+    runs: how many trainings the row has; where the value is of fewer, it says of how many.
+    """
+    if runs is not None and 0 < len(value.values) < runs:
+        return f"{percent(value)} in {len(value.values)} of {runs}"
     shown = _number(value.value, 1, 100)
     if value.interval is not None:
         return f"{shown} (degenerate)" if value.degenerate else f"{shown} ({_span(value.interval, 1, 100)})"
@@ -68,7 +74,8 @@ def percent(value: Value) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    notes = [s for s in row.statuses if s != "ok"] + (["untrained"] if row.untrained else [])
+    notes = [f"{row.diverged} diverged"] if row.diverged else []
+    notes += [s for s in row.statuses if s not in ("ok", "diverged")] + (["untrained"] if row.untrained else [])
     notes += [f"never finds {name}, {n} boxes" for name, n in row.never_found.items() if not row.untrained]
     ratio = _number(row.ratio, 2)
     if row.ratio_interval is not None:
@@ -77,7 +84,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.title + (f" ({', '.join(notes)})" if notes else ""),
         parameters_text(row.parameters, row.as_built),
         _number(row.macs, 2, 1e-9),
-        *(percent(row.accuracy[name]) for name in HEADLINE.values()),
+        *(percent(row.accuracy[name], row.runs) for name in HEADLINE.values()),
         ratio,
         "pretrained" if row.pretrained else "scratch",
         str(row.epochs),
@@ -97,8 +104,8 @@ def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
         splits.setdefault(row.dataset, set()).add(row.split)
     sections: dict[str, list[Row]] = {}
     for row in all_rows:
-        title = f"{row.dataset}, {row.image_size} px" + (f", {row.split}" if len(splits[row.dataset]) > 1 else "")
-        title += f", on {row.device_class}" if row.device_class else ""
+        several = len(splits[row.dataset]) > 1
+        title = titled(row.dataset, row.split, row.image_size, row.device_class, several_splits=several)
         sections.setdefault(title, []).append(row)
     return {title: _by_result(section) for title, section in sections.items()}
 
@@ -112,8 +119,16 @@ def _by_result(section: list[Row]) -> list[Row]:
 
 def best(section: Sequence[Row], name: str) -> Row | None:
     """The best on a metric of the rows that may be ranked; None of fewer than two."""
-    ranked = [(value, row) for row in section if rankable(row) and (value := row.accuracy[name].value) is not None]
-    return max(ranked, key=lambda pair: pair[0])[1] if len(ranked) > 1 else None
+    return next(iter(by_result(section, name)), None)
+
+
+def _tested_on(section: Sequence[Row]) -> str:
+    """Images and boxes of a run: those of one row, since all of a table are tested on the same; a mean over folds."""
+    row = max(section, key=lambda r: r.runs)
+    if not row.runs:
+        return "Nothing was tested."
+    a_run = [round(n / row.runs) for n in (row.images, row.boxes, row.boxes_small)]
+    return "Test images: {} a run, with {} boxes, {} of them small.".format(*a_run)
 
 
 def _superseded(section: Sequence[Row]) -> list[str]:
@@ -128,7 +143,8 @@ def _details(section: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
         return []
     lines = _head(("model", *shown))
     lines += [
-        f"| {md(r.title)} | " + " | ".join(percent(r.accuracy[n]) for n in shown.values()) + " |" for r in section
+        f"| {md(r.title)} | " + " | ".join(percent(r.accuracy[n], r.runs) for n in shown.values()) + " |"
+        for r in section
     ]
     return [*lines, ""]
 
@@ -259,14 +275,12 @@ def markdown(found: Sequence[Row], records: Iterable[Stored]) -> str:
                     number, blank, rest = values[i].partition(" ")
                     values[i] = f"**{number}**{blank}{rest}"
             lines.append("| " + " | ".join([md(name), *values]) + " |")
-        first = section[0]
         references = {row.reference for row in section if row.reference}
         lines += [
             "",
-            f"Test images: {first.images // max(first.runs, 1)} a run, with {first.boxes // max(first.runs, 1)} boxes, "
-            f"{first.boxes_small // max(first.runs, 1)} of them small. Scales: "
+            f"{_tested_on(section)} Scales: "
             f"{', '.join(sorted({r.scale for r in section}))}. Trained on: "
-            f"{md(', '.join(sorted({r.machine for r in section})))}."
+            f"{md(', '.join(sorted({one for r in section for one in r.machines})))}."
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.cells import Cell, Fingerprint, Recipe
+from benchmarks.report.rows import Row
 from benchmarks.results import ClassMetrics, Metrics
 from benchmarks.store import (
     CellPaths,
@@ -83,6 +85,15 @@ def make_record(cell: Cell | None = None, **changes: object) -> RunRecord:
         ),
     )
     return RunRecord(**{**base, **changes})
+
+
+def thrice(row: Row) -> Row:
+    """A row of one training as if it were one of three to the end, all alike."""
+    alike = {(0, seed): next(iter(row.samples.values())) for seed in range(3)}
+    small = {(0, seed): next(iter(row.samples_small.values())) for seed in range(3)}
+    accuracy = {name: replace(value, values=3 * value.values) for name, value in row.accuracy.items()}
+    ended = {"learning": "converged", "runs": 3}
+    return replace(row, **ended, samples=alike, samples_small=small, accuracy=accuracy)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import budget, draw
+from benchmarks.report.page import page_content
 from benchmarks.report.rows import rows
 from benchmarks.store import scan
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
@@ -57,6 +58,45 @@ def test_variants_of_canet_take_the_worse_verdict_of_the_two_ends(study, tmp_pat
     study([v + 0.1 for v in FLAT[:3]], 2, "results/_budget", model="fasterrcnn_fpn")
     assert told(tmp_path)[f"canet:no_sae {ONCE}"] == "still learning"
     assert told(tmp_path)[f"canet {ONCE}"] == "converged"
+
+
+def test_a_variant_that_was_studied_as_long_as_the_ends_has_a_verdict_of_its_own(study, tmp_path: Path) -> None:
+    more = [v + 0.1 for v in FLAT[:3]]
+    study(FLAT), study(FLAT[:3], 2), study(FLAT, model="fasterrcnn_fpn"), study(FLAT[:3], 2, model="fasterrcnn_fpn")
+    study(FLAT, variant="no_sae"), study(more, 2, variant="no_sae")
+    found = told(tmp_path)
+    assert found[f"canet:no_sae {ONCE}"] == "still learning"
+    assert found[f"canet:no_sae {2 * ONCE}"] == "not told", "the ends are at theirs, which this one is not"
+    study(FLAT, 2, variant="no_cbd")
+    assert told(tmp_path)[f"canet:no_cbd {2 * ONCE}"] == "converged"
+
+
+def test_a_model_of_which_a_training_diverged_is_not_converged(study, stored, tmp_path: Path) -> None:
+    study(FLAT), study(FLAT[:3], 2, "results/_budget")
+    recipe = RECIPE.model_copy(update={"epochs": 2 * ONCE})
+    gone = {"status": "diverged", "metrics": None, "error": "loss"}
+    stored("results/_budget", make_cell(seed=3, recipe=recipe), **gone)
+    study(FLAT, variant="no_sae"), stored("results/_budget", make_cell(variant="no_sae", recipe=recipe), **gone)
+    study(FLAT, model="fasterrcnn_fpn"), study(FLAT[:3], 2, "results/_budget", model="fasterrcnn_fpn")
+    assert told(tmp_path) == {
+        f"canet {ONCE}": "not told",
+        f"canet:no_sae {ONCE}": "not told",
+        f"fasterrcnn_fpn {ONCE}": "converged",
+    }
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    text = (tmp_path / "reports" / "budget.md").read_text()
+    assert "| 80.0 (5) | 80.0 (3, 1 diverged) | – | +0.0 |" in text
+    assert "| 80.0 (5) | – (1 diverged) | – | – | – | not told |" in text
+
+
+def test_each_kind_of_device_has_a_table_of_its_own(study, tmp_path: Path) -> None:
+    study(FLAT), study(FLAT[:3], 2), study(FLAT, device_class="a-card"), study(FLAT[:3], 2, device_class="a-card")
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    text = (tmp_path / "reports" / "budget.md").read_text()
+    title = next(line for line in text.splitlines() if line.startswith("## "))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [title, f"{title}, on a-card"]
+    on_cpu, on_card = page_content(list(scan(tmp_path / "results")), data_root=tmp_path)["sections"]
+    assert [len(section["courses"]) for section in (on_cpu, on_card)] == [1, 1]
 
 
 def test_a_shorter_training_takes_nothing_from_a_longer_one(study, tmp_path: Path) -> None:

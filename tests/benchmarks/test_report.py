@@ -20,12 +20,13 @@ from benchmarks.gate.costs import Side, training_time
 from benchmarks.report import draw, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
-from benchmarks.report.rows import _with_one_reference, _with_training_ratios, rows
+from benchmarks.report.papers import as_latex
+from benchmarks.report.rows import Value, _with_one_reference, _with_training_ratios, belonging, rows
 from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
 from benchmarks.store import Stored, scan
 from benchmarks.suites import GateLimits
-from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record, thrice
 
 
 @pytest.fixture
@@ -295,7 +296,7 @@ def test_details_are_folded_away_and_leave_out_what_nobody_has(stored, tmp_path:
 def test_the_summary_says_what_is_untrained_or_failed(results: Path) -> None:
     text = summary(scan(results))
     assert "RetinaNet (untrained)" in text
-    assert "YOLOv8n (diverged)" in text
+    assert "YOLOv8n (1 diverged)" in text
     for table in text.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, "every row has the columns of the head"
@@ -436,12 +437,14 @@ def test_siblings_are_over_macs_latency_and_training_time(stored, tmp_path: Path
     found = [replace(row, reference="fasterrcnn_fpn", ratio=1.2) for row in rows(scan(tmp_path / "results"))]
     found = _with_training_ratios(found)
     assert {row.name: row.training_ratio for row in found} == {"canet": 1.5, "fasterrcnn_fpn": 1.0}
-    elsewhere = _with_training_ratios([replace(found[0], training_ratio=None, trained_where="another"), found[1]])
+    elsewhere = _with_training_ratios([replace(found[0], training_ratio=None, training_s={"another": 1.0}), found[1]])
     assert elsewhere[0].training_ratio is None, "times of two machines are not compared"
     drawn = {axis.file: draw.figure(found, axis=axis) for axis in draw.AXES}
     assert len(set(drawn.values())) == 4
     assert b"as a ratio to Faster R-CNN FPN" in drawn["trade_off_training.svg"]
-    assert b"no records yet" in drawn["trade_off_macs.svg"], "nobody has any"
+    nobody = ElementTree.fromstring(drawn["trade_off_macs.svg"])
+    told = " ".join("".join(e.itertext()) for e in nobody.iter("{http://www.w3.org/2000/svg}text"))
+    assert told == f"Not drawn, since nothing of it was measured: {found[0].dataset}, {found[0].image_size} px"
     some = [replace(found[0], macs=4e8), found[1]]
     assert "not drawn: Faster R-CNN FPN" in draw._caption(some, draw.AXES[1])
 
@@ -452,7 +455,7 @@ def test_training_by_turns_and_through_the_service_are_not_compared(stored, tmp_
     for mps, compared in ((False, True), (True, False)):
         other = stored("b", timings_s={"train": 200.0}, beside=4, mps=mps)
         (here,), (there,) = rows([by_turns]), rows([other])
-        assert (here.trained_where == there.trained_where) is compared
+        assert (here.training_s.keys() == there.training_s.keys()) is compared
         checks = training_time("canet", by_turns, other, Side([]), Side([]), GateLimits(), one_job=True)
         assert bool(checks) is compared
 
@@ -494,6 +497,104 @@ def test_the_verdict_comes_first(stored, tmp_path: Path) -> None:
     assert "- Fewer than two models are trained to the end 3 times" in summary(scan(tmp_path / "results"))
 
 
+def many(stored, values: dict[int, float], **changes: object) -> None:
+    """A training of a model for each seed, with the AP50 that it has."""
+    for seed, ap50 in values.items():
+        drawn = tuple(ap50 + 0.0005 * i for i in range(50))
+        metrics = make_metrics(ap50, draws={"AP50": drawn}, groups=400)
+        stored("results", make_cell(seed=seed, **changes), metrics=metrics)
+
+
+def test_who_is_best_goes_by_trainings_that_all_have(stored, tmp_path: Path) -> None:
+    """Five more trainings of one model, better by luck or by an easier fold, make it no better than the others."""
+    many(stored, {0: 0.60, 1: 0.601, 2: 0.602})
+    many(stored, {0: 0.57, 1: 0.571, 2: 0.572, **dict.fromkeys(range(10, 15), 0.7)}, variant="no_sae")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert found[0].AP50 < found[1].AP50
+    first = verdict(found)[0]
+    assert first.startswith(
+        "Best on AP50: CANet, 60.1 (the order is that of the folds and seeds that all models have), +3"
+    )
+    assert tables.best(found, "AP50") is found[0]
+    apart = [replace(row, samples={(1, s): v for (_, s), v in row.samples.items()}) for row in found[1:]]
+    assert verdict([found[0], *apart])[0].startswith("Best on AP50 is nobody: the models have fewer than 3 folds")
+    assert tables.best([found[0], *apart], "AP50") is None
+
+
+def test_trainings_that_diverged_are_counted_wherever_their_model_stands(stored, tmp_path: Path) -> None:
+    """The mean of those that did not is one of the lucky: it is ranked against nothing."""
+    many(stored, {0: 0.6, 1: 0.601, 2: 0.602}), many(stored, {0: 0.5, 1: 0.501, 2: 0.502}, model="fasterrcnn_fpn")
+    for seed in (3, 4):
+        stored("results", make_cell(seed=seed), status="diverged", metrics=None, error="loss")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert [row.diverged for row in found] == [2, 0]
+    said = "Of CANet, 2 of 5 trainings diverged: its values are those of the others, and ranked against nothing."
+    assert said in verdict(found)
+    assert _differences(found) == []
+    assert not any("Best" in sentence for sentence in verdict(found))
+    assert "| CANet (2 diverged) |" in tables.markdown(found, [])
+    assert "trainings that diverged, and are not in the means: CANet (2)" in draw._caption(found)
+    assert "and are not in the means: CANet (2)." in as_latex(found)
+    gone = [replace(found[0], runs=0, samples={}, accuracy={n: Value(None, None) for n in found[0].accuracy})]
+    assert verdict(gone) == ["Of CANet, every training diverged (2)."]
+
+
+def test_rows_of_other_recipes_have_no_difference_in_any_table(stored, tmp_path: Path) -> None:
+    many(stored, {0: 0.6, 1: 0.601, 2: 0.602})
+    longer = RECIPE.model_copy(update={"epochs": 2 * RECIPE.epochs})
+    many(stored, {0: 0.5, 1: 0.501, 2: 0.502}, model="fasterrcnn_fpn", recipe=longer)
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert _differences(found) == []
+    assert "not told from Faster R-CNN FPN" in verdict(found)[0]
+
+
+def test_records_are_checked_against_one_that_was_measured(stored, tmp_path: Path) -> None:
+    """The first of a row may have diverged, and says nothing of what the others are averaged from."""
+    stored("results", status="diverged", metrics=None, error="loss")
+    stored("results", make_cell(seed=1))
+    other = make_record().fingerprint.model_copy(update={"data": "another"})
+    stored("results", make_cell(seed=2), fingerprint=other)
+    with pytest.raises(DataError, match="do not belong together: data"):
+        rows(scan(tmp_path / "results"))
+    stored("two", make_cell(model="retinanet")), stored("two", fingerprint=other.model_copy(update={"data": "d"}))
+    rows(scan(tmp_path / "two"))
+    split = make_record().fingerprint.model_copy(update={"split": "another"})
+    stored("two", make_cell(model="fcos"), fingerprint=split)
+    with pytest.raises(DataError, match="do not belong together: split"):
+        rows(scan(tmp_path / "two"))
+
+
+def test_published_trainings_on_other_data_are_left_out_and_that_is_said(stored, tmp_path: Path) -> None:
+    other = make_record().fingerprint.model_copy(update={"data": "another", "evaluator": 7})
+    mine = [stored("mine")]
+    stored("published", make_cell(seed=1)), stored("published", make_cell(seed=2), fingerprint=other)
+    stored("published", make_cell(dataset="neu_det"), fingerprint=other)
+    said: list[str] = []
+    kept = belonging(mine, scan(tmp_path / "published"), said.append)
+    assert [(one.run.cell.dataset, one.run.cell.seed) for one in kept] == [("neu_det", 0), ("synthetic_small", 1)]
+    where = tmp_path / "published"
+    assert said == [
+        f"1 published trainings of synthetic_small in {where} are left out: "
+        "another data and evaluator than the records here"
+    ]
+
+
+def test_a_training_time_is_divided_by_one_of_as_many_epochs(stored, tmp_path: Path) -> None:
+    longer = RECIPE.model_copy(update={"epochs": 2 * RECIPE.epochs})
+    stored("results", make_cell(recipe=longer), timings_s={"train": 300.0})
+    for recipe, seconds in ((RECIPE, 100.0), (longer, 200.0)):
+        stored("results", make_cell(model="fasterrcnn_fpn", recipe=recipe), timings_s={"train": seconds})
+    ratios = {(row.name, row.epochs): row.training_ratio for row in rows(scan(tmp_path / "results"))}
+    assert ratios == {("canet", 4): 1.5, ("fasterrcnn_fpn", 2): 1.0, ("fasterrcnn_fpn", 4): 1.0}
+
+
+def test_what_only_some_trainings_measured_says_of_how_many_it_is(stored, tmp_path: Path) -> None:
+    for seed in range(3):
+        stored("results", make_cell(seed=seed), metrics=make_metrics(0.5, AP_small=0.2 if seed else None))
+    (row,) = rows(scan(tmp_path / "results"))
+    assert tables._cells(row)[5] == "20.0 [20.0, 20.0] in 2 of 3"
+
+
 @pytest.mark.parametrize(
     ("there", "seeds", "said"),
     [
@@ -528,7 +629,7 @@ def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(resul
     assert "**" not in "".join(line for line in summary(scan(results)).splitlines() if line.startswith("|"))
     (in_order,) = sections(found).values()
     assert in_order == found
-    ended = [replace(row, learning="converged", runs=3) for row in found if row.AP50 is not None]
+    ended = [thrice(row) for row in found if row.AP50 is not None]
     mixed = [*ended[::-1], replace(ended[0], name="fcos", label="FCOS", learning="still learning")]
     lines = [line for line in tables.markdown(mixed, []).splitlines() if line.startswith("| ") and "train" not in line]
     names = [line.split(" | ")[0].removeprefix("| ") for line in lines]

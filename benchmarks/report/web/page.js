@@ -239,7 +239,7 @@
         for (const { row } of shownRows()) {
           const cost = costs[x][1](row), value = row.accuracy[y];
           if (!cost || !value) continue;
-          values.push({ model: row.title, x: cost[0], xl: cost[1] ?? cost[0], xh: cost[2] ?? cost[0], y: 100 * value[0], low: 100 * (value[1] ?? value[0]), high: 100 * (value[2] ?? value[0]), fill: fills[row.learning], shown: percent(value), cost: number(cost[0], 2) + (cost[1] != null ? ` (${range(cost[1], cost[2], 2)})` : ""), runs: row.runs, learning: row.learning, covers: value[3] });
+          values.push({ model: row.title, x: cost[0], xl: cost[1] ?? cost[0], xh: cost[2] ?? cost[0], y: 100 * value[0], low: 100 * (value[1] ?? value[0]), high: 100 * (value[2] ?? value[0]), fill: fills[row.learning], shown: percent(value), cost: number(cost[0], 2) + (cost[1] != null ? ` (${range(cost[1], cost[2], 2)})` : ""), runs: row.runs + (row.diverged ? `, and ${row.diverged} that diverged` : ""), learning: row.learning, covers: value[3] });
           if (y === "AP50" && row.trainings.length > 1) for (const v of row.trainings) single.push({ model: row.title, x: cost[0], y: 100 * v });
         }
         if (!values.length) return null;
@@ -388,7 +388,7 @@
     {
       id: "budget", title: "AP50 over the length of training", help: () => "Trainings of other lengths, where there are any: who gains from twice the schedule is still learning.",
       spec: () => {
-        const values = now.courses.flatMap((c) => c.points.map(([epochs, v, n]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings: ${c.verdict}` })));
+        const values = now.courses.flatMap((c) => c.points.map(([epochs, v, n]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings: ${c.verdict}${c.diverged ? `, ${c.diverged} more diverged` : ""}` })));
         for (const { row } of shownRows()) if (row.accuracy.AP50 && !now.courses.some((c) => c.label === row.title)) values.push({ model: row.title, x: row.epochs, y: 100 * row.accuracy.AP50[0], shown: `${percent(row.accuracy.AP50)} after ${row.epochs} epochs` });
         return new Set(values.map((v) => v.x)).size > 1 ? overlaid(values, q("x", "epochs", { scale: { zero: false, padding: 12 }, axis: { tickMinStep: 1 } }), q("y", "AP50 (%)", { scale: { zero: false, padding: 12 } })) : null;
       },
@@ -509,7 +509,7 @@
       const p = !e || e.p === null ? "–" : e.p < 0.001 ? "< 0.001" : e.p.toFixed(3);
       return make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...cell(a.accuracy[name])), make("td", {}, ...cell(b.accuracy[name])), make("td", {}, ...differenceCell(e)), make("td", {}, e ? String(e.runs) : "–"), make("td", {}, p), make("td", { class: "text" }, !e ? "" : e.low === null ? "no interval" : e.covers));
     });
-    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => cell(r.ratio, 2, 1)], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || "none"]];
+    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => cell(r.ratio, 2, 1)], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs + (r.diverged ? `, and ${r.diverged} that diverged` : "")], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || "none"]];
     for (const [label, of] of facts) rows.push(make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...[of(a)].flat()), make("td", {}, ...[of(b)].flat()), make("td"), make("td"), make("td"), make("td")));
     out.push(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison of two rows" }, make("table", {},
       make("thead", {}, make("tr", {}, ...["", `A: ${a.title}`, `B: ${b.title}`, "A − B, paired", "pairs", "p", "interval over"].map((t, k) => (t ? make("th", { scope: "col", class: k === 6 ? "text" : null }, t) : make("td"))))),
