@@ -203,7 +203,8 @@ def _trainings(group: Sequence[Stored]) -> list[str]:
             "AP50": AP50,
             "threshold": "–" if point is None else f"{point.threshold:.3f}",
             "status": run.status.replace("_", " "),
-            "commit": f"`{run.provenance.commit[:8]}`" if run.provenance.commit else "–",
+            "commit": (f"`{run.provenance.commit[:8]}`" if run.provenance.commit else "–")
+            + (" and changes" if run.provenance.commit and run.provenance.unpublishable else ""),
             "weights": f"`sha256:{run.weights_sha256[:16]}`" if run.weights_sha256 else "–",
         }
         out.append("| " + " | ".join(map(str, cells.values())) + " |")

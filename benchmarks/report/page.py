@@ -53,7 +53,7 @@ from benchmarks.report.rows import (
 )
 from benchmarks.report.sizes import by_size
 from benchmarks.report.tables import best, reference_label, sections
-from benchmarks.store import Stored, scan, write_atomic
+from benchmarks.store import RunRecord, Stored, scan, write_atomic
 
 WEB = Path(__file__).with_name("web")
 MOST_PAIRED = 30
@@ -394,10 +394,17 @@ def _record(stored: Stored) -> dict[str, Any]:
         "macs": profile.macs.macs if profile is not None and profile.macs is not None else None,
         "ratio": None if latency is None else [latency.ratio, *latency.ratio_interval],
         "minutes": None if run.training_seconds is None else run.training_seconds / 60,
-        "device": run.provenance.device_name or run.provenance.cpu,
-        "commit": (run.provenance.commit or "")[:8],
+        "device": run.provenance.device_name
+        or run.provenance.cpu + (", portable arithmetic" if run.provenance.arithmetic else ""),
+        "commit": _commit(run),
         "accuracy": accuracy,
     }
+
+
+def _commit(run: RunRecord) -> str:
+    """Which source made a record, as far as one can say."""
+    commit = run.provenance.commit
+    return "not known" if commit is None else commit[:8] + (" and changes" if run.provenance.unpublishable else "")
 
 
 def render(content: Mapping[str, Any]) -> str:
