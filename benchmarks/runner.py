@@ -46,6 +46,7 @@ from benchmarks.store import (
     not_finite,
     now,
     read_named,
+    read_profile,
     read_record,
     set_aside,
     write_atomic,
@@ -122,7 +123,10 @@ def set_damaged_aside(cells: Iterable[Cell], runs: Path) -> list[str]:
             lines.append(f"set aside as {', '.join(names)}, to be run again: {damage[-1][1].partition('; ')[0]}")
         if paths.profile.exists():
             try:
-                read_record(paths.profile, ProfileRecord)
+                if paths.record.exists():
+                    read_profile(paths, read_record(paths.record, RunRecord))
+                else:
+                    read_record(paths.profile, ProfileRecord)
             except DataError as e:
                 name = set_aside(paths.profile)
                 lines.append(f"set aside as {name}, to be profiled again: {str(e).partition('; ')[0]}")
@@ -188,8 +192,14 @@ def record_death(job: Job, how: str) -> RunRecord:
         provenance=provenance(started=now(), device=torch.device(job.device), before=job.before),
         error=how,
     )
-    write_record(CellPaths.of(job.runs, job.cell).record, record)
+    _replace_record(CellPaths.of(job.runs, job.cell), record)
     return record
+
+
+def _replace_record(paths: CellPaths, record: RunRecord) -> None:
+    """Write the record of a training; a profile that is there is of an earlier one."""
+    paths.profile.unlink(missing_ok=True)
+    write_record(paths.record, record)
 
 
 def run_cell(
@@ -250,7 +260,7 @@ def run_cell(
     if (field := not_finite(record.model_dump())) is not None:
         left = {"metrics": None, "curve": ()}
         record = record.model_copy(update={**left, "status": "failed", "error": f"{field} is not a finite number"})
-    write_record(paths.record, record)
+    _replace_record(paths, record)
     if status in ("ok", "diverged"):
         paths.checkpoint.unlink(missing_ok=True)
     return record

@@ -420,6 +420,9 @@ class Stored:
         return [(path, why) for path, its in made if (why := its.unpublishable) is not None]
 
 
+_PROFILE = ".profile"
+"""What the name of a profile has before its suffix."""
+
 _STEM = re.compile(r".+-f\d+-s\d+(-.+)?-[0-9a-f]{8}$")
 
 
@@ -429,7 +432,8 @@ def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=
     A folder `_name` is not looked into.
 
     Args:
-        say: takes a line for each JSON file that is none of ours; it is left out.
+        say: takes a line for each JSON file that is none of ours, and for each profile without its record; they are
+            left out.
 
     Raises:
         DataError: a record is damaged, lies where its cell does not, or is of a cell that occurs twice; or a folder is
@@ -438,17 +442,19 @@ def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=
     if not root.is_dir():
         return iter(())
     here = root.resolve()
-    own = sorted(p for p in root.glob("*.json") if _STEM.match(p.stem.removesuffix(".profile")))
-    if own:  # a data set's own folder
-        root, files = here.parent, [here / p.name for p in own]
+    own = sorted(here / p.name for p in root.glob("*.json") if _STEM.match(p.stem.removesuffix(_PROFILE)))
+    if any(not p.stem.endswith(_PROFILE) for p in own):  # a data set's own folder
+        root, files = here.parent, own
     else:
         folders = sorted(p for p in root.glob("[!_.]*") if p.is_dir())
         if links := [p for p in folders if p.is_symlink()]:
             raise DataError(f"{links[0]} is a link: records behind it would be counted twice; name their own folder")
-        files = sorted(root.glob("[!_.]*/*.json"))
+        files = [*own, *sorted(root.glob("[!_.]*/*.json"))]
     found: list[Stored] = []
     for path in files:
-        if path.name.endswith(".profile.json"):
+        if path.stem.endswith(_PROFILE):
+            if not path.with_name(path.stem.removesuffix(_PROFILE) + ".json").exists():
+                say(f"{path} is a profile without its record; left out")
             continue
         if not _STEM.match(path.stem) and not _holds_a_record(path):
             say(f"{path} is not a record; left out")
@@ -487,12 +493,30 @@ def load(paths: CellPaths) -> Stored:
     """The record at `paths` with its profile.
 
     Raises:
-        DataError: as in `read_record`, or detections beside it are not those that it was made from.
+        DataError: as in `read_record` and `read_profile`, or detections beside it are not those that it was made from.
     """
     run = read_record(paths.record, RunRecord)
     named = ((paths.detections, run.detections_sha256), (paths.val_detections, run.val_detections_sha256))
     for path, digest in named:
         if digest is not None and path.exists():
             read_named(path, digest)
-    profile = read_record(paths.profile, ProfileRecord) if paths.profile.exists() else None
-    return Stored(run, profile, paths)
+    return Stored(run, read_profile(paths, run), paths)
+
+
+def read_profile(paths: CellPaths, run: RunRecord) -> ProfileRecord | None:
+    """The profile beside a record; None where there is none.
+
+    Raises:
+        DataError: as in `read_record`, or it is of another cell, or of other weights than the record's.
+    """
+    if not paths.profile.exists():
+        return None
+    profile = read_record(paths.profile, ProfileRecord)
+    other = None
+    if profile.cell_id != run.cell_id:
+        other = f"cell {profile.cell_id}, the record of {run.cell_id}"
+    elif profile.weights_sha256 not in (None, run.weights_sha256):
+        other = f"weights {str(profile.weights_sha256)[:12]}, the record of {str(run.weights_sha256)[:12]}"
+    if other is not None:
+        raise DataError(f"{paths.profile} is not the profile of {paths.record}: it is of {other}; move it away")
+    return profile

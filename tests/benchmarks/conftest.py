@@ -14,6 +14,7 @@ from benchmarks.results import ClassMetrics, Metrics
 from benchmarks.store import (
     CellPaths,
     ModelFacts,
+    ProfileRecord,
     Provenance,
     RunRecord,
     Stored,
@@ -94,6 +95,22 @@ def thrice(row: Row) -> Row:
     accuracy = {name: replace(value, values=3 * value.values) for name, value in row.accuracy.items()}
     ended = {"learning": "converged", "runs": 3}
     return replace(row, **ended, samples=alike, samples_small=small, accuracy=accuracy)
+
+
+def make_profile(run: RunRecord, **changes: object) -> ProfileRecord:
+    """A profile of a record in which nothing was measured."""
+    base = dict(
+        cell_id=run.cell_id,
+        session="s",
+        precision="fp32",
+        parameters=None,
+        macs=None,
+        output_shapes=None,
+        peak_memory_bytes=None,
+        latency=None,
+        provenance=run.provenance,
+    )
+    return ProfileRecord(**{**base, **changes})
 
 
 @pytest.fixture

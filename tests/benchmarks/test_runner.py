@@ -20,7 +20,7 @@ from benchmarks.devices import SourceState
 from benchmarks.errors import DataError
 from benchmarks.progress import CellProgress
 from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic, write_record
-from tests.benchmarks.conftest import RECIPE, make_cell, make_record
+from tests.benchmarks.conftest import RECIPE, make_cell, make_profile, make_record
 
 
 def done(runs: Path, data: PreparedDataset, cell: Cell) -> CellPaths:
@@ -67,6 +67,22 @@ def test_a_damaged_profile_costs_no_training(tmp_path: Path, synthetic) -> None:
     assert "to be profiled again" in line
     assert not paths.profile.exists()
     assert runner.finished(cell, tmp_path, synthetic) is not None
+
+
+def test_a_profile_of_an_earlier_training_is_set_aside_and_does_not_outlive_the_next(tmp_path: Path, synthetic) -> None:
+    cell = make_cell()
+    paths = done(tmp_path, synthetic, cell)
+    run = read_record(paths.record, RunRecord)
+    write_record(paths.profile, make_profile(run, weights_sha256=run.weights_sha256))
+    assert runner.set_damaged_aside([cell], tmp_path) == []
+    write_record(paths.profile, make_profile(run, weights_sha256="0" * 64))
+    (line,) = runner.set_damaged_aside([cell], tmp_path)
+    assert "to be profiled again" in line
+    assert runner.finished(cell, tmp_path, synthetic) is not None
+    write_record(paths.profile, make_profile(run))
+    job = runner.Job(cell, synthetic.root.parent, tmp_path, "cpu", None)
+    runner.record_death(job, "its process was killed")
+    assert not paths.profile.exists()
 
 
 def test_images_that_changed_on_disk_are_noticed_at_equal_size(tmp_path: Path, synthetic) -> None:

@@ -15,7 +15,7 @@ from benchmarks import preflight, store
 from benchmarks.detections import Detections
 from benchmarks.errors import DataError, RequestError
 from benchmarks.store import CellPaths, EpochPoint, RunRecord, read_record, scan, write_atomic, write_record
-from tests.benchmarks.conftest import make_cell, make_record
+from tests.benchmarks.conftest import make_cell, make_profile, make_record
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -74,6 +74,26 @@ def test_a_record_with_other_detections_than_it_was_made_from_is_not_loaded(tmp_
     paths.detections.write_bytes(content[:-1])
     with pytest.raises(DataError, match=r"detections\.npz is not the file that its record was made from"):
         store.load(paths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"cell_id": "0" * 16}, "of cell 0000000000000000"), ({"weights_sha256": "b" * 64}, "of weights bbbbbbbbbbbb")],
+)
+def test_a_profile_of_another_training_is_refused_and_both_files_are_named(
+    stored, tmp_path: Path, changes: dict, what: str
+) -> None:
+    one = stored("runs", weights_sha256="a" * 64)
+    write_record(one.paths.profile, make_profile(one.run, weights_sha256="a" * 64))
+    assert store.load(one.paths).profile is not None
+    write_record(one.paths.profile, make_profile(one.run, **{"weights_sha256": "a" * 64, **changes}))
+    for reading in (lambda: store.load(one.paths), lambda: list(scan(tmp_path / "runs"))):
+        with pytest.raises(DataError, match=what) as error:
+            reading()
+        assert str(one.paths.profile) in str(error.value)
+        assert str(one.paths.record) in str(error.value)
+    write_record(one.paths.profile, make_profile(one.run))
+    assert store.load(one.paths).profile is not None, "an older profile names no weights"
 
 
 def test_what_is_set_aside_is_still_there(tmp_path: Path) -> None:
@@ -186,6 +206,19 @@ def test_other_peoples_json_is_left_out_and_named(stored, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=one.paths.record.name) as error:
         list(scan(tmp_path / "runs", lines.append))
     assert "delete" not in str(error.value)
+
+
+def test_a_profile_without_its_record_hides_no_records_and_is_named(stored, tmp_path: Path) -> None:
+    one = stored("runs")
+    write_record(one.paths.profile, make_profile(one.run))
+    other = CellPaths.of(tmp_path / "runs", make_cell(seed=1)).profile
+    for stray in (tmp_path / "runs" / one.paths.profile.name, other):
+        write_record(stray, make_profile(one.run))
+        for folder in {tmp_path / "runs", stray.parent}:
+            lines: list[str] = []
+            assert [s.run.cell_id for s in scan(folder, lines.append)] == [one.run.cell_id], folder
+            assert lines == [f"{stray} is a profile without its record; left out"]
+        stray.unlink()
 
 
 def test_a_data_sets_own_folder_is_scanned_too(stored, tmp_path: Path, monkeypatch) -> None:
