@@ -111,7 +111,7 @@ def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) 
             metrics, version = new.metrics, f"{record.fingerprint.evaluator} -> {new.fingerprint.evaluator}"
         else:
             metrics, version = recompute(record, paths, data_root), str(record.fingerprint.evaluator)
-            if not agree(record.metrics, metrics):
+            if not agree(record, metrics):
                 differs.append(stem)
         show = [f"{v:.4f}" if v is not None else "-" for v in (metrics.AP50, metrics.AP, record.metrics.AP50)]
         table.add_row(stem, *show, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from zlib import crc32
@@ -12,8 +13,12 @@ import pytest
 from benchmarks.datasets import own
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.splits import load_split
-from benchmarks.detections import read
+from benchmarks.detections import Detections, read
 from benchmarks.errors import DataError, RequestError
+from benchmarks.metrics import EVALUATOR_VERSION
+from benchmarks.metrics.records import agree, measure, recompute
+from benchmarks.store import CellPaths, RunRecord, write_atomic, write_record
+from tests.benchmarks.conftest import make_record
 from tests.benchmarks.test_metrics import oracle
 from tests.benchmarks.test_run import call
 from tests.datasets.conftest import write_folder
@@ -348,3 +353,60 @@ def test_the_reference_implementation_has_the_numbers_that_are_recorded(make: st
     got = evaluate(truth, found, test_metrics.CLASSES, resamples=2)
     theirs = coco_numbers(truth, found, test_metrics.CLASSES)
     assert [getattr(got, name) for name in NAMES] == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.fixture
+def published(synthetic, test_images, tmp_path: Path) -> tuple[RunRecord, CellPaths]:
+    """A record that its detections bear out."""
+    split = load_split("synthetic_small", SPLIT, 0)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(results(synthetic, test_images)))
+    content = read(file, synthetic, test_images).detections.dumps()
+    versions = {"data": synthetic.manifest_digest, "split": split.digest, "evaluator": EVALUATOR_VERSION}
+    record = make_record(
+        fingerprint=make_record().fingerprint.model_copy(update=versions),
+        detections_sha256=hashlib.sha256(content).hexdigest(),
+        metrics=measure(synthetic, split, Detections.loads(content, "here"), None),
+    )
+    paths = CellPaths.of(tmp_path / "runs", record.cell)
+    write_atomic(paths.detections, content)
+    write_record(paths.record, record)
+    return record, paths
+
+
+def test_a_record_of_another_split_list_is_refused(published, data_root: Path) -> None:
+    record, paths = published
+    elsewhere = record.fingerprint.model_copy(update={"split": "0" * 64})
+    write_record(paths.record, record.model_copy(update={"fingerprint": elsewhere}))
+    for options in ((), ("--rewrite",), ("--evaluator", "pycocotools")):
+        done = call("evaluate", paths.record, *options, "--data-root", data_root)
+        assert done.returncode == 1, options
+        assert f"split list '{SPLIT}' is not the one" in " ".join(done.stderr.split())
+
+
+def moved(numbers: dict, by: float) -> dict:
+    return {name: [v + by for v in values] for name, values in numbers.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda m: {}, True),
+        (lambda m: {"draws": moved(m.draws, 1e-4)}, True),  # of which rounding may decide the last decimal
+        (lambda m: {"draws": moved(m.draws, 2e-4)}, False),
+        (lambda m: {"draws": {**m.draws, "AP50": [m.AP50] * len(m.draws["AP50"])}}, False),
+        (lambda m: {"draws": {**m.draws, "AP50": m.draws["AP50"][1:]}}, False),
+        (lambda m: {"intervals": {**m.intervals, "AP50": (m.AP50 - 1e-4, m.AP50 + 1e-4)}}, False),
+        (lambda m: {"standard_errors": {name: v / 2 for name, v in m.standard_errors.items()}}, False),
+        (lambda m: {"effective_groups": 2 * m.effective_groups}, False),
+    ],
+    ids=["as it is", "rounded", "moved", "shrunk", "fewer", "interval", "errors", "groups"],
+)
+def test_what_rests_on_resamples_comes_out_again_too(published, data_root: Path, change, same: bool) -> None:
+    record, paths = published
+    assert record.metrics.draws
+    altered = type(record.metrics).model_validate({**record.metrics.model_dump(), **change(record.metrics)})
+    again = recompute(record, paths, data_root)
+    assert agree(record.model_copy(update={"metrics": altered}), again) is same
+    before = record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION - 1})
+    assert agree(record.model_copy(update={"metrics": altered, "fingerprint": before}), again), "others drew them"
