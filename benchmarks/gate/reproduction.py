@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from scipy.stats import t
 
 from benchmarks.gate.checks import Check, Verdict, name_of
+from benchmarks.gate.judge import grouped
 from benchmarks.report.rows import Spreads
 from benchmarks.store import Stored
 
@@ -18,14 +19,24 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
     Two trainings differ by less than t sqrt(2 s^2) in 95% of tries, where s^2 is the variance between trainings on the
     same test images, pooled over the other published runs of the family on the data set under the recipe, with its
     freedoms. Machines round differently, which moves a training as another seed does. Without these none can tell.
+    A training that diverged, of a row of which no published one did, is none of these and fails, whatever its seed.
     """
     heads = {s.run.cell_id: s for s in head}
+    published, ours = grouped(base), grouped(head)
+    out = [
+        _diverged(new, published[row], trainings)
+        for row, trainings in ours.items()
+        if row in published
+        for new in trainings
+        if new.run.status == "diverged"
+    ]
     spreads = Spreads(s.run for s in base)
-    out = []
     for old in base:
         name, new = name_of(old), heads.get(old.run.cell_id)
         if new is None:
             out.append(Check(name, "record", "note", "present", "not run"))
+            continue
+        if new.run.status == "diverged":
             continue
         if old.run.metrics is None or new.run.metrics is None:
             out.append(Check(name, "metrics", "inconclusive", old.run.status, new.run.status))
@@ -44,6 +55,14 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
                 what = f"{label} within {100 * limit:.1f} (SD of {spread.runs} trainings)"
                 out.append(Check(name, what, verdict, _points(was), _points(now)))
     return out
+
+
+def _diverged(new: Stored, published: Sequence[Stored], trainings: Sequence[Stored]) -> Check:
+    """Of a training that diverged: a failure where none of the published ones of its row did."""
+    before, now = (sum(s.run.status == "diverged" for s in side) for side in (published, trainings))
+    verdict: Verdict = "inconclusive" if before else "fail"
+    what = "diverged, of the trainings of its row"
+    return Check(name_of(new), what, verdict, f"{before} of {len(published)}", f"{now} of {len(trainings)}")
 
 
 def _points(value: float | None) -> str:

@@ -210,6 +210,26 @@ def test_without_other_trainings_nothing_is_told() -> None:
     assert verdicts(near, trained([0.61])) == ["pass"], "a variant is of the family"
 
 
+def test_a_training_that_diverged_where_none_did_is_not_reproduced_and_all_are_counted() -> None:
+    def diverging(seeds: set[int], trainings: list[Stored]) -> list[Stored]:
+        changes = {"status": "diverged", "metrics": None}
+        return [
+            Stored(s.run.model_copy(update=changes), None, s.paths) if s.run.cell.seed in seeds else s
+            for s in trainings
+        ]
+
+    def told(base: list[Stored], head: list[Stored]) -> list[tuple[str, str, str]]:
+        return [(c.verdict, c.base, c.head) for c in reproduced(base, head) if c.what.startswith("diverged")]
+
+    base = trained([0.60, 0.61, 0.62, 0.60, 0.61])
+    assert told(base, base) == []
+    assert told(base, diverging({0, 2, 4}, base)) == [("fail", "0 of 5", "3 of 5")] * 3
+    assert verdicts(base, diverging({0, 2, 4}, base)) == ["pass", "pass"], "of the others each is judged as it is"
+    beyond = diverging({5}, trained([0.60] * 6))
+    assert told(base, beyond) == [("fail", "0 of 5", "1 of 6")], "of a seed that is not published"
+    assert told(diverging({1}, base), diverging({0}, base)) == [("inconclusive", "1 of 5", "1 of 5")]
+
+
 def test_what_neither_run_measured_is_not_reproduced() -> None:
     nothing = [one("x", cell=make_cell(), metrics=make_metrics(None))]
     assert {c.verdict for c in reproduced(nothing, nothing)} == {"inconclusive"}
