@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +88,28 @@ def judged(
         pairs, missing, extra = row.pairs()
         for pair in pairs:
             out += _cell(pair, limits, same=row.same)
-        out += [Check(name_of(old), "record", "fail", "present", "missing") for old in missing if row.same]
-        out += [Check(name_of(new), "record", "new", "-", "new") for new in extra]
+        if row.same:
+            out += [Check(name_of(old), "record", "fail", "present", "missing") for old in missing]
+            out += [Check(name_of(new), "record", "new", "-", "new") for new in extra]
+        elif missing or extra:
+            out.append(_alone(row, pairs, missing, extra))
         paired[row.name] = pairs
         out += _cost(row, pairs, sides, limits, one_job=one_job)
         if turns is not None:
             out += turns.checks(pairs, limits)
     out += accuracy.judged(paired, limits, tolerance)
     return out + costs.sessions(base, head)
+
+
+def _alone(row: Matched, pairs: Sequence[Pair], missing: Sequence[Stored], extra: Sequence[Stored]) -> Check:
+    """Which cells of two rows that answer one question the other has none of the fold for; grey where that is all."""
+    sides = []
+    for left, side in ((missing, row.base), (extra, row.head)):
+        which = ", ".join("f{}-s{}".format(*_place(one)) for one in left)
+        sides.append(f"{len(left)} of {len(side)}" + (f": {which}" if which else ""))
+    if pairs:
+        return Check(row.name, "cells without a counterpart of their fold", "note", sides[0], sides[1])
+    return Check(row.name, "accuracy: no fold that both have", "inconclusive", sides[0], sides[1])
 
 
 def _rows(base: Sequence[Stored], head: Sequence[Stored]) -> list[Matched]:
@@ -125,10 +140,8 @@ def _cell(pair: Pair, limits: GateLimits, *, same: bool) -> list[Check]:
     out: list[Check] = []
     if same:
         out += fingerprints(name, old, new)
-        if not pair.same_seed:
-            out.append(
-                Check(name, "another seed in its place", "note", f"seed {old.cell.seed}", f"seed {new.cell.seed}")
-            )
+    if not pair.same_seed:
+        out.append(Check(name, "another seed in its place", "note", f"seed {old.cell.seed}", f"seed {new.cell.seed}"))
     worse = new.status != "ok" and old.status != new.status  # what failed before and is ok now got better
     out.append(Check(name, "status", "fail" if worse else "pass", old.status, new.status))
     if (facts := both(out, name, "parameters", old.model, new.model)) is not None and same:
@@ -194,8 +207,8 @@ def _cost(
 def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Matched], list[Check]]:
     """Rows that answer the same question, whoever answers it, and what differs between them, to be said first.
 
-    A question is the test images that are asked about: data set, split list and its digest. Where a side answers one
-    with several models, those of one name are matched; rows that are left are noted.
+    A question is the test images that are asked about: data set, split list and the digests of both. Where a side
+    answers one with several models, those of one name are matched; rows that are left are noted.
 
     Raises:
         RequestError: no question is answered by both, or it is not clear by whom.
@@ -214,25 +227,44 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
                 rows.append(_matched(old, same[0]))
     if not rows:
         asked = " and ".join("; ".join(dict.fromkeys(map(row_name, side))) or "nothing" for side in (base, head))
+        if any(_is_asked_of_others(stored, head) for stored in base):
+            asked += f"; of one name, but {_OTHERS}"
         raise RequestError(
             f"no question that both answer, or several models to each: {asked}; name one of a side as FOLDER@MODEL"
         )
-    left = _unmatched("base", base, [row.base for row in rows])
-    left += _unmatched("head", head, [row.head for row in rows])
+    left = _unmatched("base", base, head, [row.base for row in rows])
+    left += _unmatched("head", head, base, [row.head for row in rows])
     return rows, [*left, *(check for row in rows for check in _differences(row))]
 
 
-def _unmatched(which: str, records: Sequence[Stored], taken: Iterable[Sequence[Stored]]) -> list[Check]:
-    """A note for each row of a side that nothing of the other answers, or several do."""
+_OTHERS = "the digests of the data or the split list are others"
+
+
+def _unmatched(
+    which: str, records: Sequence[Stored], others: Sequence[Stored], taken: Iterable[Sequence[Stored]]
+) -> list[Check]:
+    """A note for each row of a side that nothing of the other answers, or several do; grey where names alone agree."""
     matched = {id(stored) for side in taken for stored in side}
-    rows = grouped(stored for stored in records if id(stored) not in matched).values()
-    what = f"not compared: no one row answers it ({which})"
-    return [Check(row_name(row[0]), what, "note", f"{len(row)} records", "-") for row in rows]
+    out = []
+    for row in grouped(stored for stored in records if id(stored) not in matched).values():
+        count = f"{len(row)} records"
+        if any(_is_asked_of_others(stored, others) for stored in row):
+            out.append(Check(row_name(row[0]), f"not compared: {_OTHERS} ({which})", "inconclusive", count, "-"))
+        else:
+            out.append(Check(row_name(row[0]), f"not compared: no one row answers it ({which})", "note", count, "-"))
+    return out
 
 
 def _question(stored: Stored) -> tuple[object, ...]:
     run = stored.run
-    return run.cell.dataset, run.cell.split, run.fingerprint.data
+    return run.cell.dataset, run.cell.split, run.fingerprint.data, run.fingerprint.split
+
+
+def _is_asked_of_others(stored: Stored, others: Sequence[Stored]) -> bool:
+    """Whether others answer a question of the same names, and none the same."""
+    question = _question(stored)
+    asked = set(map(_question, others))
+    return question not in asked and question[:2] in {its[:2] for its in asked}
 
 
 def _matched(old: Sequence[Stored], new: Sequence[Stored]) -> Matched:
@@ -242,24 +274,33 @@ def _matched(old: Sequence[Stored], new: Sequence[Stored]) -> Matched:
 
 
 def _differences(row: Matched) -> list[Check]:
-    """What is asked, with what it was answered, and on what machine, where that is not the same."""
-    sides = []
-    for stored in (row.base[0], row.head[0]):
-        run = stored.run
-        its = run.provenance
-        cell = run.cell.model_dump(mode="json", exclude={"fold", "seed", "recipe"})
-        recipe = {f"recipe {k}": v for k, v in run.cell.recipe.model_dump(mode="json").items()}
-        made = {f"version of {k}": v for k, v in run.fingerprint.model_dump().items()}
-        made |= {"commit": its.commit and its.commit[:12], "arithmetic": its.arithmetic or "native", "CPU": its.cpu}
-        made |= {"device": its.device_name or its.device, "threads": its.threads}
-        packages = {f"package {k}": v for k, v in its.packages.items()}
-        sides.append({**cell, **recipe, **made, **packages})
-    old, new = sides
-    return [
-        Check(row.name, f"differs: {key}", "note", str(old.get(key, "-")), str(new.get(key, "-")))
-        for key in {**old, **new}
-        if old.get(key) != new.get(key)
-    ]
+    """What is asked, with what it was answered, and on what machine, where that is not the same in all records."""
+    facts = [[_facts(stored) for stored in side] for side in (row.base, row.head)]
+    out = []
+    for key in dict.fromkeys(key for side in facts for its in side for key in its):
+        old, new = (Counter(str(its.get(key, "-")) for its in side) for side in facts)
+        if old.keys() != new.keys():
+            out.append(Check(row.name, f"differs: {key}", "note", _values(old), _values(new)))
+    return out
+
+
+def _facts(stored: Stored) -> dict[str, object]:
+    run = stored.run
+    its = run.provenance
+    cell = run.cell.model_dump(mode="json", exclude={"fold", "seed", "recipe"})
+    recipe = {f"recipe {k}": v for k, v in run.cell.recipe.model_dump(mode="json").items()}
+    made = {f"version of {k}": v for k, v in run.fingerprint.model_dump().items()}
+    made |= {"commit": its.commit and its.commit[:12], "source differs from it": its.dirty}
+    made |= {"source changed meanwhile": its.changed_meanwhile, "arithmetic": its.arithmetic or "native"}
+    made |= {"CPU": its.cpu, "device": its.device_name or its.device, "threads": its.threads}
+    return {**cell, **recipe, **made, **{f"package {k}": v for k, v in its.packages.items()}}
+
+
+def _values(counts: Counter[str]) -> str:
+    """The value of all records, or each with the number of records that have it."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({count})" for value, count in counts.most_common())
 
 
 def recheck(records: Sequence[Stored], which: str, data_root: Path | None) -> list[Check]:

@@ -17,7 +17,7 @@ from benchmarks import compare as command
 from benchmarks.cli import console
 from benchmarks.datasets.prepared import ensure
 from benchmarks.errors import RequestError
-from benchmarks.gate import baseline, outputs, sides
+from benchmarks.gate import baseline, judge, outputs, sides
 from benchmarks.gate.beginnings import LATER, SOON
 from benchmarks.gate.checks import Check
 from benchmarks.gate.costs import BATCH, TRAINING_STEP
@@ -405,6 +405,57 @@ def test_several_answers_are_matched_by_name_or_asked_about() -> None:
     elsewhere = one("x", fingerprint=make_record().fingerprint.model_copy(update={"data": "other"}))
     with pytest.raises(RequestError, match="no question that both answer"):
         any_rows(base, [elsewhere])
+
+
+def on_list(stored: Stored, digest: str) -> Stored:
+    return redone(stored, fingerprint=stored.run.fingerprint.model_copy(update={"split": digest}))
+
+
+def redone(stored: Stored, **changes: object) -> Stored:
+    return Stored(stored.run.model_copy(update=changes), stored.profile, stored.paths)
+
+
+def test_another_split_list_of_one_name_asks_another_question() -> None:
+    base, head = trainings([0.50, 0.51, 0.52]), trainings([0.50, 0.51, 0.52], model="retinanet")
+    with pytest.raises(RequestError, match="of one name, but the digests of the data or the split list are others"):
+        any_rows(base, [on_list(s, "other") for s in head])
+    rows, notes = any_rows(base, [head[0], *(on_list(s, "other") for s in head[1:])])
+    assert [len(row.pairs()[0]) for row in rows] == [1]
+    (left,) = (c for c in notes if c.what.startswith("not compared"))
+    assert (left.verdict, left.base) == ("inconclusive", "2 records")
+    assert "digests" in left.what
+
+
+def test_cells_that_nothing_of_the_other_side_answers_are_counted_and_named() -> None:
+    def alone(base: list[Stored], head: list[Stored]) -> list[tuple[str, str, str, str]]:
+        checks = judge.judged(any_rows(base, head)[0], base, head, limits=GateLimits())
+        found = [(c.what, c.verdict, c.base, c.head) for c in checks if "counterpart" in c.what or "no fold" in c.what]
+        assert bool(found and found[0][1] == "inconclusive") is not bool(of(checks, "AP50")), "or accuracy is compared"
+        return found
+
+    base, head = trainings([0.50] * 5), trainings([0.50] * 5, model="retinanet")
+    assert alone(base, head) == []
+    what = "cells without a counterpart of their fold"
+    assert alone(base, head[:2]) == [(what, "note", "3 of 5: f0-s2, f0-s3, f0-s4", "0 of 2")]
+    assert alone(base[:4], head) == [(what, "note", "0 of 4", "1 of 5: f0-s4")]
+    elsewhere = [redone(s, cell=s.run.cell.model_copy(update={"fold": 1})) for s in head[:2]]
+    assert alone(base[:1], elsewhere) == [
+        ("accuracy: no fold that both have", "inconclusive", "1 of 1: f0-s0", "2 of 2: f1-s0, f1-s1")
+    ]
+
+
+def test_what_any_record_of_a_side_differs_in_is_said() -> None:
+    base, head = trainings([0.50] * 5), trainings([0.50] * 5, model="retinanet")
+    other = {"commit": "f" * 40, "dirty": True, "arithmetic": "portable", "device_name": "NVIDIA H200"}
+    head[3:] = [redone(s, provenance=s.run.provenance.model_copy(update=other)) for s in head[3:]]
+    said = {c.what: (c.base, c.head) for c in any_rows(base, head)[1]}
+    assert said == {
+        "differs: model": ("canet", "retinanet"),
+        "differs: commit": ("None", "None (3), ffffffffffff (2)"),
+        "differs: source differs from it": ("None", "None (3), True (2)"),
+        "differs: arithmetic": ("native", "native (3), portable (2)"),
+        "differs: device": ("cpu", "cpu (3), NVIDIA H200 (2)"),
+    }
 
 
 # The command.
