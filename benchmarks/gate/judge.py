@@ -214,9 +214,9 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
         RequestError: no question is answered by both, or it is not clear by whom.
     """
     rows: list[Matched] = []
-    for question in dict.fromkeys(map(_question, base)):
-        ours = grouped(s for s in base if _question(s) == question)
-        theirs = grouped(s for s in head if _question(s) == question)
+    for question in dict.fromkeys(map(question_of, base)):
+        ours = grouped(s for s in base if question_of(s) == question)
+        theirs = grouped(s for s in head if question_of(s) == question)
         if len(ours) == len(theirs) == 1:
             rows.append(_matched(next(iter(ours.values())), next(iter(theirs.values()))))
             continue
@@ -255,15 +255,16 @@ def _unmatched(
     return out
 
 
-def _question(stored: Stored) -> tuple[object, ...]:
+def question_of(stored: Stored) -> tuple[object, ...]:
+    """Data set, split list and the digests of both."""
     run = stored.run
     return run.cell.dataset, run.cell.split, run.fingerprint.data, run.fingerprint.split
 
 
 def _is_asked_of_others(stored: Stored, others: Sequence[Stored]) -> bool:
     """Whether others answer a question of the same names, and none the same."""
-    question = _question(stored)
-    asked = set(map(_question, others))
+    question = question_of(stored)
+    asked = set(map(question_of, others))
     return question not in asked and question[:2] in {its[:2] for its in asked}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scipy.stats import t
 
 from benchmarks.gate.checks import Check, Verdict, name_of
-from benchmarks.gate.judge import grouped
+from benchmarks.gate.judge import grouped, question_of
 from benchmarks.report.rows import Spreads
 from benchmarks.store import Stored
 
@@ -37,6 +37,10 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
             out.append(Check(name, "record", "note", "present", "not run"))
             continue
         if new.run.status == "diverged":
+            continue
+        if question_of(old) != question_of(new):
+            what = "other digests of the data or the split list: on other images nobody can tell"
+            out.append(Check(name, what, "inconclusive", old.run.status, new.run.status))
             continue
         if old.run.metrics is None or new.run.metrics is None:
             out.append(Check(name, "metrics", "inconclusive", old.run.status, new.run.status))

@@ -230,6 +230,16 @@ def test_a_training_that_diverged_where_none_did_is_not_reproduced_and_all_are_c
     assert told(diverging({1}, base), diverging({0}, base)) == [("inconclusive", "1 of 5", "1 of 5")]
 
 
+def test_on_other_images_nothing_is_reproduced() -> None:
+    base = trained([0.60, 0.61, 0.62])
+    for digest in ("data", "split"):
+        others = base[0].run.fingerprint.model_copy(update={digest: "other"})
+        head = Stored(base[0].run.model_copy(update={"fingerprint": others}), None, base[0].paths)
+        (check,) = (c for c in reproduced(base, [head]) if c.verdict != "note")
+        assert check.verdict == "inconclusive"
+        assert "digests" in check.what
+
+
 def test_what_neither_run_measured_is_not_reproduced() -> None:
     nothing = [one("x", cell=make_cell(), metrics=make_metrics(None))]
     assert {c.verdict for c in reproduced(nothing, nothing)} == {"inconclusive"}
