@@ -21,10 +21,10 @@ from benchmarks.errors import DataError, RequestError
 from benchmarks.preflight import require_files
 from benchmarks.store import (
     CellPaths,
-    ProfileRecord,
     RunRecord,
     Stored,
     load,
+    read_profile,
     read_record,
     write_atomic,
 )
@@ -49,7 +49,7 @@ def main(
     """
     require_files(into, "--into")
     found = merge(folders, into)
-    for line in (*found.damaged, *found.twice, *found.split_folds):
+    for line in (*found.damaged, *found.twice, *found.notes, *found.split_folds):
         console.print(line, soft_wrap=True, highlight=False)
     console.print(f"{found.joined} records joined {into}/, {found.there} were there already", highlight=False)
     if found.damaged:
@@ -64,6 +64,7 @@ class Merged:
     there: int = 0
     damaged: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     split_folds: list[str] = field(default_factory=list)
 
 
@@ -77,9 +78,15 @@ def merge(folders: list[Path], into: Path) -> Merged:
     out = Merged()
     places = {folder.resolve() for folder in (RESULTS, _OURS)}
     published = not places.isdisjoint((into.resolve(), *into.resolve().parents))
+    taken = {folder.resolve() for folder in (*folders, into)}
     for folder in folders:
         if folder.resolve() == into.resolve():
             raise RequestError(f"{folder} is the folder that the others are to join")
+        out.notes += [
+            f"{own} is not merged: give it as a FOLDER of its own"
+            for own in sorted(folder.glob("_*"))
+            if own.resolve() not in taken and any(not p.name.endswith(".profile.json") for p in own.glob("*/*.json"))
+        ]
         paths = sorted(p for p in folder.glob("[!_.]*/*.json") if not p.name.endswith(".profile.json"))
         if not paths:
             raise RequestError(f"{folder} holds no records: they lie in FOLDER/DATA_SET/*.json")
@@ -120,11 +127,8 @@ def checked(path: Path, folder: Path) -> tuple[Stored, dict[str, bytes]]:
         if hashlib.sha256(content).hexdigest() != digest:
             raise DataError(f"{path}: {getattr(paths, what).name} is not what was evaluated: digest mismatch")
         files[what] = content
-    profile = None
-    if paths.profile.exists():
-        profile = read_record(paths.profile, ProfileRecord)
-        if profile.cell_id != run.cell_id:
-            raise DataError(f"{paths.profile} is of another cell than the record beside it")
+    profile = read_profile(paths, run)
+    if profile is not None:
         files["profile"] = paths.profile.read_bytes()
     return Stored(run, profile, paths), files
 
@@ -136,8 +140,7 @@ def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> N
         ours = load(paths).run
         if ours.digest == theirs.run.digest:
             out.there += 1
-            if "profile" in files and not paths.profile.exists():
-                write_atomic(paths.profile, files["profile"])
+            _restore(theirs, files, paths, out)
             return
         older, place = ("ours", paths.record) if _age(ours) <= _age(theirs.run) else ("theirs", theirs.paths.record)
         out.twice.append(
@@ -151,6 +154,19 @@ def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> N
         if what in files:
             write_atomic(getattr(paths, what), files[what])
     out.joined += 1
+
+
+def _restore(theirs: Stored, files: dict[str, bytes], paths: CellPaths, out: Merged) -> None:
+    """Put what ours lacks of the same record's files beside it; a profile of ours that says otherwise stays."""
+    for what in ("detections", "val_detections", "profile"):
+        path: Path = getattr(paths, what)
+        if what not in files:
+            continue
+        if not path.exists():
+            write_atomic(path, files[what])
+            out.notes.append(f"restored: {path} was missing beside its record")
+        elif path.read_bytes() != files[what]:
+            out.notes.append(f"profile: {theirs.paths.profile} says otherwise than {path}, which stays")
 
 
 def _age(run: RunRecord) -> tuple[str, str]:

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.cells import Cell
 from benchmarks.errors import RequestError
 from benchmarks.merge import merge
-from benchmarks.store import CellPaths, RunRecord, read_record, write_atomic, write_record
-from tests.benchmarks.conftest import make_cell, make_record
+from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record, write_atomic, write_record
+from tests.benchmarks.conftest import make_cell, make_profile, make_record
 
 CARD = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "13.0"}
 
@@ -52,6 +52,47 @@ def test_of_a_double_cell_the_older_stays_and_both_are_named(tmp_path: Path, ord
     assert "older" in line
     kept = read_record(CellPaths.of(tmp_path / "ours", make_cell()).record, RunRecord)
     assert kept.provenance.ended == "2026-01-01T00:01:00+00:00"
+
+
+def test_files_that_ours_lacks_are_restored_and_a_profile_that_says_otherwise_is_named(tmp_path: Path) -> None:
+    theirs, ours = (put(tmp_path / folder) for folder in ("theirs", "ours"))
+    run = read_record(ours.record, RunRecord)
+    for paths, session in ((theirs, "a"), (ours, "b")):
+        write_record(paths.profile, make_profile(run, session=session))
+    found = merge([tmp_path / "theirs"], tmp_path / "ours")
+    assert (found.joined, found.there) == (0, 1)
+    assert found.notes == [f"profile: {theirs.profile} says otherwise than {ours.profile}, which stays"]
+    assert read_record(ours.profile, ProfileRecord).session == "b"
+    for path in (ours.detections, ours.profile):
+        path.unlink()
+    found = merge([tmp_path / "theirs"], tmp_path / "ours")
+    assert found.notes == [
+        f"restored: {path} was missing beside its record" for path in (ours.detections, ours.profile)
+    ]
+    assert ours.detections.read_bytes() == theirs.detections.read_bytes()
+    assert ours.profile.read_bytes() == theirs.profile.read_bytes()
+    assert merge([tmp_path / "theirs"], tmp_path / "ours").notes == []
+
+
+def test_a_folder_of_records_within_is_named_unless_it_is_given_too(tmp_path: Path) -> None:
+    put(tmp_path / "a")
+    put(tmp_path / "a" / "_budget", make_cell(seed=1))
+    write_atomic(tmp_path / "a" / "_latency" / "suite-cpu.json", b"{}")
+    found = merge([tmp_path / "a"], tmp_path / "ours")
+    assert found.notes == [f"{tmp_path / 'a' / '_budget'} is not merged: give it as a FOLDER of its own"]
+    assert found.joined == 1
+    found = merge([tmp_path / "a", tmp_path / "a" / "_budget"], tmp_path / "ours")
+    assert (found.joined, found.notes) == (1, [])
+
+
+def test_a_profile_of_another_training_stays_out(tmp_path: Path) -> None:
+    paths = put(tmp_path / "a")
+    run = read_record(paths.record, RunRecord)
+    for changes in ({"cell_id": "0" * 16}, {"weights_sha256": "0" * 64}):
+        write_record(paths.profile, make_profile(run, **changes))
+        found = merge([tmp_path / "a"], tmp_path / "ours")
+        assert found.joined == 0
+        assert f"{paths.profile} is not the profile of {paths.record}" in found.damaged[0]
 
 
 def test_what_does_not_name_its_source_joins_runs_and_not_results(tmp_path: Path, monkeypatch) -> None:
