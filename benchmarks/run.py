@@ -112,7 +112,10 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
     time_limit: Annotated[
-        str | None, typer.Option(help="like 9m: start what will end in time, stop the rest with its state saved")
+        str | None,
+        typer.Option(
+            help="like 9m: first what will end in time, then what is gone on with later: it stops with its state saved"
+        ),
     ] = None,
     order: Annotated[
         plan.Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
@@ -528,8 +531,10 @@ def _run(
                 progress.end(job, _outcome(record))
 
         # What was interrupted first: it is nearer to its end.
-        begun = sorted(jobs, key=lambda cell: not CellPaths.of(jobs[cell].runs, cell).checkpoint.exists())
-        fitting = (jobs[cell] for cell in plan.those_that_fit(begun, images, costs, limits, left))
+        done = {cell: _epochs_done(CellPaths.of(job.runs, cell).checkpoint) for cell, job in jobs.items()}
+        begun = sorted(jobs, key=lambda cell: done[cell] is None)
+        behind = {cell: epochs for cell, epochs in done.items() if epochs is not None}
+        fitting = (jobs[cell] for cell in plan.those_that_fit(begun, images, costs, limits, left, behind))
         # With a deadline in processes of their own, since these can be ended in the middle of an epoch; processes of
         # cells start none of their own, though.
         loading = any(job.loaders for job in jobs.values())
@@ -546,6 +551,19 @@ def _run(
     if logs is not None:
         logs.close()
     return [cell for cell in jobs if cell in left or cell not in seen]
+
+
+def _epochs_done(checkpoint: Path) -> int | None:
+    """Epochs that a saved state has behind it, for an estimate; None without one, 0 where it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    if not checkpoint.exists():
+        return None
+    try:
+        with safe_open(str(checkpoint), framework="numpy") as f:
+            return int((f.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):  # training it says what is wrong, and begins anew
+        return 0
 
 
 def _say_what_is_left(left: list[Cell], out: Path) -> None:
