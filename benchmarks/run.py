@@ -23,13 +23,13 @@ from benchmarks import host, mps, plan, preflight, running, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app, say
 from benchmarks.datasets import catalogue
-from benchmarks.devices import Arithmetic, compute_with, device_class, pick_device, source_at_start
+from benchmarks.devices import Arithmetic, SourceState, compute_with, device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress, Stopped
-from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic
+from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic, write_record
 from benchmarks.tensorboard import Logs
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def main(
     limits = _limits(time_limit)
     root = catalogue.data_root(data_root)
     loaded = suites.load(suite, root)
+    if loaded.latency is not None and not list_only and (why := _unknown_source(before)) is not None:
+        say(f"{why}: merge will refuse these records for results/; python -m benchmarks.bundle makes a copy that knows")
     for name in dataset or ():
         catalogue.get(name, root)
     tier = tier or _default_tier(loaded, device)
@@ -246,6 +248,13 @@ def main(
         raise typer.Exit(1)
 
 
+def _unknown_source(before: SourceState) -> str | None:
+    """Why nobody could say later which source made a record; None where one can."""
+    if before.commit is None:
+        return "the source has no known commit (no .git of this project, no .source.json that fits)"
+    return None if before.dirty is False else "the source differs from its commit"
+
+
 def _default_tier(suite: suites.Suite, device: str) -> str:
     """`quick` without a GPU, the suite's last tier with one."""
     if device.startswith("cpu") or len(suite.tiers) == 1:
@@ -258,7 +267,7 @@ def _default_tier(suite: suites.Suite, device: str) -> str:
 def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tuple[list[str], list[str]]:
     """Data sets that take part, and a line for each that is not prepared.
 
-    What was asked for by name must be there: RequestError otherwise.
+    What was asked for by name must be there, and else one at least: RequestError otherwise.
     """
     from benchmarks.datasets.prepared import is_prepared
 
@@ -272,6 +281,9 @@ def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tu
         if asked:
             raise RequestError(f"data set {name!r} is not prepared under {root}; prepare it: {command}")
         absent.append(f"left out: {name} is not prepared; to add it: {command}")
+    if not names:
+        missing = "; ".join(line.removeprefix("left out: ").replace("to add it", "prepare it") for line in absent)
+        raise RequestError(f"no data set of this suite is prepared under {root}: {missing}")
     return names, absent
 
 
@@ -356,11 +368,12 @@ def _latency(
 ) -> None:
     """Measure what the suite wants measured before anything is trained, by the profile command in a process of its own.
 
-    It is there once it is complete, in `out`/_latency, and then not measured again. Of a run's time limit it gets what
-    its own limit asks for, or what is left with room for what precedes the timing, from half of that limit on.
+    It is there once it is complete, in `out`/_latency, and then not measured again; what a limit cut is. Of a run's
+    time limit it gets what its own limit asks for, or what is left with room for what precedes the timing, from half of
+    that limit on. What was measured stays where the run is asked to stop meanwhile.
     """
     phase, path = suite.latency, _latency_path(out, suite, device)
-    if phase is None or dataset is None or (path.exists() and json.loads(path.read_bytes()).get("complete")):
+    if phase is None or dataset is None or _is_complete(path):
         return
     left, limit = limits.deadline - time.monotonic(), plan.seconds(phase.limit)
     granted = min(limit, left / _LATENCY_SLACK)
@@ -371,6 +384,7 @@ def _latency(
     command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
     command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
     command += ["--data-root", str(root), "--time-limit", f"{granted:.0f}s", "--out", str(path), "--images", "4"]
+    command += ["--runs", str(phase.rounds), "--warmup", str(phase.warmup), "--min-seconds", "0"]
     command += [part for name in names for part in ("--model", name)]
     command += [part for form in phase.forms for part in ("--form", form)]
     for option in ("--batch-size", "--latency-batch-size"):
@@ -379,16 +393,44 @@ def _latency(
     what = f"{len(names)} models at scale {phase.scale}, {phase.image_size} px{short}"
     console.print(f"latency of {what}", highlight=False)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What it counts before it times knows no limit.
+    ended = _within(command, limits, _LATENCY_SLACK * granted)
+    if not _is_complete(path):
+        say(Text.assemble(("latency is not complete", "red"), f": {ended}; the same command goes on with it"))
+
+
+def _is_complete(path: Path) -> bool:
     try:
-        # What it counts before it times knows no limit.
-        most = _LATENCY_SLACK * granted
-        code: int | str = subprocess.run(command, check=False, timeout=most).returncode
-    except subprocess.TimeoutExpired:
-        code = "killed, it took too long"
-    if code != 0:
-        say(Text.assemble(("latency is not complete", "red"), f", exit code of the command: {code}"))
+        return bool(json.loads(path.read_bytes()).get("complete"))
+    except (OSError, ValueError, AttributeError):  # of a damaged file all is measured again
+        return False
 
 
+def _within(command: Sequence[str], limits: Limits, seconds: float) -> str:
+    """Run a command until it ends, or `limits` or its `seconds` do; how it ended."""
+    child = subprocess.Popen(command)
+    until = time.monotonic() + seconds
+    try:
+        while child.poll() is None:
+            if limits.stopping():
+                return "ended, since the run stops"
+            if time.monotonic() >= until:
+                return "ended, it took too long"
+            limits.check()
+            time.sleep(_LOOK_S)
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    return "its time limit cut it" if child.returncode == 0 else f"exit code of the command: {child.returncode}"
+
+
+_LOOK_S = 0.2  # how often the limits are looked at while another command runs
+_END_S = 3.0  # what it gets to end by itself
 _LATENCY_SLACK = 1.5  # of its limit
 
 
@@ -504,10 +546,15 @@ def _run(
         if record.provenance.device == next(iter(jobs.values())).device:
             costs.ended(record)
     with RunProgress(console, len(jobs), sum(iterations.values())) as progress:
+        running, most = set[Cell](), dict[Cell, int]()
 
         def tell(event: Started[Job] | Progress[Job] | Ended[Job]) -> None:
             job = event.job
+            if isinstance(event, Ended):
+                running.discard(job.cell)
             if isinstance(event, Started):
+                running.add(job.cell)
+                most.update({cell: max(most.get(cell, 0), len(running)) for cell in running})
                 progress.start(job, job.cell.name, job.cell.dataset, iterations[job.cell])
             elif isinstance(event, Progress):
                 what, facts = event.event
@@ -525,6 +572,9 @@ def _run(
                 paths = CellPaths.of(job.runs, job.cell)
                 died = event.cause == "died"
                 record = runner.record_death(job, event.how) if died else read_record(paths.record, RunRecord)
+                if record.beside not in (None, most[job.cell]):  # its own process could not know
+                    record = record.model_copy(update={"beside": most[job.cell]})
+                    write_record(paths.record, record)
                 costs.ended(record)
                 if logs is not None:
                     logs.end(record)
