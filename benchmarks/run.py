@@ -22,6 +22,7 @@ from rich.text import Text
 from benchmarks import host, mps, plan, preflight, running, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app, say
+from benchmarks.cost import latency_files
 from benchmarks.datasets import catalogue
 from benchmarks.devices import Arithmetic, SourceState, compute_with, device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
@@ -230,15 +231,19 @@ def main(
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
         folders = dict.fromkeys((loaded.results_of(tier), "", budget.BUDGET))
         published = [one for folder in folders for one in scan(RESULTS / folder)]
-        draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
+        draw.write(
+            records,
+            out / "report",
+            beside_published=loaded.results == draw.PUBLISHED,
+            published=published,
+            timed=out,
+        )
         tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     elif records:
         console.print("no time is left for figure and tables; the same command draws them")
     if publish:
-        _publish(ended_well, out, RESULTS / loaded.results_of(tier))
-        if (measured := _latency_path(out, loaded, where)).exists():
-            write_atomic(_latency_path(RESULTS, loaded, where), measured.read_bytes())
+        _publish(ended_well, out, RESULTS / loaded.results_of(tier), _latency_path(out, loaded, where))
     _say_what_is_left(left, out)
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
@@ -435,7 +440,7 @@ _LATENCY_SLACK = 1.5  # of its limit
 
 
 def _latency_path(folder: Path, suite: suites.Suite, device: torch.device) -> Path:
-    return folder / "_latency" / f"{suite.name}-{device_class(device) or 'cpu'}.json"
+    return folder / latency_files.FOLDER / f"{suite.name}-{device_class(device) or 'cpu'}.json"
 
 
 def _default_workers(device: torch.device, threads: int, jobs: int) -> int | GpuRoom:
@@ -715,8 +720,10 @@ def _require_publishable(stored: list[Stored]) -> None:
         raise RequestError(f"nothing is published: {path}: {why}{more}; commit, move these away and run again")
 
 
-def _publish(cells: list[Cell], out: Path, results: Path) -> None:
-    """Copy records, detections and profiles to `results`; redraw reports/ when they belong there."""
+def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
+    """Copy records, detections and profiles to `results`, and the latencies of the suite, in the file `timed`, to
+    results/_latency; redraw reports/ when they belong there.
+    """
     from benchmarks.report import budget, draw
 
     if not RESULTS.is_dir():
@@ -736,6 +743,12 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
+    if timed.exists():
+        theirs = latency_files.read(timed)
+        if (why := theirs.provenance.unpublishable) is not None:
+            raise RequestError(f"the latencies are not published: {timed}: {why}; commit, move it away and run again")
+        if (line := latency_files.join(theirs, RESULTS)[1]) is not None:
+            say(line)
     if results in (RESULTS, RESULTS / draw.PUBLISHED, RESULTS / budget.BUDGET):
         draw.write_all(RESULTS, REPORTS)
     console.print(f"published {len(cells)} records to {results}/", highlight=False)
