@@ -729,6 +729,9 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
     _require_publishable([load(CellPaths.of(out, cell)) for cell in cells])
+    measured = latency_files.read(timed) if timed.exists() else None
+    if measured is not None and (why := measured.provenance.unpublishable) is not None:
+        raise RequestError(f"nothing is published: {timed}: {why}; commit, move it away and run again")
     together = {RESULTS, RESULTS / budget.BUDGET}  # read as one, in which no cell may stand twice
     for other in together - {results} if results in together else ():
         if twice := [path for cell in cells if (path := CellPaths.of(other, cell).record).exists()]:
@@ -743,12 +746,8 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
-    if timed.exists():
-        theirs = latency_files.read(timed)
-        if (why := theirs.provenance.unpublishable) is not None:
-            raise RequestError(f"the latencies are not published: {timed}: {why}; commit, move it away and run again")
-        if (line := latency_files.join(theirs, RESULTS)[1]) is not None:
-            say(line)
+    if measured is not None and (line := latency_files.join(measured, RESULTS)[1]) is not None:
+        say(line)
     if results in (RESULTS, RESULTS / draw.PUBLISHED, RESULTS / budget.BUDGET):
         draw.write_all(RESULTS, REPORTS)
     console.print(f"published {len(cells)} records to {results}/", highlight=False)

@@ -23,7 +23,7 @@ from benchmarks import suites
 from benchmarks.cells import digest_of
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
-from tests.benchmarks.conftest import make_cell, make_record
+from tests.benchmarks.conftest import make_cell, make_latencies, make_record
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
@@ -390,6 +390,50 @@ def test_a_command_within_a_run_ends_when_the_run_is_to_stop(how: str) -> None:
     assert time.monotonic() - began < 10
     assert ended == ("ended, it took too long" if how == "too long" else "ended, since the run stops")
     assert _within([sys.executable, "-c", "raise SystemExit(3)"], Limits(), 60.0) == "exit code of the command: 3"
+
+
+def test_the_latency_phase_is_gone_on_with_until_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from benchmarks import run
+    from benchmarks.executors import Limits
+
+    suite, complete, begun = suites.load("gpu_study"), [False, True], []
+
+    def within(command: list[str], *_: object) -> str:
+        begun.append(command)
+        out = Path(command[command.index("--out") + 1])
+        out.write_text(json.dumps({"complete": complete[len(begun) - 1]}))
+        return "its time limit cut it"
+
+    monkeypatch.setattr(run, "_within", within)
+    for _ in range(3):
+        run._latency(suite, "neu_det", torch.device("cpu"), tmp_path, tmp_path, Limits())
+    assert len(begun) == 2, "complete, it is not measured again"
+    assert begun[0] == begun[1]
+    assert " ".join(begun[0]).count("--runs 60 --warmup 10 --min-seconds 0") == 1
+    assert "latency is not complete: its time limit cut it" in " ".join(capsys.readouterr().out.split())
+
+
+def test_publishing_refuses_latencies_of_an_unknown_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import run
+    from benchmarks.errors import RequestError
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "REPORTS", tmp_path / "reports")
+    content = make_latencies({"fasterrcnn_fpn": (1.0,) * 8, "canet": (2.0,) * 8})
+    timed = tmp_path / "_latency" / "gpu_study-nvidia-h200.json"
+    timed.parent.mkdir()
+    timed.write_text(json.dumps({**content, "provenance": {**content["provenance"], "commit": None}}))
+    with pytest.raises(RequestError, match="its commit is not known"):
+        run._publish([], tmp_path, tmp_path / "results", timed)
+    timed.write_text(json.dumps(content))
+    run._publish([], tmp_path, tmp_path / "results", timed)
+    assert (tmp_path / "results" / "_latency" / timed.name).read_bytes() == timed.read_bytes()
+    assert "## Latency, gpu_study-nvidia-h200" in (tmp_path / "reports" / "summary.md").read_text(), "and told of"
 
 
 def test_a_record_says_how_many_cells_ran_beside_it_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
