@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli import console, run_app
+from benchmarks.cost import latency_files
 from benchmarks.devices import device_class
 from benchmarks.errors import DataError, RequestError
 from benchmarks.preflight import require_files
@@ -41,17 +42,18 @@ def main(
     folders: Annotated[list[Path], typer.Argument(help="folders with records of other machines", metavar="FOLDER ...")],
     into: Annotated[Path, typer.Option(help="folder that they join: runs/, results/, results/_NAME")] = RESULTS,
 ) -> None:
-    """Copy the records of other folders, with their detections and profiles, into ours.
+    """Copy the records of other folders, with their detections and profiles, and latencies (_latency), into ours.
 
     Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. So does, of
     what is to be published in results/, a record that does not say which source made it. Of a cell that occurs twice
-    the older record stays.
+    the older record stays; of latencies of one suite and device those that are complete, else the older.
     """
     require_files(into, "--into")
     found = merge(folders, into)
     for line in (*found.damaged, *found.twice, *found.notes, *found.split_folds):
         console.print(line, soft_wrap=True, highlight=False)
-    console.print(f"{found.joined} records joined {into}/, {found.there} were there already", highlight=False)
+    timed = f"; {found.latencies} files of latencies joined {into}/{latency_files.FOLDER}/" if found.latencies else ""
+    console.print(f"{found.joined} records joined {into}/, {found.there} were there already{timed}", highlight=False)
     if found.damaged:
         raise typer.Exit(1)
 
@@ -62,6 +64,7 @@ class Merged:
 
     joined: int = 0
     there: int = 0
+    latencies: int = 0
     damaged: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -88,7 +91,8 @@ def merge(folders: list[Path], into: Path) -> Merged:
             if own.resolve() not in taken and any(not p.name.endswith(".profile.json") for p in own.glob("*/*.json"))
         ]
         paths = sorted(p for p in folder.glob("[!_.]*/*.json") if not p.name.endswith(".profile.json"))
-        if not paths:
+        timed = latency_files.files(folder)
+        if not paths and not timed:
             raise RequestError(f"{folder} holds no records: they lie in FOLDER/DATA_SET/*.json")
         for path in paths:
             try:
@@ -99,6 +103,8 @@ def merge(folders: list[Path], into: Path) -> Merged:
                 out.damaged.append(f"left out: {e}")
                 continue
             _join(theirs, files, into, out)
+        for path in timed:
+            _join_latencies(path, into, published, out)
     out.split_folds = _split_folds(into)
     return out
 
@@ -167,6 +173,19 @@ def _restore(theirs: Stored, files: dict[str, bytes], paths: CellPaths, out: Mer
             out.notes.append(f"restored: {path} was missing beside its record")
         elif path.read_bytes() != files[what]:
             out.notes.append(f"profile: {theirs.paths.profile} says otherwise than {path}, which stays")
+
+
+def _join_latencies(path: Path, into: Path, published: bool, out: Merged) -> None:
+    try:
+        theirs = latency_files.read(path)
+        if published and (why := theirs.provenance.unpublishable):
+            raise DataError(f"{path}: {why}; run it again from a commit")
+    except DataError as e:
+        out.damaged.append(f"left out: {e}")
+        return
+    copied, line = latency_files.join(theirs, into)
+    out.latencies += copied
+    out.twice += [line] if line else []
 
 
 def _age(run: RunRecord) -> tuple[str, str]:

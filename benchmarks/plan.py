@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 
 from benchmarks.cells import Cell
@@ -84,19 +84,37 @@ class Costs:
 
 
 def those_that_fit(
-    cells: Iterable[Cell], images: dict[Cell, int], costs: Costs, limits: Limits, left: list[Cell]
+    cells: Iterable[Cell],
+    images: Mapping[Cell, int],
+    costs: Costs,
+    limits: Limits,
+    left: list[Cell],
+    done: Mapping[Cell, int] | None = None,
 ) -> Iterator[Cell]:
-    """Those of `cells` that will end before `limits.deadline`, each judged when it is asked for; others go to `left`.
+    """Cells in the order in which they are begun, each judged when it is asked for; those that are not go to `left`.
 
-    What would not end within the whole time from now either is begun all the same, as long as two of its epochs fit:
-    it never could be otherwise, and stops with its state saved.
+    First come those that will end before `limits.deadline`, in their order. Only when none of these is left, those are
+    begun of which two epochs still fit: they stop with their state saved and are gone on with, where the machine would
+    wait. What another run of the same limit would do as a whole never takes the time of what ends in this one.
+
+    Args:
+        images: training images of a whole cell, over all its epochs.
+        done: epochs that a saved state of a cell has behind it.
     """
-    whole = limits.deadline - time.monotonic()
+    done = done or {}
+
+    def fits(needed: float) -> bool:
+        return not limits.stopping() and time.monotonic() + needed <= limits.deadline
+
+    too_long = []
     for cell in cells:
-        needed = costs.seconds(cell, images[cell]) or 0.0
-        if needed > whole:
-            needed = START_S + 2 * needed / cell.recipe.epochs
-        if limits.stopping() or time.monotonic() + needed > limits.deadline:
-            left.append(cell)
-        else:
+        share = 1 - done.get(cell, 0) / cell.recipe.epochs
+        if fits(costs.seconds(cell, round(share * images[cell])) or 0.0):
             yield cell
+        else:
+            too_long.append(cell)
+    for cell in too_long:
+        if fits(START_S + 2 * (costs.seconds(cell, images[cell]) or 0.0) / cell.recipe.epochs):
+            yield cell
+        else:
+            left.append(cell)

@@ -21,11 +21,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.cells import digest_of
 from benchmarks.cli import console, run_app, say
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
-from benchmarks.cost.session import Cost, Kept, Plan, ProfiledModel, Step, as_json, prepare, session
+from benchmarks.cost.session import TIME_IS_UP, Cost, Kept, Plan, ProfiledModel, Step, as_json, prepare, session
 from benchmarks.devices import pick_device, provenance, source_at_start
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
@@ -110,8 +111,9 @@ def main(
     """What models cost, in turns in one process: counts, memory, latency by phase, throughput, energy.
 
     The number of proposals, and with it the time of two-stage models, depends on the weights: what is quoted
-    comes from trained ones (--trained, or the profiles that benchmarks.run makes). With --out, what an interrupted
-    command has measured is kept beside that file, and the same command goes on from there.
+    comes from trained ones (--trained, or the profiles that benchmarks.run makes). With --out, what a command has
+    measured until it was interrupted is kept beside that file, and the same command goes on from there; it also does
+    again what a time limit cut.
     """
     source_at_start()
     began, deadline = now(), math.inf if time_limit is None else time.monotonic() + parse_seconds(time_limit)
@@ -183,26 +185,37 @@ def main(
         "images": len(inputs),
     }
     forms = {name: [shown, str(one)] for name, (shown, one) in wanted.items()}
-    definition = [about, plan.__dict__, forms, reference, device, torch.get_num_threads(), torch.__version__]
     built = {name: module.to(target) for name, module in built.items()}
     made = provenance(started=began, device=target)
+    where = [device, made.device_name, torch.get_num_threads(), torch.__version__]
+    definition = [about, plan.__dict__, forms, reference, where]
+    before = _left(out, digest_of(definition))
     entries: dict[str, ProfiledModel] = {}
     costs: dict[str, Cost] = {}
     skipped: dict[str, str] = {}
     sessions: list[dict[str, Any] | None] = []
     timed_in: dict[str, int] = {}
 
-    def save(more: Mapping[str, Cost], whole: bool = False) -> None:
+    def save(more: Mapping[str, Cost], last: bool = False) -> None:
         if out is None:
             return
         so_far = {**costs, **{name: cost for name, cost in more.items() if name not in costs}}
+        begun = sessions if last else [*sessions, _session_of(more)]
+        # What an earlier process left of groups that were not timed anew: no saving holds less than the one before.
+        others = {name: one for name, one in before["models"].items() if one["session"] >= len(begun)}
+        measured = [name for name in wanted if name in so_far or name in others]
         content = {
             **about,
-            "complete": whole,
-            "sessions": sessions if whole else [*sessions, _session_of(more)],
+            "definition": digest_of(definition),
+            "complete": last and not _left_out(costs, skipped, plan),
+            "reference": reference,
+            "sessions": [*begun, *before["sessions"][len(begun) :]],
             "provenance": made.model_copy(update={"ended": now()}).model_dump(),
             "models": {
-                name: {
+                name: others[name]
+                if name not in so_far
+                else {
+                    "name": wanted[name][0],
                     "label": registry.label(*names[wanted[name][0]]),
                     "weights": weights if trained is None else cells[wanted[name][0]].id,
                     "engine": entries[name].form.engine,
@@ -211,10 +224,9 @@ def main(
                     "session": timed_in[name],
                     **as_json(so_far[name]),
                 }
-                for name in wanted
-                if name in so_far
+                for name in measured
             },
-            "not_measured": skipped,
+            "not_measured": {name: why for name, why in skipped.items() if name not in measured},
         }
         write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -258,16 +270,21 @@ def main(
             costs = {**found, **costs}
     costs = {name: costs[name] for name in wanted if name in costs}
     made = provenance(started=began, device=target)
-    save({}, whole=True)
-    for kept in parts:
+    save({}, last=True)
+    cut = _left_out(costs, skipped, plan)
+    for kept in parts if not cut else ():
         kept.done()
     for table in _tables(costs):
         console.print(table)
     _print_uncounted(costs)
     _print_session(costs, skipped, weights, cells)
     console.print(f"{len(inputs)} images of {dataset}, {device}.", highlight=False)
+    for line in cut:
+        say(Text.assemble(("not complete:", "yellow"), f" {line}"))
     if out is not None:
         console.print(f"wrote {out}", highlight=False)
+        if cut:
+            console.print("the same command goes on with what the time limit cut", highlight=False)
     if all(cost.latency is None and not cost.batch_latency for cost in costs.values()):
         raise typer.Exit(1)
 
@@ -298,16 +315,59 @@ def _groups(
     if not limited or not slow or reference in slow or len(slow) == len(wanted):
         return [wanted]
     first = {name: pair for name, pair in wanted.items() if name not in slow}
-    return [first, {name: pair for name, pair in wanted.items() if name in slow or name == reference}]
+    second = [name for name in wanted if name in slow or name == reference]
+    # The reference's forms first: without them nothing can be said of the others in the same form.
+    second.sort(key=lambda name: wanted[name][0] != wanted[reference][0])
+    return [first, {name: wanted[name] for name in second}]
 
 
 def _session_of(costs: Mapping[str, Cost]) -> dict[str, Any] | None:
-    """How the latencies at the first batch size were measured: rounds, machine, settings."""
-    for cost in costs.values():
-        for latency in (cost.latency, *cost.batch_latency.values()):
-            if latency is not None:
-                return dict(latency["session"])
-    return None
+    """How the latencies were measured: rounds, machine, settings of those at the first batch size; under
+    `batch_latency` the same of each other size, by size; under `throughput_s` what each throughput was given.
+    """
+    first = next((cost.latency["session"] for cost in costs.values() if cost.latency is not None), None)
+    others = {
+        size: latency["session"]
+        for cost in costs.values()
+        for size, latency in cost.batch_latency.items()
+        if latency is not None
+    }
+    if first is None:
+        first = next(iter(others.values()), None)
+    if first is None:
+        return None
+    rates = {size: s for cost in costs.values() for size, s in cost.throughput_s.items()}
+    return {**first, "batch_latency": others, "throughput_s": rates}
+
+
+def _left_out(costs: Mapping[str, Cost], skipped: Mapping[str, str], plan: Plan) -> list[str]:
+    """A line for each thing that the time limit cut or left out, so that the same command does it again."""
+    cut: dict[str, list[str]] = {}
+    for name, cost in costs.items():
+        for size, latency in {1: cost.latency, **cost.batch_latency}.items():
+            if latency is not None and latency["session"]["cut"]:
+                rounds = latency["session"]["rounds"]
+                cut.setdefault(f"latency at batch {size} was cut after {rounds} rounds", []).append(name)
+        for size, seconds in cost.throughput_s.items():
+            if seconds < plan.seconds:
+                cut.setdefault(f"throughput at batch {size} was cut to {seconds:.1f} s", []).append(name)
+        for field, why in cost.missing.items():
+            if why.startswith(TIME_IS_UP):
+                cut.setdefault(f"{field}: {why}", []).append(name)
+    for name, why in skipped.items():
+        if why.startswith(TIME_IS_UP):
+            cut.setdefault(why, []).append(name)
+    return [f"{what}: {', '.join(of)}" for what, of in cut.items()]
+
+
+def _left(out: Path | None, definition: str) -> dict[str, Any]:
+    """Models and sessions of a file that an earlier process of the same command left; none of another."""
+    nothing: dict[str, Any] = {"models": {}, "sessions": []}
+    try:
+        found = json.loads(out.read_bytes()) if out is not None else {}
+        return found if found.get("definition") == definition else nothing
+    except (OSError, ValueError, AttributeError):
+        return nothing
 
 
 def _print_session(

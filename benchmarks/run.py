@@ -22,14 +22,15 @@ from rich.text import Text
 from benchmarks import host, mps, plan, preflight, running, suites
 from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app, say
+from benchmarks.cost import latency_files
 from benchmarks.datasets import catalogue
-from benchmarks.devices import Arithmetic, compute_with, device_class, pick_device, source_at_start
+from benchmarks.devices import Arithmetic, SourceState, compute_with, device_class, pick_device, source_at_start
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress, Stopped
-from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic
+from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic, write_record
 from benchmarks.tensorboard import Logs
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="where prepared data sets lie")] = None,
     out: Annotated[Path, typer.Option(help="where the run writes, and resumes from")] = Path("runs"),
     time_limit: Annotated[
-        str | None, typer.Option(help="like 9m: start what will end in time, stop the rest with its state saved")
+        str | None,
+        typer.Option(
+            help="like 9m: first what will end in time, then what is gone on with later: it stops with its state saved"
+        ),
     ] = None,
     order: Annotated[
         plan.Order, typer.Option(help="suite: as listed; pairs: what comparisons with the reference need first")
@@ -141,6 +145,8 @@ def main(
     limits = _limits(time_limit)
     root = catalogue.data_root(data_root)
     loaded = suites.load(suite, root)
+    if loaded.latency is not None and not list_only and (why := _unknown_source(before)) is not None:
+        say(f"{why}: merge will refuse these records for results/; python -m benchmarks.bundle makes a copy that knows")
     for name in dataset or ():
         catalogue.get(name, root)
     tier = tier or _default_tier(loaded, device)
@@ -226,15 +232,19 @@ def main(
         # Single trainings take their spread from what is published; who is trained to the end, from the budget study.
         folders = dict.fromkeys((loaded.results_of(tier), "", budget.BUDGET))
         published = belonging(records, [one for folder in folders for one in scan(RESULTS / folder)], say)
-        draw.write(records, out / "report", beside_published=loaded.results == draw.PUBLISHED, published=published)
+        draw.write(
+            records,
+            out / "report",
+            beside_published=loaded.results == draw.PUBLISHED,
+            published=published,
+            timed=out,
+        )
         tables.print_tables(records, published)
         console.print(f"figure and tables: {out / 'report'}/", highlight=False)
     elif records:
         console.print("no time is left for figure and tables; the same command draws them")
     if publish:
-        _publish(ended_well, out, RESULTS / loaded.results_of(tier))
-        if (measured := _latency_path(out, loaded, where)).exists():
-            write_atomic(_latency_path(RESULTS, loaded, where), measured.read_bytes())
+        _publish(ended_well, out, RESULTS / loaded.results_of(tier), _latency_path(out, loaded, where))
     _say_what_is_left(left, out)
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
@@ -242,6 +252,13 @@ def main(
         say(Text.assemble((record.status, "red"), f" {cell.name} on {cell.dataset}: {record.error}"))
     if failed:
         raise typer.Exit(1)
+
+
+def _unknown_source(before: SourceState) -> str | None:
+    """Why nobody could say later which source made a record; None where one can."""
+    if before.commit is None:
+        return "the source has no known commit (no .git of this project, no .source.json that fits)"
+    return None if before.dirty is False else "the source differs from its commit"
 
 
 def _default_tier(suite: suites.Suite, device: str) -> str:
@@ -256,7 +273,7 @@ def _default_tier(suite: suites.Suite, device: str) -> str:
 def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tuple[list[str], list[str]]:
     """Data sets that take part, and a line for each that is not prepared.
 
-    What was asked for by name must be there: RequestError otherwise.
+    What was asked for by name must be there, and else one at least: RequestError otherwise.
     """
     from benchmarks.datasets.prepared import is_prepared
 
@@ -270,6 +287,9 @@ def _available(listed: Sequence[str], asked: list[str] | None, root: Path) -> tu
         if asked:
             raise RequestError(f"data set {name!r} is not prepared under {root}; prepare it: {command}")
         absent.append(f"left out: {name} is not prepared; to add it: {command}")
+    if not names:
+        missing = "; ".join(line.removeprefix("left out: ").replace("to add it", "prepare it") for line in absent)
+        raise RequestError(f"no data set of this suite is prepared under {root}: {missing}")
     return names, absent
 
 
@@ -354,11 +374,12 @@ def _latency(
 ) -> None:
     """Measure what the suite wants measured before anything is trained, by the profile command in a process of its own.
 
-    It is there once it is complete, in `out`/_latency, and then not measured again. Of a run's time limit it gets what
-    its own limit asks for, or what is left with room for what precedes the timing, from half of that limit on.
+    It is there once it is complete, in `out`/_latency, and then not measured again; what a limit cut is. Of a run's
+    time limit it gets what its own limit asks for, or what is left with room for what precedes the timing, from half of
+    that limit on. What was measured stays where the run is asked to stop meanwhile.
     """
     phase, path = suite.latency, _latency_path(out, suite, device)
-    if phase is None or dataset is None or (path.exists() and json.loads(path.read_bytes()).get("complete")):
+    if phase is None or dataset is None or _is_complete(path):
         return
     left, limit = limits.deadline - time.monotonic(), plan.seconds(phase.limit)
     granted = min(limit, left / _LATENCY_SLACK)
@@ -369,6 +390,7 @@ def _latency(
     command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
     command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
     command += ["--data-root", str(root), "--time-limit", f"{granted:.0f}s", "--out", str(path), "--images", "4"]
+    command += ["--runs", str(phase.rounds), "--warmup", str(phase.warmup), "--min-seconds", "0"]
     command += [part for name in names for part in ("--model", name)]
     command += [part for form in phase.forms for part in ("--form", form)]
     for option in ("--batch-size", "--latency-batch-size"):
@@ -377,21 +399,49 @@ def _latency(
     what = f"{len(names)} models at scale {phase.scale}, {phase.image_size} px{short}"
     console.print(f"latency of {what}", highlight=False)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What it counts before it times knows no limit.
+    ended = _within(command, limits, _LATENCY_SLACK * granted)
+    if not _is_complete(path):
+        say(Text.assemble(("latency is not complete", "red"), f": {ended}; the same command goes on with it"))
+
+
+def _is_complete(path: Path) -> bool:
     try:
-        # What it counts before it times knows no limit.
-        most = _LATENCY_SLACK * granted
-        code: int | str = subprocess.run(command, check=False, timeout=most).returncode
-    except subprocess.TimeoutExpired:
-        code = "killed, it took too long"
-    if code != 0:
-        say(Text.assemble(("latency is not complete", "red"), f", exit code of the command: {code}"))
+        return bool(json.loads(path.read_bytes()).get("complete"))
+    except (OSError, ValueError, AttributeError):  # of a damaged file all is measured again
+        return False
 
 
+def _within(command: Sequence[str], limits: Limits, seconds: float) -> str:
+    """Run a command until it ends, or `limits` or its `seconds` do; how it ended."""
+    child = subprocess.Popen(command)
+    until = time.monotonic() + seconds
+    try:
+        while child.poll() is None:
+            if limits.stopping():
+                return "ended, since the run stops"
+            if time.monotonic() >= until:
+                return "ended, it took too long"
+            limits.check()
+            time.sleep(_LOOK_S)
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    return "its time limit cut it" if child.returncode == 0 else f"exit code of the command: {child.returncode}"
+
+
+_LOOK_S = 0.2  # how often the limits are looked at while another command runs
+_END_S = 3.0  # what it gets to end by itself
 _LATENCY_SLACK = 1.5  # of its limit
 
 
 def _latency_path(folder: Path, suite: suites.Suite, device: torch.device) -> Path:
-    return folder / "_latency" / f"{suite.name}-{device_class(device) or 'cpu'}.json"
+    return folder / latency_files.FOLDER / f"{suite.name}-{device_class(device) or 'cpu'}.json"
 
 
 def _default_workers(device: torch.device, threads: int, jobs: int) -> int | GpuRoom:
@@ -502,10 +552,15 @@ def _run(
         if record.provenance.device == next(iter(jobs.values())).device:
             costs.ended(record)
     with RunProgress(console, len(jobs), sum(iterations.values())) as progress:
+        running, most = set[Cell](), dict[Cell, int]()
 
         def tell(event: Started[Job] | Progress[Job] | Ended[Job]) -> None:
             job = event.job
+            if isinstance(event, Ended):
+                running.discard(job.cell)
             if isinstance(event, Started):
+                running.add(job.cell)
+                most.update({cell: max(most.get(cell, 0), len(running)) for cell in running})
                 progress.start(job, job.cell.name, job.cell.dataset, iterations[job.cell])
             elif isinstance(event, Progress):
                 what, facts = event.event
@@ -523,14 +578,19 @@ def _run(
                 paths = CellPaths.of(job.runs, job.cell)
                 died = event.cause == "died"
                 record = runner.record_death(job, event.how) if died else read_record(paths.record, RunRecord)
+                if record.beside not in (None, most[job.cell]):  # its own process could not know
+                    record = record.model_copy(update={"beside": most[job.cell]})
+                    write_record(paths.record, record)
                 costs.ended(record)
                 if logs is not None:
                     logs.end(record)
                 progress.end(job, _outcome(record))
 
         # What was interrupted first: it is nearer to its end.
-        begun = sorted(jobs, key=lambda cell: not CellPaths.of(jobs[cell].runs, cell).checkpoint.exists())
-        fitting = (jobs[cell] for cell in plan.those_that_fit(begun, images, costs, limits, left))
+        done = {cell: _epochs_done(CellPaths.of(job.runs, cell).checkpoint) for cell, job in jobs.items()}
+        begun = sorted(jobs, key=lambda cell: done[cell] is None)
+        behind = {cell: epochs for cell, epochs in done.items() if epochs is not None}
+        fitting = (jobs[cell] for cell in plan.those_that_fit(begun, images, costs, limits, left, behind))
         # With a deadline in processes of their own, since these can be ended in the middle of an epoch; processes of
         # cells start none of their own, though.
         loading = any(job.loaders for job in jobs.values())
@@ -547,6 +607,19 @@ def _run(
     if logs is not None:
         logs.close()
     return [cell for cell in jobs if cell in left or cell not in seen]
+
+
+def _epochs_done(checkpoint: Path) -> int | None:
+    """Epochs that a saved state has behind it, for an estimate; None without one, 0 where it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    if not checkpoint.exists():
+        return None
+    try:
+        with safe_open(str(checkpoint), framework="numpy") as f:
+            return int((f.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):  # training it says what is wrong, and begins anew
+        return 0
 
 
 def _say_what_is_left(left: list[Cell], out: Path) -> None:
@@ -648,13 +721,18 @@ def _require_publishable(stored: list[Stored]) -> None:
         raise RequestError(f"nothing is published: {path}: {why}{more}; commit, move these away and run again")
 
 
-def _publish(cells: list[Cell], out: Path, results: Path) -> None:
-    """Copy records, detections and profiles to `results`; redraw reports/ when they belong there."""
+def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
+    """Copy records, detections and profiles to `results`, and the latencies of the suite, in the file `timed`, to
+    results/_latency; redraw reports/ when they belong there.
+    """
     from benchmarks.report import budget, draw
 
     if not RESULTS.is_dir():
         raise RequestError("--publish writes to results/ of a clone: run it from the repository's root")
     _require_publishable([load(CellPaths.of(out, cell)) for cell in cells])
+    measured = latency_files.read(timed) if timed.exists() else None
+    if measured is not None and (why := measured.provenance.unpublishable) is not None:
+        raise RequestError(f"nothing is published: {timed}: {why}; commit, move it away and run again")
     together = {RESULTS, RESULTS / budget.BUDGET}  # read as one, in which no cell may stand twice
     for other in together - {results} if results in together else ():
         if twice := [path for cell in cells if (path := CellPaths.of(other, cell).record).exists()]:
@@ -669,6 +747,8 @@ def _publish(cells: list[Cell], out: Path, results: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
+    if measured is not None and (line := latency_files.join(measured, RESULTS)[1]) is not None:
+        say(line)
     if results in (RESULTS, RESULTS / draw.PUBLISHED, RESULTS / budget.BUDGET):
         draw.write_all(RESULTS, REPORTS)
     console.print(f"published {len(cells)} records to {results}/", highlight=False)

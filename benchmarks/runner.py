@@ -152,7 +152,7 @@ class Job:
     weights: Path | None = None
     """The file that the recipe names by its digest."""
     beside: int = 1
-    """Cells that the run runs at a time, this one included."""
+    """Cells that the run runs at a time, this one included, as it begins; the run corrects the record at its end."""
     before: SourceState | None = None
     """The source as the run began; a worker begins later."""
 

@@ -142,7 +142,9 @@ class RunRecord(_Record):
     weights_sha256: str | None = added(None)
     train_images: int | None = None
     beside: int | None = None
-    """Cells that its run ran at a time, this one included: rates and timings depend on it. Other runs are not seen."""
+    """Cells that its run had running at a time at most, while this one ran and with it: rates and timings depend on it.
+    Other runs are not seen. In older records, how many could have run when it began.
+    """
     mps: bool | None = added(None)
     """Whether those that share a GPU did so through CUDA's multi-process service; null on a CPU."""
     graphs: bool | None = added(None)

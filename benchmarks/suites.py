@@ -83,7 +83,9 @@ class LatencyPhase(_Strict):
     image_size: int = Field(ge=32)
     forms: tuple[str, ...] = Field(min_length=1, description="as `benchmarks.profile --form` takes them")
     batch_sizes: tuple[int, ...] = Field(min_length=1)
-    limit: str = Field(pattern=r"^\d+[ms]$", description="the time that it gets")
+    rounds: int = Field(60, ge=6, description="of each timing, so few that the limit can hold one of them")
+    warmup: int = Field(10, ge=0, description="rounds before them")
+    limit: str = Field(pattern=r"^\d+[ms]$", description="the time that it gets, in each run until it is complete")
 
 
 class GateLimits(_Strict):

@@ -208,3 +208,26 @@ def test_the_commands_of_the_reusable_workflow_gate_a_foreign_detector(tmp_path:
     done = gate()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "parameters" in done.stdout
+
+
+def test_gpu_tests_that_name_no_number_of_workers_run_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyproject.toml gives `-n auto`, with which clocks would run beside others on one GPU."""
+    from types import SimpleNamespace
+
+    from tests.gpu import conftest
+
+    def workers(markers: str) -> int | None:
+        return conftest.pytest_xdist_auto_num_workers(SimpleNamespace(option=SimpleNamespace(markexpr=markers)))
+
+    monkeypatch.setattr(conftest, "_WANTED", "cuda")
+    monkeypatch.setattr(conftest.torch.cuda, "is_available", lambda: True)
+    assert workers("gpu") == 0
+    assert workers("not slow and not gpu") is None
+    cost = SimpleNamespace(path=ROOT / "tests" / "gpu" / "test_cost.py")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "8")
+    with pytest.raises(pytest.fail.Exception, match=r"test_cost\.py -n 0"):
+        conftest.pytest_runtest_setup(cost)
+    conftest.pytest_runtest_setup(SimpleNamespace(path=cost.path.with_name("test_correctness.py")))
+    monkeypatch.setattr(conftest.torch.cuda, "is_available", lambda: False)
+    assert workers("gpu") is None
+    conftest.pytest_runtest_setup(cost)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 
 from benchmarks.cells import digest_of
 from benchmarks.cost.clock import Results, measure_latency, measure_throughput
@@ -82,6 +82,7 @@ class Cost:
 
     missing: name of a field (`throughput.16` of one batch size) -> why a measurement that was tried gave nothing.
     batch_latency: `latency` by batch size, of batch sizes other than 1.
+    throughput_s: seconds that each throughput was given, by batch size.
     """
 
     parameters: dict[str, Any] | None = None
@@ -93,6 +94,7 @@ class Cost:
     latency: dict[str, Any] | None = None
     batch_latency: dict[int, dict[str, Any]] = field(default_factory=dict)
     throughput: dict[int, float | None] = field(default_factory=dict)
+    throughput_s: dict[int, float] = field(default_factory=dict)
     energy_j: float | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -107,11 +109,28 @@ def silent(what: str, done: int, total: int) -> None:
     """Reports nothing."""
 
 
+class Timing(TypedDict):
+    """A timing of several entries in turns: what was found of each, why others failed, and how much was asked of it.
+
+    cut: whether a time limit cut it short, so that it is to be measured again. amount: rounds, or seconds of each.
+    """
+
+    found: dict[str, Any]
+    failed: dict[str, str]
+    cut: bool
+    amount: float
+
+
+def _entries(timing: Mapping[str, Any]) -> set[str]:
+    return {*timing["found"], *timing["failed"]}
+
+
 class Kept:
     """What an interrupted session has measured already, in a file.
 
     Counts, memory and energy are kept by model; latency and throughput of a batch size whole, since their models are
-    measured in turns in one process: interrupted, they are measured anew.
+    measured in turns in one process: interrupted, they are measured anew. What a time limit cut is kept apart, to be
+    shown until it is measured again.
 
     Args:
         path: None keeps nothing.
@@ -120,15 +139,15 @@ class Kept:
 
     def __init__(self, path: Path | None, definition: Any) -> None:
         self._path = path
-        self._content: dict[str, Any] = {"definition": digest_of(definition), "kept": {}}
+        self._content: dict[str, Any] = {"definition": digest_of(definition), "kept": {}, "cut": {}}
         if path is not None and path.exists():
             try:
                 found = json.loads(path.read_bytes())
-                sealed = digest_of(found["kept"]) == found["digest"]
+                sealed = digest_of([found["kept"], found["cut"]]) == found["digest"]
             except (OSError, ValueError, KeyError, TypeError):
                 return  # damaged: what it held is measured again
             if sealed and found["definition"] == self._content["definition"]:
-                self._content["kept"] = found["kept"]
+                self._content.update(kept=found["kept"], cut=found["cut"])
         self.resumed = sorted(self._content["kept"])
 
     resumed: Sequence[str] = ()
@@ -139,10 +158,45 @@ class Kept:
         kept = self._content["kept"]
         if key not in kept:
             kept[key] = measure()
-            if self._path is not None:
-                content = {**self._content, "digest": digest_of(kept)}
-                write_atomic(self._path, (json.dumps(content) + "\n").encode())
+            self._write()
         return kept[key]
+
+    def timing(self, key: str, names: Collection[str], until: float, measure: Callable[[], Timing]) -> Timing:
+        """As `of`, of a timing of the entries `names`: one that was cut, or lacks some of them, is measured again.
+
+        Of two that were cut the one with more in it stays.
+
+        until: time.monotonic() from which on what was cut before is taken as it is.
+        """
+        kept, cut = self._content["kept"], self._content["cut"]
+        if self.is_final(key, names):
+            return cast("Timing", kept[key])
+        earlier = self.earlier(key)
+        comparable = earlier is not None and set(names) <= _entries(earlier)
+        if earlier is not None and comparable and time.monotonic() >= until:
+            return earlier
+        found = measure()
+        if earlier is not None and comparable and found["cut"] and earlier["amount"] > found["amount"]:
+            return earlier
+        for kind in (kept, cut):
+            kind.pop(key, None)
+        (cut if found["cut"] else kept)[key] = found
+        self._write()
+        return found
+
+    def earlier(self, key: str) -> Timing | None:
+        """A timing as it was left, cut or not."""
+        return cast("Timing | None", self._content["kept"].get(key, self._content["cut"].get(key)))
+
+    def is_final(self, key: str, names: Collection[str]) -> bool:
+        """Whether a timing of these entries need not be measured again."""
+        kept = self._content["kept"].get(key)
+        return kept is not None and set(names) <= _entries(kept)
+
+    def _write(self) -> None:
+        if self._path is not None:
+            content = {**self._content, "digest": digest_of([self._content["kept"], self._content["cut"]])}
+            write_atomic(self._path, (json.dumps(content) + "\n").encode())
 
     def done(self) -> None:
         """The session's records are written: forget."""
@@ -223,7 +277,8 @@ def session(
         images: float32 (3, H, W) in host memory.
         reference: the entry that ratios are to; the first by default, and where it fails.
         deadline: time.monotonic() by which to be done. Timings then share what time is left, and have fewer rounds;
-            each has one round at least, and says that it was cut.
+            each has one round at least, and says that it was cut. Once all have been timed, by an earlier process,
+            the first that was cut gets all that is left, so that each time one more is whole.
         kept: what an earlier process has measured is taken from it, and what is measured is added.
         saved: called with all results so far whenever there is more, also while latencies are measured.
 
@@ -232,12 +287,14 @@ def session(
     """
     costs = {name: Cost() for name in entries}
     kept = kept or Kept(None, None)
-    timings = len(plan.latency_batches) + len(plan.batch_sizes)
+    timings = [*map(_latency_key, plan.latency_batches), *map(_throughput_key, plan.batch_sizes)]
 
-    def share() -> float:
-        """When the next of the timings that are left has to end."""
+    def share(key: str) -> float:
+        """When a timing has to end."""
         now = time.monotonic()
-        return now + max(deadline - now, 0.0) / max(timings, 1)
+        ahead = [other for other in timings[timings.index(key) :] if not kept.is_final(other, entries)]
+        parts = len(ahead) if any(kept.earlier(other) is None for other in ahead) else 1
+        return now + max(deadline - now, 0.0) / max(parts, 1)
 
     def one(what: str, name: str, number: int, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure some fields of one entry."""
@@ -256,6 +313,26 @@ def session(
             setattr(costs[name], field_, value)
         saved(costs)
 
+    def place(size: int, found: Results) -> None:
+        for name, latency in found.items():
+            if name in costs and size == 1:
+                costs[name].latency = latency
+            elif name in costs:
+                costs[name].batch_latency[size] = latency
+
+    def place_rates(size: int, timing: Timing) -> None:
+        for name, rate in timing["found"].items():
+            if name in costs:
+                costs[name].throughput[size] = rate
+                costs[name].throughput_s[size] = timing["amount"]
+
+    # What there is already is in every saving, so that none holds less than the one before.
+    for size in plan.latency_batches:
+        if (timing := kept.earlier(_latency_key(size))) is not None:
+            place(size, timing["found"])
+    for size in plan.batch_sizes:
+        if (timing := kept.earlier(_throughput_key(size))) is not None:
+            place_rates(size, timing)
     counted: dict[int, dict[str, Any]] = {}
     for i, (name, entry) in enumerate(entries.items()):
         if plan.count_images:
@@ -267,26 +344,21 @@ def session(
         if plan.memory and entry.step is not None:
             one("training memory of", name, i, partial(_training_memory, entry.model, entry.step, device))
     running = {name: entry.running for name, entry in entries.items()}
+
     for size in plan.latency_batches:
-        label = "latency" if size == 1 else f"batch_latency.{size}"
-        what = f"latency at batch {size}"
-        until, last = share(), [time.monotonic()]
+        key = _latency_key(size)
+        until, last = share(key), [time.monotonic()]
 
-        def place(found: Results, size: int = size) -> None:
-            for name, latency in found.items():
-                if size == 1:
-                    costs[name].latency = latency
-                else:
-                    costs[name].batch_latency[size] = latency
-
-        def between(rounds: int, so_far: Callable[[], Results], what: str = what, last: list[float] = last) -> None:
-            report(what, rounds, plan.runs)
+        def between(
+            rounds: int, so_far: Callable[[], Results], key: str = key, size: int = size, last: list[float] = last
+        ) -> None:
+            report(key, rounds, plan.runs)
             if time.monotonic() - last[0] > SAVE_EVERY_S:
-                place(so_far())
+                place(size, so_far())
                 saved(costs)
                 last[0] = time.monotonic()
 
-        def latencies(size: int = size, until: float = until, between: Any = between) -> dict[str, Any]:
+        def latencies(size: int = size, until: float = until, between: Any = between) -> Timing:
             failed: dict[str, str] = {}
             found = measure_latency(
                 running,
@@ -304,32 +376,37 @@ def session(
             )
             for latency in found.values():
                 latency["session"]["kept"] = list(kept.resumed)
-            return {"found": found, "failed": failed}
+            of_all: dict[str, Any] = next((latency["session"] for latency in found.values()), {})
+            return {
+                "found": found,
+                "failed": failed,
+                "cut": of_all.get("cut", False),
+                "amount": of_all.get("rounds", 0),
+            }
 
-        report(what, 0, plan.runs)
-        answer = kept.of(what, latencies)
-        place(answer["found"])
-        for name, why in answer["failed"].items():
-            costs[name].missing[label] = why
-        timings -= 1
+        report(key, 0, plan.runs)
+        timing = kept.timing(key, entries, until, latencies)
+        place(size, timing["found"])
+        for name in entries.keys() & timing["failed"].keys():
+            costs[name].missing["latency" if size == 1 else f"batch_latency.{size}"] = timing["failed"][name]
         saved(costs)
     for i, size in enumerate(plan.batch_sizes):
-        seconds = min(plan.seconds, (share() - time.monotonic()) / max(len(running), 1))
+        key = _throughput_key(size)
+        until = share(key)
+        seconds = min(plan.seconds, max(until - time.monotonic(), 0.0) / max(len(running), 1))
 
-        def rates(size: int = size, seconds: float = seconds) -> dict[str, Any]:
+        def rates(size: int = size, seconds: float = seconds) -> Timing:
             failed: dict[str, str] = {}
             found = measure_throughput(
                 running, images, device=device, batch_size=size, seconds=seconds, seed=plan.seed, failed=failed
             )
-            return {"found": found, "failed": failed}
+            return {"found": found, "failed": failed, "cut": seconds < plan.seconds, "amount": seconds}
 
-        report(f"throughput at batch {size}", i, len(plan.batch_sizes))
-        answer = kept.of(f"throughput at batch {size}", rates)
-        for name, rate in answer["found"].items():
-            costs[name].throughput[size] = rate
-        for name, why in answer["failed"].items():
-            costs[name].missing[f"throughput.{size}"] = why
-        timings -= 1
+        report(key, i, len(plan.batch_sizes))
+        timing = kept.timing(key, entries, until, rates)
+        place_rates(size, timing)
+        for name in entries.keys() & timing["failed"].keys():
+            costs[name].missing[f"throughput.{size}"] = timing["failed"][name]
         saved(costs)
     with energy_meter(device) as joules:
         metered = joules() is not None
@@ -339,6 +416,14 @@ def session(
             continue
         one("energy of", name, i, partial(_energy, module, images, device, plan.seconds))
     return costs
+
+
+def _latency_key(size: int) -> str:
+    return f"latency at batch {size}"
+
+
+def _throughput_key(size: int) -> str:
+    return f"throughput at batch {size}"
 
 
 # What a measurement of one entry gives.

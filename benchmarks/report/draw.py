@@ -18,7 +18,7 @@ from typing import Any
 
 from ablations.effects import Learning
 from benchmarks import models, published
-from benchmarks.report import budget, history, papers, tables
+from benchmarks.report import budget, history, latency, papers, tables
 from benchmarks.report.comparisons import rankable
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
@@ -98,11 +98,13 @@ def write(
     *,
     beside_published: bool = False,
     published: Sequence[Stored] = (),
+    timed: Path | None = None,
 ) -> None:
     """Draw the trade-off figures and `summary.md`, `.csv`, `.tex` and `references.bib` of records into a folder.
 
     beside_published: `published_figure.svg` and `.md` instead, with the published points in a panel of their own.
     published: further records, from which single trainings take their spread.
+    timed: folder of records whose files of latencies (`benchmarks.cost.latency_files`) are told of.
     """
     found = rows(records, published)
     if beside_published:
@@ -112,7 +114,8 @@ def write(
         drawn["summary.csv"] = papers.as_csv(found).encode()
         drawn["summary.tex"] = papers.as_latex(found).encode()
         drawn["references.bib"] = papers.as_bibtex(found).encode()
-    drawn["published_figure.md" if beside_published else "summary.md"] = tables.markdown(found, records).encode()
+    summary = tables.markdown(found, records, [] if timed is None else latency.markdown(timed))
+    drawn["published_figure.md" if beside_published else "summary.md"] = summary.encode()
     for name, content in drawn.items():
         _keep(folder / name, content)
 
@@ -127,7 +130,7 @@ def write_all(results: Path, reports: Path) -> int:
     """Draw the reports of all records below `results`; the number of records."""
     records = list(scan(results))
     studied = belonging(records, scan(results / budget.BUDGET))
-    write(records, reports, published=studied)
+    write(records, reports, published=studied, timed=results)
     known = {s.run.cell_id: s.run for s in (*studied, *records)}
     _keep(reports / "budget.md", budget.markdown(budget.courses(known.values())).encode())
     write_history(results, reports)

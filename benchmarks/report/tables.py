@@ -262,8 +262,8 @@ def recipe_text(stored: Stored) -> str:
     return f"{optimizer} {recipe.lr:g}, {schedule}, batch {recipe.batch_size}, {recipe.augment}, {start}"
 
 
-def markdown(found: Sequence[Row], records: Iterable[Stored]) -> str:
-    """`summary.md` of records and their rows: a table per data set, the models, and how to read it."""
+def markdown(found: Sequence[Row], records: Iterable[Stored], more: Sequence[str] = ()) -> str:
+    """`summary.md` of records and their rows: a table per data set, lines of `more`, the models, and how to read it."""
     lines = ["# Summary", ""]
     for title, section in sections(found).items():
         lines += [f"## {md(title)}", "", *(f"- {md(sentence)}" for sentence in verdict(section)), "", *_head(_HEAD)]
@@ -295,7 +295,7 @@ def markdown(found: Sequence[Row], records: Iterable[Stored]) -> str:
         details = [line for columns in (PROTOCOLS, INSPECTION, GAINS) for line in _details(section, columns)]
         if details:
             lines += ["<details><summary>Other protocols, inspection, errors</summary>", "", *details, "</details>", ""]
-    lines += ["## Models", "", models_table(records), ""]
+    lines += [*more, "## Models", "", models_table(records), ""]
     lines += [
         "## How to read it",
         "",

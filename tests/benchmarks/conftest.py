@@ -113,6 +113,52 @@ def make_profile(run: RunRecord, **changes: object) -> ProfileRecord:
     return ProfileRecord(**{**base, **changes})
 
 
+def make_latencies(times: dict[str, tuple[float, ...]], **changes: object) -> dict[str, object]:
+    """What the profile command writes of a GPU. times: samples at batch 1, by entry (`MODEL`, `MODEL compile`)."""
+    made = make_record().provenance.model_copy(
+        update={
+            "commit": "0" * 40,
+            "dirty": False,
+            "device": "cuda",
+            "device_name": "NVIDIA H200",
+            "packages": {"torch": "2.11"},
+        }
+    )
+    models = {}
+    for entry, samples in times.items():
+        name, _, form = entry.partition(" ")
+        latency = {
+            "p50": {"end_to_end": float(np.median(samples))},
+            "p90": {"end_to_end": float(np.percentile(samples, 90))},
+            "samples_ms": {"end_to_end": list(samples)},
+            "reference": next(iter(times)),
+        }
+        of_form = {
+            "name": name,
+            "label": name,
+            "engine": form or "torch",
+            "precision": "fp32",
+            "session": int(bool(form)),
+        }
+        models[entry] = {**of_form, "latency": latency, "batch_latency": {}, "missing": {}}
+    session = {"cut": False, "batch_size": 1, "rounds": 8, "machine": {"busy": False}, "batch_latency": {}}
+    base = {
+        "kind": "profile",
+        "weights": "random",
+        "dataset": "neu_det",
+        "image_size": 600,
+        "scale": "r50",
+        "images": 4,
+        "complete": True,
+        "reference": next(iter(times)),
+        "sessions": [session, session],
+        "provenance": made.model_dump(),
+        "models": models,
+        "not_measured": {},
+    }
+    return {**base, **changes}
+
+
 @pytest.fixture
 def stored(tmp_path: Path):
     """Write a record below tmp_path/<folder> and give it back as `scan` would."""

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cost.latency_files import files, read
 from benchmarks.datasets.splits import load_split
 from benchmarks.gate.ratios import compare
 from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record
 
 RESULTS = Path(__file__).parents[2] / "results"
 RATIOS = RESULTS / "_ratios"  # of pytest-benchmark's files, which `benchmarks.gate.ratios` reads
-RUNS = sorted(p for p in RESULTS.rglob("*.json") if not p.name.endswith(".profile.json") and p.parent != RATIOS)
+LATENCIES = files(RESULTS)
+OTHERS = {*RATIOS.glob("*.json"), *LATENCIES}
+RUNS = sorted(p for p in RESULTS.rglob("*.json") if not p.name.endswith(".profile.json") and p not in OTHERS)
 PROFILES = sorted(RESULTS.rglob("*.profile.json"))
 
 
@@ -40,6 +43,10 @@ def test_a_committed_profile_is_of_a_committed_run(path: Path) -> None:
 def test_what_is_committed_names_the_source_that_made_it(path: Path) -> None:
     record = read_record(path, ProfileRecord if path in PROFILES else RunRecord)
     assert record.provenance.unpublishable is None
+
+
+def test_committed_latencies_are_read_and_name_the_source_that_made_them() -> None:
+    assert [path for path in LATENCIES if read(path).provenance.unpublishable] == []
 
 
 @pytest.mark.parametrize("path", sorted(RATIOS.glob("*.json")), ids=lambda p: p.name)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.cells import Cell
 from benchmarks.errors import RequestError
-from benchmarks.merge import merge
+from benchmarks.merge import app, merge
 from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record, write_atomic, write_record
-from tests.benchmarks.conftest import make_cell, make_profile, make_record
+from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
 
 CARD = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "13.0"}
 
@@ -155,3 +156,67 @@ def test_wrong_folders_are_wrong_requests(tmp_path: Path) -> None:
         merge([tmp_path], tmp_path / "ours")
     with pytest.raises(RequestError, match="are to join"):
         merge([tmp_path / "a"], tmp_path / "a")
+
+
+def timed(folder: Path, name: str = "gpu_study-nvidia-h200", **changes: object) -> Path:
+    """A file of the latency phase, as a run leaves it."""
+    path = folder / "_latency" / f"{name}.json"
+    content = make_latencies({"fasterrcnn_fpn": (2.0,) * 8}, **changes)
+    write_atomic(path, json.dumps(content).encode())
+    return path
+
+
+def test_latencies_join_too_and_alone(tmp_path: Path) -> None:
+    theirs = timed(tmp_path / "a")
+    found = merge([tmp_path / "a"], tmp_path / "ours")
+    assert (found.joined, found.latencies, found.damaged) == (0, 1, [])
+    assert (tmp_path / "ours" / "_latency" / theirs.name).read_bytes() == theirs.read_bytes()
+    again = merge([tmp_path / "a"], tmp_path / "ours")
+    assert (again.latencies, again.twice) == (0, [])
+    put(tmp_path / "a")
+    done = CliRunner().invoke(app, [str(tmp_path / "a"), "--into", str(tmp_path / "others")])
+    assert "1 records joined" in done.output
+    assert "1 files of latencies joined" in done.output.replace("\n", " ")
+
+
+def at(minute: int) -> dict[str, object]:
+    made = make_latencies({"a": (1.0,)})["provenance"]
+    return {"provenance": {**made, "ended": f"2026-01-01T00:{minute:02}:00+00:00"}}
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+@pytest.mark.parametrize(
+    ("one", "two", "why"),
+    [
+        ({"complete": True, **at(9)}, {"complete": False, **at(1)}, "the complete one stays"),
+        ({"complete": True, **at(1)}, {"complete": True, **at(9)}, "the older one stays"),
+        ({"complete": False, **at(1)}, {"complete": False, **at(9)}, "the older one stays"),
+    ],
+)
+def test_of_double_latencies_the_complete_stay_else_the_older(
+    tmp_path: Path, order: tuple[str, str], one: dict[str, object], two: dict[str, object], why: str
+) -> None:
+    kept = timed(tmp_path / "one", **one).read_bytes()
+    timed(tmp_path / "two", **two)
+    found = merge([tmp_path / name for name in order], tmp_path / "ours")
+    (line,) = found.twice
+    assert why in line
+    assert (tmp_path / "ours" / "_latency" / "gpu_study-nvidia-h200.json").read_bytes() == kept
+
+
+def test_latencies_that_are_none_or_of_another_device_or_source_stay_out(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unknown = {"provenance": {**at(1)["provenance"], "commit": None, "dirty": None}}
+    wrong = {
+        timed(tmp_path / "a", "kind-nvidia-h200", kind="others"): "its kind is not",
+        timed(tmp_path / "a", "device-nvidia-h100"): "was made on nvidia-h200",
+        timed(tmp_path / "a", "commit-nvidia-h200", **unknown): "its commit is not known",
+        timed(tmp_path / "a", "made-nvidia-h200", provenance={}): "provenance",
+        timed(tmp_path / "a", "number-nvidia-h200", scale=float("nan")): "not a finite number",
+    }
+    found = merge([tmp_path / "a"], Path("results"))
+    assert found.latencies == 0
+    assert len(found.damaged) == len(wrong)
+    for path, why in wrong.items():
+        assert any(str(path) in line and why in line for line in found.damaged), why
+    assert merge([tmp_path / "a"], Path("runs")).latencies == 1, "runs/ takes what names no source"

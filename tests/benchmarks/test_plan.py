@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks import plan
 from benchmarks.cells import Cell
 from benchmarks.errors import RequestError
 from benchmarks.executors import Limits
-from benchmarks.run import GpuRoom
+from benchmarks.run import GpuRoom, _epochs_done
 from benchmarks.store import EpochPoint
 from tests.benchmarks.conftest import RECIPE, make_cell, make_record
 
@@ -65,24 +68,34 @@ def test_a_cell_costs_what_its_model_cost_and_an_unknown_model_what_the_slowest_
     assert costs.seconds(make_cell(model="fcos"), 1000) == plan.START_S + 250 + 7
 
 
-def test_only_what_ends_in_time_is_begun_and_what_never_could_while_two_epochs_fit() -> None:
+def test_what_ends_in_time_comes_first_and_then_what_two_epochs_of_fit() -> None:
     costs = plan.Costs()
     costs.ended(ended("canet", 10.0, 5.0))
-    cells = [make_cell(seed=seed, recipe=RECIPE.model_copy(update={"epochs": 100})) for seed in range(3)]
-    images = {cells[0]: 400, cells[1]: 1500, cells[2]: 20_000}  # 50, 160 and 2,010 seconds, 20 of them an epoch
+    cells = [make_cell(seed=seed, recipe=RECIPE.model_copy(update={"epochs": 100})) for seed in range(4)]
+    # 1,510, 160, 50 and 2,010 seconds; two epochs and a start are 35, 8, 6 and 45 of them.
+    images = dict(zip(cells, (15_000, 1500, 400, 20_000), strict=True))
 
-    def begun(seconds: float, later: float = 0.0) -> tuple[list[Cell], list[Cell]]:
-        left = list[Cell]()
+    def begun(seconds: float, passing: float = 0.0, **more: dict[Cell, int]) -> tuple[list[int], list[int]]:
+        """Seeds of what is begun and of what is left, where `passing` seconds go by over each that is begun."""
+        left, out = list[Cell](), []
         limits = Limits(time.monotonic() + seconds)
-        fitting = plan.those_that_fit(cells, images, costs, limits, left)
-        first = next(fitting)
-        limits.deadline -= later  # time goes by
-        return [first, *fitting], left
+        for cell in plan.those_that_fit(cells, images, costs, limits, left, **more):
+            out.append(cell.seed)
+            limits.deadline -= passing
+        return out, [cell.seed for cell in left]
 
-    assert begun(200) == (cells, [])
-    assert begun(200, later=50) == ([cells[0], cells[2]], [cells[1]])
-    assert begun(200, later=160) == ([cells[0]], cells[1:])
-    assert begun(3000, later=1500) == (cells[:2], cells[2:])
+    assert begun(200) == ([1, 2, 0, 3], []), "what could end in no run of this limit waits for what ends in this one"
+    assert begun(155, passing=60) == ([2, 0, 1], [3]), "1 would fit whole into another run, and nothing else fits here"
+    assert begun(48, passing=20) == ([0, 1, 2], [3])
+    assert begun(48, passing=25) == ([0, 1], [2, 3])
+    assert begun(5) == ([], [0, 1, 2, 3])
+    assert begun(200, done={cells[0]: 95}) == ([0, 1, 2, 3], []), "five epochs are left of it"
+
+
+def test_a_saved_state_says_how_many_epochs_it_has_behind_it(tmp_path: Path) -> None:
+    save_file({"a": np.zeros(2)}, tmp_path / "state", {"epoch": "7"})
+    (tmp_path / "damaged").write_bytes(b"PK")
+    assert [_epochs_done(tmp_path / name) for name in ("state", "damaged", "none")] == [7, 0, None]
 
 
 def test_a_gpu_takes_one_cell_until_that_has_shown_what_it_takes() -> None:

@@ -125,9 +125,32 @@ def test_an_interrupted_command_goes_on(data_root: Path, synthetic, tmp_path: Pa
     assert whole["complete"]
     (after,) = whole["models"].values()
     assert after["throughput"]["1"] > 0
-    assert {k: v for k, v in after.items() if k != "throughput"} == {
-        k: v for k, v in before.items() if k != "throughput"
-    }
+    rates = ("throughput", "throughput_s")
+    assert {k: v for k, v in after.items() if k not in rates} == {k: v for k, v in before.items() if k not in rates}
+    assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
+
+
+def test_what_a_time_limit_cut_is_shown_as_cut_and_measured_again(data_root: Path, synthetic, tmp_path: Path):
+    out = tmp_path / "profile.json"
+    arguments = "--model fasterrcnn_fpn --model canet --images 1 --runs 6 --warmup 0 --min-seconds 0 --image-size 64"
+    arguments += " --batch-size 1 --latency-batch-size 1 --latency-batch-size 2"
+    command = shlex.split(f"{arguments} --data-root {quote(data_root)} --json {quote(out)}")
+    done = CliRunner().invoke(profile.app, [*command, "--time-limit", "1s"])
+    assert done.exit_code == 0, done.output
+    assert "not complete: latency at batch 2 was cut after" in done.output.replace("\n", " ")
+    cut = json.loads(out.read_text())
+    assert not cut["complete"]
+    (session,) = cut["sessions"]
+    assert (session["cut"], session["batch_size"], session["throughput_s"]["1"]) == (True, 1, 0.0)
+    assert (session["batch_latency"]["2"]["cut"], session["batch_latency"]["2"]["batch_size"]) == (True, 2)
+    assert len(cut["models"]["canet"]["batch_latency"]["2"]["samples_ms"]["end_to_end"]) < 6, "it is there all the same"
+    done = CliRunner().invoke(profile.app, [*command, "--time-limit", "10m"])
+    assert done.exit_code == 0, done.output
+    whole = json.loads(out.read_text())
+    assert whole["complete"]
+    assert not whole["sessions"][0]["cut"]
+    assert len(whole["models"]["canet"]["batch_latency"]["2"]["samples_ms"]["end_to_end"]) == 6
+    assert whole["models"]["canet"]["parameters"] == cut["models"]["canet"]["parameters"]
     assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
 
 
@@ -156,6 +179,9 @@ def test_what_is_timed_in_turns():
         ["a", "a compile"],
     ]
     assert profile._groups(wanted, "a compile", limited=True) == [wanted]
+    compiled = {f"{name} compile": (name, Form("compile")) for name in ("b", "a")}
+    _, second = profile._groups({"b": ("b", Form()), "a": ("a", Form()), **compiled}, "a", limited=True)
+    assert list(second) == ["a", "a compile", "b compile"], "the reference first: all others are compared with it"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,16 +18,16 @@ from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
 from benchmarks.gate.costs import Side, training_time
-from benchmarks.report import draw, tables
+from benchmarks.report import draw, latency, tables
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.comparisons import verdict
 from benchmarks.report.papers import as_latex
 from benchmarks.report.rows import Value, _with_one_reference, _with_training_ratios, belonging, rows
 from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
-from benchmarks.store import Stored, scan
+from benchmarks.store import Stored, scan, write_atomic
 from benchmarks.suites import GateLimits
-from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record, thrice
+from tests.benchmarks.conftest import RECIPE, make_cell, make_latencies, make_metrics, make_record, thrice
 
 
 @pytest.fixture
@@ -641,3 +642,77 @@ def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(resul
 def test_the_terminal_has_the_verdict_too(results: Path, capsys) -> None:
     print_tables(scan(results))
     assert "One training each: nothing is ranked." in " ".join(capsys.readouterr().out.split())
+
+
+EAGER, OURS = (2.0, 2.1, 2.2, 2.0, 2.1, 2.2, 2.0, 2.1), (4.0, 4.2, 4.4, 4.0, 4.2, 4.4, 4.0, 4.2)
+
+
+def latencies(folder: Path, content: dict[str, object]) -> list[str]:
+    write_atomic(folder / "_latency" / "gpu_study-nvidia-h200.json", json.dumps(content).encode())
+    return latency.markdown(folder)
+
+
+def test_latencies_are_told_with_device_and_ratios_in_the_same_form(tmp_path: Path) -> None:
+    times = {"fasterrcnn_fpn": EAGER, "canet": OURS, "canet compile": (3.0,) * 8, "fasterrcnn_fpn compile": (1.0,) * 8}
+    lines = latencies(tmp_path, make_latencies(times))
+    text = "\n".join(lines)
+    for words in (
+        "NVIDIA H200",
+        "scale r50",
+        "600 px",
+        "random weights",
+        "torch 2.11",
+        "2026-01-01",
+        "commit 00000000",
+    ):
+        assert words in text
+    assert "| fasterrcnn_fpn | torch fp32 | 1 | 2.10 | 2.20 | – | 8 |" in lines
+    assert "| canet | torch fp32 | 1 | 4.20 | 4.40 | 2.00 (2.00–2.00) | 8 |" in lines
+    assert "| canet | compile fp32 | 1 | 3.00 | 3.00 | 3.00 (3.00–3.00) | 8 |" in lines
+    assert "Cut" not in text
+    assert "complete" not in text
+
+
+def test_a_compiled_model_is_never_compared_with_an_eager_reference(tmp_path: Path) -> None:
+    why = "the time limit was reached before it was prepared"
+    content = make_latencies(
+        {"fasterrcnn_fpn": EAGER, "canet compile": (1.0,) * 8},
+        complete=False,
+        not_measured={"fasterrcnn_fpn compile": why},
+    )
+    content["sessions"] = [{**content["sessions"][0], "cut": True, "rounds": 3}, None]
+    content["models"]["canet compile"]["missing"] = {"batch_latency.16": "out of memory"}
+    lines = latencies(tmp_path, content)
+    assert "| canet | compile fp32 | 1 | 1.00 | 1.00 | – | 8 |" in lines
+    text = "\n".join(lines)
+    assert "Cut by its time limit: torch fp32 at batch 1, after 3 rounds." in text
+    assert f"Not measured: fasterrcnn_fpn compile: {why}." in text
+    assert "Not measured: canet compile at batch 16: out of memory." in text
+    assert "Not complete" in text
+
+
+def test_there_is_no_ratio_of_rounds_that_are_not_paired_and_no_time_of_a_cpu(tmp_path: Path) -> None:
+    few = latencies(tmp_path, make_latencies({"fasterrcnn_fpn": EAGER[:5], "canet": OURS[:5]}))
+    assert any(line.startswith("| canet |") and line.endswith("| – | 5 |") for line in few)
+    content = make_latencies({"fasterrcnn_fpn": EAGER, "canet": OURS[:7]})
+    assert any("| – | 7 |" in line for line in latencies(tmp_path, content))
+    content["provenance"].update(device="cpu", device_name=None)
+    write_atomic(tmp_path / "cpu" / "_latency" / "smoke-cpu.json", json.dumps(content).encode())
+    text = "\n".join(latency.markdown(tmp_path / "cpu"))
+    assert "median (ms)" not in text
+    assert "No absolute time is quoted for a CPU" in text
+
+
+def test_the_summary_has_latencies_where_there_are_some_and_else_stays_as_it_is(tmp_path: Path, stored) -> None:
+    one = stored("results")
+    results = one.paths.record.parents[1]
+    draw.write_all(results, tmp_path / "without")
+    latencies(results, make_latencies({"fasterrcnn_fpn": EAGER, "canet": OURS}))
+    write_atomic(results / "_latency" / "gpu_study-cpu.json", b"{}")
+    draw.write_all(results, tmp_path / "with")
+    before, after = ((tmp_path / name / "summary.md").read_text() for name in ("without", "with"))
+    assert "Latency," not in before
+    assert "## Latency, gpu_study-nvidia-h200" in after
+    assert "Left out" in after, "a damaged file is told of"
+    first, last = after.index("## Latency, "), after.index("## Models")
+    assert after[:first] + after[last:] == before

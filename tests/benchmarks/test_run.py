@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks import suites
 from benchmarks.cells import digest_of
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
+from tests.benchmarks.conftest import make_cell, make_latencies, make_record
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
@@ -359,6 +361,115 @@ def test_the_gpu_study_lists_its_cells_without_a_gpu(tmp_path: Path, data_root: 
     assert done.stdout.count("to run") == len(suites.load("gpu_study").cells("study", datasets=["synthetic_small"]))
 
 
+def test_a_run_without_a_prepared_set_is_told_what_prepares_one_and_that_merge_will_refuse_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import run
+    from benchmarks.devices import SourceState
+
+    monkeypatch.setattr(run, "source_at_start", lambda: SourceState(None, None))
+    done = call("run", "--suite", "gpu_study", "--out", tmp_path / "runs", "--data-root", tmp_path / "data")
+    assert done.returncode == 2
+    text = " ".join(done.stderr.split())
+    assert "no data set of this suite is prepared" in text
+    assert "neu_det is not prepared; prepare it: python -m benchmarks.datasets prepare neu_det --from PATH" in text
+    assert "no known commit" in done.stdout + text
+    assert "merge will refuse" in done.stdout + text
+
+
+@pytest.mark.parametrize("how", ["asked", "deadline", "too long"])
+def test_a_command_within_a_run_ends_when_the_run_is_to_stop(how: str) -> None:
+    from benchmarks.executors import Limits
+    from benchmarks.run import _within
+
+    limits = Limits(time.monotonic() + (1.0 if how == "deadline" else 60.0))
+    if how == "asked":
+        threading.Timer(1.0, limits.stop).start()
+    began = time.monotonic()
+    ended = _within([sys.executable, "-c", "import time; time.sleep(60)"], limits, 1.0 if how == "too long" else 60.0)
+    assert time.monotonic() - began < 10
+    assert ended == ("ended, it took too long" if how == "too long" else "ended, since the run stops")
+    assert _within([sys.executable, "-c", "raise SystemExit(3)"], Limits(), 60.0) == "exit code of the command: 3"
+
+
+def test_the_latency_phase_is_gone_on_with_until_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from benchmarks import run
+    from benchmarks.executors import Limits
+
+    suite, complete, begun = suites.load("gpu_study"), [False, True], []
+
+    def within(command: list[str], *_: object) -> str:
+        begun.append(command)
+        out = Path(command[command.index("--out") + 1])
+        out.write_text(json.dumps({"complete": complete[len(begun) - 1]}))
+        return "its time limit cut it"
+
+    monkeypatch.setattr(run, "_within", within)
+    for _ in range(3):
+        run._latency(suite, "neu_det", torch.device("cpu"), tmp_path, tmp_path, Limits())
+    assert len(begun) == 2, "complete, it is not measured again"
+    assert begun[0] == begun[1]
+    assert " ".join(begun[0]).count("--runs 60 --warmup 10 --min-seconds 0") == 1
+    assert "latency is not complete: its time limit cut it" in " ".join(capsys.readouterr().out.split())
+
+
+def test_publishing_refuses_latencies_of_an_unknown_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import run
+    from benchmarks.errors import RequestError
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "REPORTS", tmp_path / "reports")
+    content = make_latencies({"fasterrcnn_fpn": (1.0,) * 8, "canet": (2.0,) * 8})
+    timed = tmp_path / "_latency" / "gpu_study-nvidia-h200.json"
+    timed.parent.mkdir()
+    timed.write_text(json.dumps({**content, "provenance": {**content["provenance"], "commit": None}}))
+    with pytest.raises(RequestError, match="its commit is not known"):
+        run._publish([], tmp_path, tmp_path / "results", timed)
+    timed.write_text(json.dumps(content))
+    run._publish([], tmp_path, tmp_path / "results", timed)
+    assert (tmp_path / "results" / "_latency" / timed.name).read_bytes() == timed.read_bytes()
+    assert "## Latency, gpu_study-nvidia-h200" in (tmp_path / "reports" / "summary.md").read_text(), "and told of"
+
+
+def test_a_record_says_how_many_cells_ran_beside_it_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first on a GPU begins alone, and others join it."""
+    from benchmarks import run, runner
+    from benchmarks.executors import Ended, Limits, Started
+
+    cells = [make_cell(seed=seed) for seed in range(4)]
+    jobs = {cell: runner.Job(cell, tmp_path, tmp_path, "cpu", 1) for cell in cells}
+
+    class Scripted:
+        def __init__(self, *_: object) -> None: ...
+
+        def run(self, pulled, tell) -> None:
+            first, *others = pulled
+
+            def end(job: runner.Job) -> None:
+                write_record(CellPaths.of(tmp_path, job.cell).record, make_record(job.cell, beside=job.beside))
+                tell(Ended(job, "done"))
+
+            tell(Started(first))
+            for job in others[:2]:
+                tell(Started(job))
+            end(others[0])
+            end(first)
+            tell(Started(others[2]))
+            end(others[2])
+            end(others[1])
+
+    monkeypatch.setattr(run, "Processes", Scripted)
+    monkeypatch.setattr(runner, "training_iterations", lambda *_: 10)
+    room = run.GpuRoom(8, lambda: 10**9)
+    assert run._run(jobs, {"synthetic_small": None}, room, Limits(), [], None) == []
+    assert [read_record(CellPaths.of(tmp_path, cell).record, RunRecord).beside for cell in cells] == [3, 3, 3, 2]
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, synthetic) -> None:
@@ -371,7 +482,8 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
     text = text.replace("  - {model: canet}", "  - {model: retinanet}")
     text = text.replace("reference: canet", "reference: yolov8n").replace("synthetic_smoke", "synthetic_small")
-    phase = "latency: {scale: nano, image_size: 64, forms: [torch, 'torch:bf16'], batch_sizes: [1, 2], limit: 60s}"
+    phase = "latency: {scale: nano, image_size: 64, rounds: 6, limit: 60s, batch_sizes: [1, 2]"
+    phase += ", forms: [torch, 'torch:bf16']}"
     (tmp_path / "mine.yaml").write_text(f"{text}\n{phase}\n")
     command = [*("--suite", tmp_path / "mine.yaml", "--out", tmp_path / "mine", "--device", "cpu"), *few]
     done = start("run", *command, "--data-root", data_root)

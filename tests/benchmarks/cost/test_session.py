@@ -135,6 +135,36 @@ def test_what_another_session_kept_or_is_damaged_is_not_used(tmp_path: Path):
     assert Kept(path, "two").of("x", lambda: 6) == 6
 
 
+def test_what_was_cut_is_measured_again_and_one_timing_more_is_whole_each_time(tmp_path: Path):
+    """A limit in which every timing is cut by its share, and holds one of them whole."""
+    plan = replace(PLAN, runs=40, warmup=0, latency_batches=(1, 2), batch_sizes=(1,), seconds=0.3, memory=False)
+    models = {"a": Small(net=5.0), "b": Small(net=5.0)}
+
+    def again(seconds: float) -> tuple[list[int], float]:
+        costs = _session(models, plan, deadline=time.monotonic() + seconds, kept=Kept(tmp_path / "kept", "it"))
+        rounds = [c["session"]["rounds"] for c in (costs["b"].latency, costs["b"].batch_latency[2])]
+        return rounds, costs["b"].throughput_s[1]
+
+    first, _ = again(0.5)
+    assert max(first) < 40
+    second, _ = again(5.0)
+    assert second[0] == 40
+    assert second[1] >= first[1], "what has more rounds stays"
+    third, seconds = again(10.0)
+    assert (third, seconds) == ([40, 40], 0.3)
+    begun = time.monotonic()
+    assert again(10.0) == ([40, 40], 0.3)
+    assert time.monotonic() - begun < 0.5, "all is kept"
+
+
+def test_a_kept_timing_that_lacks_an_entry_is_measured_again(tmp_path: Path):
+    plan = replace(PLAN, memory=False, seconds=0.0)
+    _session({"a": Small()}, plan, kept=Kept(tmp_path / "kept", "it"))
+    costs = _session({"a": Small(), "b": Small()}, plan, kept=Kept(tmp_path / "kept", "it"))
+    assert costs["b"].latency is not None
+    assert costs["b"].throughput
+
+
 def test_a_session_ends_near_its_deadline():
     began = time.monotonic()
     plan = Plan(runs=10**6, warmup=10**4, min_seconds=0, batch_sizes=(1, 2), seconds=60, count_images=1)
