@@ -244,7 +244,9 @@ def main(
     elif records:
         console.print("no time is left for figure and tables; the same command draws them")
     if publish:
-        _publish(ended_well, out, RESULTS / loaded.results_of(tier), _latency_path(out, loaded, where))
+        # What diverged belongs to what was found: a mean of the others is one of the lucky.
+        ended = [cell for cell, it in stored.items() if it.run.status in ("ok", "diverged")]
+        _publish(ended, out, RESULTS / loaded.results_of(tier), _latency_path(out, loaded, where))
     _say_what_is_left(left, out)
     failed = [cell for cell, it in stored.items() if it.run.status != "ok"]
     for cell in failed:
@@ -747,6 +749,8 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
+            else:  # what lies there is of an earlier training of the cell
+                target.unlink(missing_ok=True)
     if measured is not None and (line := latency_files.join(measured, RESULTS)[1]) is not None:
         say(line)
     if results in (RESULTS, RESULTS / draw.PUBLISHED, RESULTS / budget.BUDGET):

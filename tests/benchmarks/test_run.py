@@ -23,7 +23,7 @@ from benchmarks import suites
 from benchmarks.cells import digest_of
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
-from tests.benchmarks.conftest import make_cell, make_latencies, make_record
+from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
@@ -415,6 +415,21 @@ def test_the_latency_phase_is_gone_on_with_until_it_is_complete(
     assert begun[0] == begun[1]
     assert " ".join(begun[0]).count("--runs 60 --warmup 10 --min-seconds 0") == 1
     assert "latency is not complete: its time limit cut it" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_published_is_of_the_training_that_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored) -> None:
+    """A training that diverged is a finding; a profile of the training before is none of this one's."""
+    from benchmarks import run
+
+    monkeypatch.chdir(tmp_path)
+    known = make_record().provenance.model_copy(update={"commit": "0" * 40, "dirty": False})
+    old = stored("results", provenance=known)
+    write_record(old.paths.profile, make_profile(old.run))
+    gone = stored("out", status="diverged", metrics=None, error="loss", provenance=known)
+    run._publish([gone.run.cell], tmp_path / "out", Path("results"), tmp_path / "none.json")
+    (now,) = scan(tmp_path / "results")
+    assert (now.run.status, now.profile) == ("diverged", None)
+    assert "every training diverged (1)" in (tmp_path / "reports" / "summary.md").read_text()
 
 
 def test_publishing_refuses_latencies_of_an_unknown_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
