@@ -496,7 +496,7 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     assert {s.run.status for s in scan(tmp_path / "runs")} == {"ok"}
     text = (Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text()
     text = text.replace("  - {model: canet}", "  - {model: retinanet}")
-    text = text.replace("reference: canet", "reference: yolov8n").replace("synthetic_smoke", "synthetic_small")
+    text = text.replace("reference: canet", "reference: fasterrcnn_fpn").replace("synthetic_smoke", "synthetic_small")
     phase = "latency: {scale: nano, image_size: 64, rounds: 6, limit: 60s, batch_sizes: [1, 2]"
     phase += ", forms: [torch, 'torch:bf16']}"
     (tmp_path / "mine.yaml").write_text(f"{text}\n{phase}\n")
@@ -505,7 +505,8 @@ def test_the_gpu_study_takes_a_step_on_a_cpu(tmp_path: Path, data_root: Path, sy
     assert done.returncode == 0, done.stderr + done.stdout
     measured = json.loads((tmp_path / "mine" / "_latency" / "smoke-cpu.json").read_text())
     assert measured["complete"]
-    assert set(measured["models"]) == {"retinanet", "retinanet bf16", "yolov8n", "yolov8n bf16"}
+    names = ("retinanet", "fasterrcnn_fpn")
+    assert set(measured["models"]) == {f"{name}{form}" for name in names for form in ("", " bf16")}
     assert "latency of" not in start("run", *command, "--data-root", data_root).stdout, "it is there"
 
 
