@@ -81,6 +81,9 @@ def _by_pycocotools(records: Sequence[Path], data_root: Path | None) -> None:
     differs = []
     for path in records:
         record = read_record(path, RunRecord)
+        if record.status == "diverged":
+            console.print(f"{path}: diverged, there is nothing to evaluate", soft_wrap=True, highlight=False)
+            continue
         if record.metrics is None:
             raise RequestError(f"{path} holds no metrics: its status is {record.status!r}")
         stem = path.name.removesuffix(".json")
@@ -101,6 +104,9 @@ def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) 
     differs = []
     for path in records:
         record = read_record(path, RunRecord)
+        if record.status == "diverged":
+            console.print(f"{path}: diverged, there is nothing to evaluate", soft_wrap=True, highlight=False)
+            continue
         if record.metrics is None:
             raise RequestError(f"{path} holds no metrics: its status is {record.status!r}")
         stem = path.name.removesuffix(".json")

@@ -52,7 +52,8 @@ def main(
     found = merge(folders, into)
     for line in (*found.damaged, *found.twice, *found.notes, *found.split_folds):
         console.print(line, soft_wrap=True, highlight=False)
-    timed = f"; {found.latencies} files of latencies joined {into}/{latency_files.FOLDER}/" if found.latencies else ""
+    place = _latencies_of(into, _is_published(into)) / latency_files.FOLDER
+    timed = f"; {found.latencies} files of latencies joined {place}/" if found.latencies else ""
     console.print(f"{found.joined} records joined {into}/, {found.there} were there already{timed}", highlight=False)
     if found.damaged:
         raise typer.Exit(1)
@@ -79,8 +80,7 @@ def merge(folders: list[Path], into: Path) -> Merged:
         DataError: a record of ours is damaged, or a file cannot be written.
     """
     out = Merged()
-    places = {folder.resolve() for folder in (RESULTS, _OURS)}
-    published = not places.isdisjoint((into.resolve(), *into.resolve().parents))
+    published = _is_published(into)
     taken = {folder.resolve() for folder in (*folders, into)}
     for folder in folders:
         if folder.resolve() == into.resolve():
@@ -175,6 +175,16 @@ def _restore(theirs: Stored, files: dict[str, bytes], paths: CellPaths, out: Mer
             out.notes.append(f"profile: {theirs.paths.profile} says otherwise than {path}, which stays")
 
 
+def _is_published(into: Path) -> bool:
+    places = {folder.resolve() for folder in (RESULTS, _OURS)}
+    return not places.isdisjoint((into.resolve(), *into.resolve().parents))
+
+
+def _latencies_of(into: Path, published: bool) -> Path:
+    """Where the latencies of records that join `into` belong: of published ones in results/ itself, which is drawn."""
+    return into.parent if published and into.name.startswith("_") else into
+
+
 def _join_latencies(path: Path, into: Path, published: bool, out: Merged) -> None:
     try:
         theirs = latency_files.read(path)
@@ -183,7 +193,7 @@ def _join_latencies(path: Path, into: Path, published: bool, out: Merged) -> Non
     except DataError as e:
         out.damaged.append(f"left out: {e}")
         return
-    copied, line = latency_files.join(theirs, into)
+    copied, line = latency_files.join(theirs, _latencies_of(into, published))
     out.latencies += copied
     out.twice += [line] if line else []
 

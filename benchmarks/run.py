@@ -741,6 +741,7 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
             raise RequestError(f"nothing is published: {twice[0]} is a record of the same cell; remove it first")
     for cell in cells:
         here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
+        again = there.record.exists() and load(there).run.digest == load(here).run.digest
         for source, target in (
             (here.detections, there.detections),
             (here.val_detections, there.val_detections),
@@ -749,7 +750,7 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())
-            else:  # what lies there is of an earlier training of the cell
+            elif not again:  # what lies there is of an earlier training of the cell
                 target.unlink(missing_ok=True)
     if measured is not None and (line := latency_files.join(measured, RESULTS)[1]) is not None:
         say(line)

@@ -211,7 +211,7 @@ def _values(runs: Sequence[RunRecord]) -> list[float]:
 
 
 def _times(runs: Sequence[RunRecord]) -> list[float]:
-    return [took for run in runs if (took := run.training_seconds) is not None]
+    return [took for run in runs if run.status == "ok" and (took := run.training_seconds) is not None]
 
 
 def _once(by_epochs: Mapping[int, Sequence[RunRecord]]) -> int | None:

@@ -138,8 +138,8 @@ def by_result(section: Sequence[Row], name: str) -> list[Row]:
 
 
 def _samples(row: Row, name: str) -> Mapping[Key, RunMetric]:
-    """AP50 or AP small of each run."""
-    return row.samples if name == "AP50" else row.samples_small
+    """A metric of the headline, of each run."""
+    return {"AP50": row.samples, "AP": row.samples_AP, "AP_small": row.samples_small}[name]
 
 
 def verdict(section: Sequence[Row]) -> list[str]:

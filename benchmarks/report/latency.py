@@ -133,7 +133,7 @@ def _what_it_is(random: bool, on_gpu: bool) -> list[str]:
 def _what_was_cut(measured: Latencies) -> list[str]:
     """In sentences: what was cut, on what busy machine, what was not measured and why, and whether more is to come."""
     content, entries = measured.content, measured.content["models"]
-    out, busy = [], False
+    cut, busy = list[str](), False
     for number, session in enumerate(content["sessions"]):
         forms = ", ".join(dict.fromkeys(_form(e) for e in entries.values() if e["session"] == number))
         for one in [session, *((session or {}).get("batch_latency") or {}).values()]:
@@ -142,7 +142,8 @@ def _what_was_cut(measured: Latencies) -> list[str]:
             busy = busy or bool((one.get("machine") or {}).get("busy"))
             if one.get("cut"):
                 what = f"{md(forms)} at batch {one['batch_size']}, after {one['rounds']} rounds"
-                out.append(f"**Cut by its time limit: {what}.**")
+                cut.append(f"**Cut by its time limit: {what}.**")
+    out = list(dict.fromkeys(cut))  # a session without batch 1 is told of by another size's
     if busy:
         out.append("**Others used the machine: ratios hold, absolute times do not.**")
     reasons: dict[str, list[str]] = {}

@@ -101,8 +101,9 @@ class Row:
     boxes_small: int
     accuracy: Mapping[str, Value]
     samples: Mapping[tuple[int, int], RunMetric]
+    samples_AP: Mapping[tuple[int, int], RunMetric]
     samples_small: Mapping[tuple[int, int], RunMetric]
-    """AP small of each run; `samples` is AP50 of each."""
+    """AP and AP small of each run; `samples` is AP50 of each."""
     groups: int | None
     good: int | None
     """Groups of test images of one run, and how many of these images are good parts."""
@@ -224,11 +225,13 @@ def belonging(
     kept, left_out = [], Counter[tuple[str, ...]]()
     for one in published:
         ours = made_with.get(_of_table(one.run.cell))
-        if ours is None or one.run.metrics is None or _made_with(one) in ours:
+        # What was not measured, since it diverged, was not by any evaluator.
+        fields = len(_WITH) if one.run.metrics is not None else _WITH.index("evaluator")
+        its = _made_with(one)[:fields]
+        if ours is None or its in {made[:fields] for made in ours}:
             kept.append(one)
             continue
-        first = min(ours, key=repr)
-        odd = [name for name, a, b in zip(_WITH, first, _made_with(one), strict=True) if a != b]
+        odd = [name for name, a, b in zip(_WITH, min(ours, key=repr), its, strict=False) if a != b]
         left_out[one.run.cell.dataset, str(one.paths.root), " and ".join(odd)] += 1
     for (dataset, root, what), n in sorted(left_out.items()):
         say(f"{n} published trainings of {dataset} in {root} are left out: another {what} than the records here")
@@ -399,6 +402,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         boxes_small=sum(m.boxes_small for m in measured),
         accuracy={name: value_of(name, [s.run for s in group], spreads) for name in ACCURACY},
         samples=samples_of("AP50", [s.run for s in group]),
+        samples_AP=samples_of("AP", [s.run for s in group]),
         samples_small=samples_of("AP_small", [s.run for s in group]),
         groups=measured[0].groups if measured else None,
         good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,

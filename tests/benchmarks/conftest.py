@@ -91,10 +91,11 @@ def make_record(cell: Cell | None = None, **changes: object) -> RunRecord:
 def thrice(row: Row) -> Row:
     """A row of one training as if it were one of three to the end, all alike."""
     alike = {(0, seed): next(iter(row.samples.values())) for seed in range(3)}
+    average = {(0, seed): next(iter(row.samples_AP.values())) for seed in range(3)}
     small = {(0, seed): next(iter(row.samples_small.values())) for seed in range(3)}
     accuracy = {name: replace(value, values=3 * value.values) for name, value in row.accuracy.items()}
     ended = {"learning": "converged", "runs": 3}
-    return replace(row, **ended, samples=alike, samples_small=small, accuracy=accuracy)
+    return replace(row, **ended, samples=alike, samples_AP=average, samples_small=small, accuracy=accuracy)
 
 
 def make_profile(run: RunRecord, **changes: object) -> ProfileRecord:

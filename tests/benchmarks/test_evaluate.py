@@ -374,6 +374,16 @@ def published(synthetic, test_images, tmp_path: Path) -> tuple[RunRecord, CellPa
     return record, paths
 
 
+def test_a_training_that_diverged_stops_no_others(published, data_root: Path, tmp_path: Path) -> None:
+    gone = make_record(status="diverged", metrics=None, error="loss")
+    path = CellPaths.of(tmp_path, gone.cell).record
+    write_record(path, gone)
+    for more in ((), ("--evaluator", "pycocotools"), ("--rewrite",)):
+        done = call("evaluate", path, *more, "--data-root", data_root)
+        assert done.returncode == 0, done.stderr
+        assert "diverged, there is nothing to evaluate" in " ".join(done.stdout.split())
+
+
 def test_a_record_of_another_split_list_is_refused(published, data_root: Path) -> None:
     record, paths = published
     elsewhere = record.fingerprint.model_copy(update={"split": "0" * 64})

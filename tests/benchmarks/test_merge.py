@@ -220,3 +220,6 @@ def test_latencies_that_are_none_or_of_another_device_or_source_stay_out(tmp_pat
     for path, why in wrong.items():
         assert any(str(path) in line and why in line for line in found.damaged), why
     assert merge([tmp_path / "a"], Path("runs")).latencies == 1, "runs/ takes what names no source"
+    theirs = timed(tmp_path / "b")
+    assert merge([tmp_path / "b"], Path("results/_budget")).latencies == 1
+    assert (tmp_path / "results" / "_latency" / theirs.name).exists(), "where the reports look"

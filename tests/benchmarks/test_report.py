@@ -540,6 +540,15 @@ def test_trainings_that_diverged_are_counted_wherever_their_model_stands(stored,
     assert verdict(gone) == ["Of CANet, every training diverged (2)."]
 
 
+def test_the_best_on_a_metric_goes_by_that_metric(stored, tmp_path: Path) -> None:
+    for seed in range(3):
+        stored("results", make_cell(seed=seed), metrics=make_metrics(0.6, AP=0.2, AP_small=0.3))
+        stored("results", make_cell(seed=seed, model="fcos"), metrics=make_metrics(0.5, AP=0.3, AP_small=None))
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    names = {name: row and row.name for name in ("AP50", "AP", "AP_small") for row in [tables.best(found, name)]}
+    assert names == {"AP50": "canet", "AP": "fcos", "AP_small": None}
+
+
 def test_rows_of_other_recipes_have_no_difference_in_any_table(stored, tmp_path: Path) -> None:
     many(stored, {0: 0.6, 1: 0.601, 2: 0.602})
     longer = RECIPE.model_copy(update={"epochs": 2 * RECIPE.epochs})
@@ -570,13 +579,21 @@ def test_published_trainings_on_other_data_are_left_out_and_that_is_said(stored,
     mine = [stored("mine")]
     stored("published", make_cell(seed=1)), stored("published", make_cell(seed=2), fingerprint=other)
     stored("published", make_cell(dataset="neu_det"), fingerprint=other)
+    gone = {"status": "diverged", "metrics": None, "error": "loss"}
+    stored("published", make_cell(seed=3), fingerprint=other, **gone)
+    other_evaluator = make_record().fingerprint.model_copy(update={"evaluator": 7})
+    stored("published", make_cell(seed=4), fingerprint=other_evaluator, **gone)
     said: list[str] = []
     kept = belonging(mine, scan(tmp_path / "published"), said.append)
-    assert [(one.run.cell.dataset, one.run.cell.seed) for one in kept] == [("neu_det", 0), ("synthetic_small", 1)]
+    assert [(one.run.cell.dataset, one.run.cell.seed) for one in kept] == [
+        ("neu_det", 0),
+        ("synthetic_small", 1),
+        ("synthetic_small", 4),
+    ]
     where = tmp_path / "published"
     assert said == [
-        f"1 published trainings of synthetic_small in {where} are left out: "
-        "another data and evaluator than the records here"
+        f"1 published trainings of synthetic_small in {where} are left out: another {what} than the records here"
+        for what in ("data", "data and evaluator")
     ]
 
 
