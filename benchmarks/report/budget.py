@@ -17,6 +17,8 @@ BUDGET = "_budget"
 ENDS = ("canet", "fasterrcnn_fpn")
 """What lies between them, on one recipe, takes the worse of their verdicts."""
 LENGTHS = (0.5, 1, 2, 4)
+Table = tuple[str, str, int, str | None]
+"""What rows that are compared have in common: data set, split list, input size in pixels, class of device."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Course:
     diverged: Mapping[int, int]
 
     @property
-    def table(self) -> tuple[str, str, int, str | None]:
-        """What the rows of one table have in common."""
+    def table(self) -> Table:
         return self.dataset, self.split, self.image_size, self.device_class
 
 
@@ -136,9 +137,8 @@ def markdown(known: Sequence[Course]) -> str:
     lines = ["# Trained to the end?", ""]
     if not known:
         lines += ["No model was trained at its schedule and at twice it: nothing is told, and nothing ranked.", ""]
-    several = len({course.split for course in known}) > len({course.dataset for course in known})
-    for table in dict.fromkeys(course.table for course in known):
-        lines += [f"## {markdown_name(titled(*table, several_splits=several))}", ""]
+    for table, title in titles(course.table for course in known).items():
+        lines += [f"## {markdown_name(title)}", ""]
         head = (
             "model",
             "epochs at 1x",
@@ -177,10 +177,17 @@ def markdown(known: Sequence[Course]) -> str:
     return "\n".join(lines)
 
 
-def titled(dataset: str, split: str, image_size: int, device_class: str | None, *, several_splits: bool) -> str:
-    """How a table is headed: data set and input size, the split list where there are several, and the accelerator."""
-    title = f"{dataset}, {image_size} px" + (f", {split}" if several_splits else "")
-    return f"{title}, on {device_class}" if device_class else title
+def titles(tables: Iterable[Table]) -> dict[Table, str]:
+    """How tables are headed: data set and input size, the split list where a set has several, and the accelerator."""
+    tables = list(dict.fromkeys(tables))
+    splits = {(dataset, split) for dataset, split, _, _ in tables}
+    out = {}
+    for table in tables:
+        dataset, split, image_size, device_class = table
+        several = sum(other == dataset for other, _ in splits) > 1
+        title = f"{dataset}, {image_size} px" + (f", {split}" if several else "")
+        out[table] = f"{title}, on {device_class}" if device_class else title
+    return out
 
 
 def _at(course: Course, epochs: float) -> str:

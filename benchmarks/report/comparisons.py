@@ -84,8 +84,7 @@ SAME = ("trainer", "epochs", "augment", "precision", "tile")
 
 def unpaired(a: Row, b: Row) -> str | None:
     """Why no difference of two rows is given at all, as a sentence; None where one may be."""
-    tables = [(row.dataset, row.split, row.image_size, row.device_class) for row in (a, b)]
-    if tables[0] != tables[1]:
+    if a.table != b.table:
         return "Not of one table: other images, another input size or another kind of device. They are not paired."
     odd = [name for name in SAME if a.request.get(name) != b.request.get(name)]
     if not odd:

@@ -124,7 +124,6 @@ def page_content(
     for title, section in sections(rows(records, studied)).items():
         groups = [[known[cell] for cell in row.cell_ids] for row in section]
         first = section[0]
-        table = (first.dataset, first.split, first.image_size, first.device_class)
         found.append(
             {
                 "title": title,
@@ -135,7 +134,7 @@ def page_content(
                 "rows": [_row_content(row, group, spreads) for row, group in zip(section, groups, strict=True)],
                 "pairs": _pairs(section, groups),
                 "most_paired": MOST_PAIRED,
-                "courses": [_course(c) for c in courses if c.table == table],
+                "courses": [_course(c) for c in courses if c.table == first.table],
                 "by_size": by_size(groups, data_root),
                 "gallery": gallery(section, known, data_root, with_images=with_images),
             }

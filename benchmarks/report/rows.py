@@ -142,6 +142,10 @@ class Row:
     """AP50 and AP small of each training at twice the schedule, by (fold, seed), from every record there is."""
 
     @property
+    def table(self) -> budget.Table:
+        return self.dataset, self.split, self.image_size, self.device_class
+
+    @property
     def title(self) -> str:
         """The label, and what tells it from others of the same."""
         return f"{self.label} ({self.apart})" if self.apart else self.label
@@ -238,7 +242,7 @@ def belonging(
     return kept
 
 
-def _of_table(cell: Cell) -> tuple[object, ...]:
+def _of_table(cell: Cell) -> budget.Table:
     return cell.dataset, cell.split, cell.image_size, cell.device_class
 
 
@@ -269,10 +273,10 @@ def _told_apart(found: list[Row]) -> list[Row]:
     """Rows of one label in one table, with what their cells differ in."""
     same: dict[tuple[object, ...], list[Row]] = {}
     for row in found:
-        same.setdefault((row.dataset, row.split, row.image_size, row.device_class, row.label), []).append(row)
+        same.setdefault((*row.table, row.label), []).append(row)
     out = []
     for row in found:
-        others = same[row.dataset, row.split, row.image_size, row.device_class, row.label]
+        others = same[(*row.table, row.label)]
         fields = [k for k in row.request if len({repr(other.request.get(k)) for other in others}) > 1]
         out.append(replace(row, apart=", ".join(f"{k} {row.request.get(k)}" for k in fields)))
     return out
@@ -303,22 +307,16 @@ def _never_found(measured: list[Metrics]) -> dict[str, int]:
     return {name: n for name, n in boxes.items() if n and name not in found}
 
 
-def _table(row: Row) -> tuple[str, str, int, str | None]:
-    return row.dataset, row.split, row.image_size, row.device_class
-
-
 def _with_one_reference(found: list[Row]) -> list[Row]:
     """Ratios of one table are to one model, the commonest: those to another are left out."""
 
-    counts: dict[tuple[str, str, int, str | None], Counter[str]] = {}
+    counts: dict[budget.Table, Counter[str]] = {}
     for row in found:
         if row.reference is not None:
-            counts.setdefault(_table(row), Counter())[row.reference] += 1
+            counts.setdefault(row.table, Counter())[row.reference] += 1
     common = {key: names.most_common(1)[0][0] for key, names in counts.items()}
     return [
-        row
-        if row.reference == common.get(_table(row))
-        else replace(row, ratio=None, ratio_interval=None, reference=None)
+        row if row.reference == common.get(row.table) else replace(row, ratio=None, ratio_interval=None, reference=None)
         for row in found
     ]
 
@@ -327,11 +325,10 @@ def _with_training_ratios(found: list[Row]) -> list[Row]:
     """Training time over that of the table's reference at as many epochs, in circumstances that both had."""
     out = []
     for row in found:
-        same = [r for r in found if _table(r) == _table(row) and r.epochs == row.epochs]
-        name = next(
-            (r.reference for r in found if _table(r) == _table(row) and r.reference is not None), budget.ENDS[1]
-        )
-        reference = next((r for r in same if r.name == name and r.training_s and "native" not in r.label), None)
+        table = [r for r in found if r.table == row.table]
+        name = next((r.reference for r in table if r.reference is not None), budget.ENDS[1])
+        like = [r for r in table if r.name == name and r.epochs == row.epochs and "native" not in r.label]
+        reference = like[0] if len(like) == 1 else None  # of several, nobody could say which
         if reference is not None and (where := sorted(row.training_s.keys() & reference.training_s.keys())):
             fastest = min(where, key=lambda one: reference.training_s[one])
             row = replace(row, training_ratio=row.training_s[fastest] / reference.training_s[fastest])

@@ -11,7 +11,7 @@ from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
-from benchmarks.report.budget import titled
+from benchmarks.report.budget import titles
 from benchmarks.report.comparisons import by_result, compared, rankable, verdict
 from benchmarks.report.escaping import markdown as md
 from benchmarks.report.escaping import plain
@@ -99,14 +99,10 @@ def reference_label(row: Row) -> str:
 
 def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by title: data set and input size, the split list where there are several, and the accelerator."""
-    splits: dict[str, set[str]] = {}
-    for row in all_rows:
-        splits.setdefault(row.dataset, set()).add(row.split)
+    title_of = titles(row.table for row in all_rows)
     sections: dict[str, list[Row]] = {}
     for row in all_rows:
-        several = len(splits[row.dataset]) > 1
-        title = titled(row.dataset, row.split, row.image_size, row.device_class, several_splits=several)
-        sections.setdefault(title, []).append(row)
+        sections.setdefault(title_of[row.table], []).append(row)
     return {title: _by_result(section) for title, section in sections.items()}
 
 
