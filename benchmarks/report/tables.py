@@ -11,6 +11,7 @@ from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
+from benchmarks.metrics.spread import pooled
 from benchmarks.report.budget import titles
 from benchmarks.report.comparisons import by_result, compared, rankable, verdict
 from benchmarks.report.escaping import markdown as md
@@ -125,6 +126,19 @@ def _tested_on(section: Sequence[Row]) -> str:
         return "Nothing was tested."
     a_run = [round(n / row.runs) for n in (row.images, row.boxes, row.boxes_small)]
     return "Test images: {} a run, with {} boxes, {} of them small.".format(*a_run)
+
+
+def _between_trainings(section: Sequence[Row]) -> list[str]:
+    """The standard deviation of AP50 over trainings on the same test images, of rows with `LEAST_RUNS` of them."""
+    found = []
+    for row in section:
+        by_fold: dict[int, list[float]] = {}
+        for (fold, _), sample in row.samples.items():
+            by_fold.setdefault(fold, []).append(sample.value)
+        spread = pooled(by_fold.values())
+        if spread is not None and row.runs >= LEAST_RUNS:
+            found.append(f"{md(row.title)} {100 * spread.variance**0.5:.1f} ({row.runs})")
+    return [f"SD between trainings on one fold, in points of AP50: {', '.join(found)}.", ""] if found else []
 
 
 def _superseded(section: Sequence[Row]) -> list[str]:
@@ -280,6 +294,7 @@ def markdown(found: Sequence[Row], records: Iterable[Stored], more: Sequence[str
             + (f" Latency ratios are to {', '.join(sorted(references))}." if references else ""),
             "",
         ]
+        lines += _between_trainings(section)
         if amended := sum(r.amended for r in section):
             lines += [
                 f"Of {amended} records something was put right after the run; their `provenance.amended` says it.",

@@ -100,6 +100,11 @@ def test_each_kind_of_device_has_a_table_of_its_own(study, tmp_path: Path) -> No
     assert [len(section["courses"]) for section in (on_cpu, on_card)] == [1, 1]
 
 
+def test_a_heading_has_the_split_list_of_a_set_with_several() -> None:
+    tables = [("a", "a-v1", 64, None), ("a", "a-v2", 64, None), ("b", "b-v1", 64, "a-card")]
+    assert list(budget.titles(tables).values()) == ["a, 64 px, a-v1", "a, 64 px, a-v2", "b, 64 px, on a-card"]
+
+
 def test_a_shorter_training_takes_nothing_from_a_longer_one(study, tmp_path: Path) -> None:
     study(FLAT, 2), study(FLAT[:3], 4, "results/_budget"), study([0.5] * 3, 1)
     found = told(tmp_path)

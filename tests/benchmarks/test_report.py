@@ -604,6 +604,19 @@ def test_a_training_time_is_divided_by_one_of_as_many_epochs(stored, tmp_path: P
         stored("results", make_cell(model="fasterrcnn_fpn", recipe=recipe), timings_s={"train": seconds})
     ratios = {(row.name, row.epochs): row.training_ratio for row in rows(scan(tmp_path / "results"))}
     assert ratios == {("canet", 4): 1.5, ("fasterrcnn_fpn", 2): 1.0, ("fasterrcnn_fpn", 4): 1.0}
+    other = longer.model_copy(update={"lr": 2e-3})
+    stored("results", make_cell(model="fasterrcnn_fpn", recipe=other), timings_s={"train": 900.0})
+    ratios = {(row.name, row.epochs): row.training_ratio for row in rows(scan(tmp_path / "results"))}
+    assert ratios["canet", 4] is None, "of two references nobody could say to which"
+
+
+def test_the_summary_says_how_much_trainings_differ(stored, tmp_path: Path) -> None:
+    """Within a fold: that folds are of other difficulty is no difference of trainings."""
+    for fold, seed, ap50 in ((0, 0, 0.50), (0, 1, 0.52), (1, 0, 0.80), (1, 1, 0.82)):
+        stored("results", make_cell(fold=fold, seed=seed), metrics=make_metrics(ap50))
+    stored("results", make_cell(model="fcos"))
+    said = "SD between trainings on one fold, in points of AP50: CANet 1.4 (4)."
+    assert said in summary(scan(tmp_path / "results")).splitlines()
 
 
 def test_what_only_some_trainings_measured_says_of_how_many_it_is(stored, tmp_path: Path) -> None:
