@@ -85,10 +85,30 @@ def _peak(run: Callable[[], None], device: torch.device) -> int:
     finally:
         with _quiet_stderr():
             watched.__exit__(None, None, None)
-    recorded: Any = watched.kineto_results
-    events = [e for e in recorded.events() if e.name() == "[memory]"]
-    events.sort(key=lambda e: e.start_ns())
-    return max(accumulate((e.nbytes() for e in events), initial=0))
+    return max(accumulate(_changes(watched.kineto_results), initial=0))
+
+
+def _changes(recorded: Any) -> Iterator[int]:
+    """Bytes handed out and, as negative numbers, given back, in order; of blocks of this recording alone.
+
+    By address: torch remembers the blocks of earlier recordings that were freed after them, so the release of another
+    block that got such an address in between is reported with the bytes of the old one.
+    """
+    import torch
+
+    nodes, found = list(recorded.experimental_event_tree()), []
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.children)
+        if node.tag == torch._C._profiler._EventType.Allocation:
+            found.append((node.start_time_ns, node.extra_fields.ptr, node.extra_fields.alloc_size))
+    held: dict[int, int] = {}
+    for _, address, size in sorted(found, key=lambda it: it[0]):
+        if size > 0:
+            held[address] = size
+            yield size
+        else:
+            yield -held.pop(address, 0)
 
 
 @contextlib.contextmanager
