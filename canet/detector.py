@@ -60,9 +60,9 @@ class TwoStageDetector(Detector):
                 assert batch.targets is not None
                 matched = self.roi_heads.proposal_matcher.low_threshold
                 proposals = without_ignored(proposals, batch.targets, matched)
-                if not any(map(len, proposals)) and not any(len(t["boxes"]) for t in batch.targets):
-                    nothing = proposals[0].sum()  # of no proposal at all the losses would be NaN
-                    return {**rpn_losses, "loss_classifier": nothing, "loss_box_reg": nothing}
+            if not any(map(len, proposals)) and not any(len(t["boxes"]) for t in batch.targets or ()):
+                nothing = proposals[0].sum()  # of no proposal at all the losses would be NaN
+                return {**rpn_losses, "loss_classifier": nothing, "loss_box_reg": nothing}
             _, losses = self.roi_heads(features, proposals, sizes, batch.targets)
             return {**rpn_losses, **losses}
         pooled = self.roi_heads.box_roi_pool(features, proposals, sizes)

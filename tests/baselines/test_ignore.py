@@ -63,6 +63,24 @@ def test_ignored_boxes_are_left_out_of_the_loss(name: str) -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "name", [_param(name) for name in ABLE if name in ("canet", "fasterrcnn_fpn", "fasterrcnn_mobilenet")]
+)
+def test_a_batch_without_boxes_and_without_proposals_has_losses(name: str) -> None:
+    """As after good parts alone: boxes that nothing holds in place leave the images, and no proposal is left."""
+    model = _build(name).train()
+    outside = torch.zeros(4)
+    outside[0] = 1e4
+    with torch.no_grad():
+        bias = model.rpn.head.bbox_pred.bias
+        bias.copy_(outside.repeat(len(bias) // 4))
+    image, _ = small_scene(0)
+    losses = model([image, image], [_empty()] * 2)
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+
+
 @pytest.mark.parametrize("name", [_param(name) for name in ("ssdlite", "rtdetr_l", "dfine")])
 def test_models_that_cannot_leave_them_out_refuse(name: str) -> None:
     model = _build(name)
