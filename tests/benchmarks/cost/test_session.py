@@ -145,16 +145,17 @@ def test_what_was_cut_is_measured_again_and_one_timing_more_is_whole_each_time(t
         rounds = [c["session"]["rounds"] for c in (costs["b"].latency, costs["b"].batch_latency[2])]
         return rounds, costs["b"].throughput_s[1]
 
-    first, _ = again(0.5)
-    assert max(first) < 40
-    second, _ = again(5.0)
-    assert second[0] == 40
-    assert second[1] >= first[1], "what has more rounds stays"
-    third, seconds = again(10.0)
-    assert (third, seconds) == ([40, 40], 0.3)
-    begun = time.monotonic()
+    rounds, seconds = again(0.5)
+    assert max(rounds) < 40
+    for _ in range(20):  # a machine that is busy elsewhere needs more of them
+        before, (rounds, seconds) = (rounds, seconds), again(5.0)
+        assert all(new >= old for new, old in zip(rounds, before[0], strict=True)), "what has more rounds stays"
+        if (rounds, seconds) == ([40, 40], 0.3):
+            break
+    assert (rounds, seconds) == ([40, 40], 0.3)
+    before = models["b"].runs
     assert again(10.0) == ([40, 40], 0.3)
-    assert time.monotonic() - begun < 0.5, "all is kept"
+    assert models["b"].runs - before < 40, "all is kept"
 
 
 def test_a_kept_timing_that_lacks_an_entry_is_measured_again(tmp_path: Path):
