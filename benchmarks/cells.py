@@ -24,6 +24,9 @@ from pydantic import (
 RECIPE_VERSION = 1
 """Raise it when the training loop computes other numbers from the same recipe."""
 
+LEAST_PX = 32
+"""Longer side of images inside a model, at least: the coarsest stride."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Weights = Literal["imagenet"] | Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None
@@ -134,7 +137,7 @@ class Cell(Hashed):
     variant: str
     scale: str
     seed: int = Field(ge=0)
-    image_size: int = Field(ge=32, description="longer side in pixels inside the model")
+    image_size: int = Field(ge=LEAST_PX, description="longer side in pixels inside the model")
     recipe: Recipe | NativeRecipe
     tile: Tile | None = added(None, description="None: images go in whole")
     device_class: str | None = added(

@@ -81,12 +81,18 @@ def main(
         raise RequestError(f"--update-baseline replaces the records of a folder; {base} is none")
     if any_runs and reproduce:
         raise RequestError("--any and --reproduce are two questions; ask one")
+    if train and not all(side.startswith("git:") and side.count(":") == 1 for side in (base, head)):
+        raise RequestError("--train trains both sides: name two commits, as git:REV git:REV")
+    if (tier is not None or seed) and not train:
+        raise RequestError("--tier and --seed say what --train trains; leave them out, or add it")
     if base_source is not None and not (one_job and base_source.is_dir()):
         raise RequestError("--base-source is the folder of a checkout, and belongs to --one-job")
     limits = suites.load(suite, catalogue.data_root(data_root)).limits
     work = Path(context.with_resource(tempfile.TemporaryDirectory(prefix="canet-bench-")))
     names = base, head
     if ratios.is_report(base) or ratios.is_report(head):
+        if any_runs or reproduce or train or one_job or tolerance is not None:
+            raise RequestError("files of pytest-benchmark's hold ratios alone: leave out what asks of records")
         checks = ratios.compare(Path(base), Path(head), limits.latency_ratio)
         groups = len({check.cell for check in checks})
         _show(checks, groups, verbose=verbose, reproduce=False)

@@ -149,6 +149,11 @@ def _of_copy(root: Path) -> SourceState:
         return SourceState(None, None)
 
 
+def source_digest() -> str:
+    """Of the source files as they are now, changed or not: what they measure is the same where it is equal."""
+    return hashlib.sha256(json.dumps(_digests(Path(__file__).parents[1])).encode()).hexdigest()
+
+
 def _digests(root: Path) -> dict[str, str]:
     """SHA-256 of what is imported or installed, by path."""
     there = (p for name in _SOURCES for p in [root / name, *(root / name).rglob("*")])

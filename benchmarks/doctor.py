@@ -114,7 +114,7 @@ def _extra(extra: str) -> str:
     name = _OF_EXTRAS[extra]
     if (missing := models.missing_extra(name)) is not None:
         return f"not there; {missing}"
-    with preflight.Libraries([(name, models.get(name).scale("nano"), "default", 160)]) as library:
+    with preflight.Libraries([(name, models.get(name).scale("nano"), "default", 160, None)]) as library:
         library.require()
     return f"{name} was built and run"
 

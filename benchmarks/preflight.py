@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,18 +139,22 @@ def require_cache(data: Iterable[PreparedDataset]) -> None:
 class Libraries:
     """Builds and runs a model of each builder that comes from an extra or from the user, in another process.
 
-    It works beside this one until it is asked.
+    So it does with a model of each scale that starts from ImageNet weights which are downloaded: a model has none, or
+    the network is missing. It works beside this one until it is asked.
 
     Args:
-        wanted: model, scale of its builder, variant and image size; the first of each builder is taken.
+        wanted: model, scale of its builder, variant, image size and the recipe's weights; the first of each builder,
+            scale and weights is taken.
     """
 
-    def __init__(self, wanted: Iterable[tuple[str, str, str, int]]) -> None:
-        first: dict[str, tuple[str, str, str, int]] = {}
-        for one in wanted:
-            spec = models.get(one[0])
-            if spec.extra is not None or models.is_own(one[0]):
-                first.setdefault(spec.builder, one)
+    def __init__(self, wanted: Iterable[tuple[str, str, str, int, str | None]]) -> None:
+        first: dict[tuple[str, ...], tuple[str, str, str, int, str | None]] = {}
+        for name, scale, variant, size, weights in wanted:
+            spec = models.get(name)
+            pretrained = "imagenet" if weights == "imagenet" else None  # files' digests are checked where they are read
+            if spec.extra is not None or models.is_own(name) or (pretrained and scale != "lite0"):
+                key = (spec.builder, scale, pretrained) if pretrained else (spec.builder,)
+                first.setdefault(key, (name, scale, variant, size, pretrained))
         self._wanted = list(first.values())
         self._child: subprocess.Popen[str] | None = None
         if self._wanted:
@@ -169,11 +174,16 @@ class Libraries:
             return
         told, noise = self._child.communicate()
         answers = [json.loads(line[len(_MARK) :]) for line in told.splitlines() if line.startswith(_MARK)]
-        bad = [f"model {name!r} cannot be used here: {why}" for name, why in answers if why]
+        bad = []
+        for (name, why), one in zip(answers, self._wanted, strict=False):
+            if why:
+                remedy = "; --suite baselines --tier shared starts from random weights" if one[4] else ""
+                bad.append(f"model {name!r} cannot be used here: {why}{remedy}")
         if len(answers) < len(self._wanted):
             last = next(reversed([line for line in noise.splitlines() if line.strip()]), "")
             name, code = self._wanted[len(answers)][0], self._child.returncode
-            bad.append(f"model {name!r} cannot be used here: building it ended its process with {code}; {last}")
+            if code != -signal.SIGTERM:  # whoever ends a run may signal all of its processes; no model does that
+                bad.append(f"model {name!r} cannot be used here: building it ended its process with {code}; {last}")
         if bad:
             raise RequestError("; ".join(bad) + "; or narrow the run with --model")
 
@@ -204,12 +214,14 @@ def _told(error: BaseException) -> str:
     return line
 
 
-def _try(model: str, scale: str, variant: str, image_size: int) -> str:
+def _try(model: str, scale: str, variant: str, image_size: int, weights: str | None = None) -> str:
     """What is wrong with a model; nothing where it can be built and run."""
     try:
         import torch
 
-        built = models.build_model(model, num_classes=2, image_size=image_size, scale=scale, variant=variant)
+        built = models.build_model(
+            model, num_classes=2, image_size=image_size, scale=scale, variant=variant, weights=weights
+        )
         with torch.inference_mode():
             built.eval()([torch.zeros(3, image_size, image_size)])
     except BaseException as e:  # a library may leave with SystemExit

@@ -9,6 +9,7 @@ docs/cost-and-time.md says what is measured how, and which rules of the field ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -27,12 +28,12 @@ from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
 from benchmarks.cost.reporting import reporting
 from benchmarks.cost.session import TIME_IS_UP, Cost, Kept, Plan, ProfiledModel, Step, as_json, prepare, session
-from benchmarks.devices import pick_device, provenance, source_at_start
+from benchmarks.devices import pick_device, provenance, source_at_start, source_digest
 from benchmarks.errors import RequestError
 from benchmarks.models import split_name
 from benchmarks.plan import seconds as parse_seconds
 from benchmarks.preflight import require_files
-from benchmarks.store import now, write_atomic
+from benchmarks.store import CellPaths, load, now, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +132,10 @@ def main(
     of_suite = suites.load(suite)
     first_tier = next(iter(of_suite.tiers))
     listed = [m if v == "default" else f"{m}:{v}" for m, v in of_suite.selected((), first_tier)]
-    names = _distinct(model or [name for name in listed if registry.missing_extra(name.partition(":")[0]) is None])
+    absent = {} if model else {n: why for n in listed if (why := registry.missing_extra(n.partition(":")[0]))}
+    for name, why in absent.items():
+        console.print(f"{name} is left out: {why}", highlight=False)
+    names = _distinct(model or [name for name in listed if name not in absent])
     for base, variant in names.values():
         registry.get(base).scale(scale)
         registry.check_variant(base, variant)
@@ -187,8 +191,12 @@ def main(
     forms = {name: [shown, str(one)] for name, (shown, one) in wanted.items()}
     built = {name: module.to(target) for name, module in built.items()}
     made = provenance(started=began, device=target)
-    where = [device, made.device_name, torch.get_num_threads(), torch.__version__]
-    definition = [about, plan.__dict__, forms, reference, where]
+    trainings = [] if trained is None else [load(CellPaths.of(trained, cell)).run for cell in cells.values()]
+    weights_of = [run.weights_sha256 or run.provenance.ended for run in trainings]
+    where = [device, made.device_name, made.cpu, torch.get_num_threads(), made.packages]
+    # What another source, data set or training gave is no part of this one.
+    made_of = [source_digest(), [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in inputs], weights_of]
+    definition = [about, plan.__dict__, forms, reference, where, made_of]
     before = _left(out, digest_of(definition))
     entries: dict[str, ProfiledModel] = {}
     costs: dict[str, Cost] = {}
@@ -226,7 +234,7 @@ def main(
                 }
                 for name in measured
             },
-            "not_measured": {name: why for name, why in skipped.items() if name not in measured},
+            "not_measured": absent | {name: why for name, why in skipped.items() if name not in measured},
         }
         write_atomic(out, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -515,11 +523,11 @@ def _random(base: str, variant: str, classes: int, image_size: int, scale: str, 
 
 
 def _trained_cell(runs: Path, dataset: str, base: str, variant: str, scale: str, image_size: int) -> Cell:
-    """The first cell (by fold and seed) below `runs` that trained this model; RequestError where there is none."""
+    """The first cell (by fold, seed, id) below `runs` that trained this model; RequestError where there is none."""
     from benchmarks import models as registry
     from benchmarks.store import scan
 
-    asked = (dataset, base, variant, registry.get(base).scale(scale), image_size)
+    asked = (dataset, base, variant, registry.get(base).scale(scale), image_size, None)  # a run profiles tiles itself
     found = [
         stored.run.cell
         for stored in scan(runs)
@@ -528,14 +536,14 @@ def _trained_cell(runs: Path, dataset: str, base: str, variant: str, scale: str,
     if not found:
         name = base if variant == "default" else f"{base}:{variant}"
         raise RequestError(
-            f"{runs} holds no trained {name} for {dataset} at scale {asked[3]} and {image_size} px; "
+            f"{runs} holds no trained {name} for {dataset} at scale {asked[3]} and {image_size} px, untiled; "
             "train it with benchmarks.run, or leave out --trained"
         )
-    return min(found, key=lambda cell: (cell.fold, cell.seed))
+    return min(found, key=lambda cell: (cell.fold, cell.seed, cell.id))
 
 
-def _asked(cell: Cell) -> tuple[str, str, str, str, int]:
-    return cell.dataset, cell.model, cell.variant, cell.scale, cell.image_size
+def _asked(cell: Cell) -> tuple[object, ...]:
+    return cell.dataset, cell.model, cell.variant, cell.scale, cell.image_size, cell.tile
 
 
 def _load(cell: Cell, dataset: str, root: Path, runs: Path) -> nn.Module:

@@ -193,7 +193,7 @@ def main(
     todo = [cell for cell in cells if done[cell] is None]
     if publish and todo and before.dirty is not False:
         raise RequestError("--publish: the source differs from its commit, or is no clone; commit first, then run")
-    with preflight.Libraries((c.model, c.scale, c.variant, c.image_size) for c in todo) as libraries:
+    with preflight.Libraries((c.model, c.scale, c.variant, c.image_size, c.recipe.weights) for c in todo) as libraries:
         if todo:
             preflight.require_operators()
             preflight.require_cache(data.values())

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmarks import models
-from benchmarks.cells import Cell, NativeRecipe, Recipe, Tile
+from benchmarks.cells import LEAST_PX, Cell, NativeRecipe, Recipe, Tile
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.splits import count_folds
 from benchmarks.errors import DataError, RequestError, nearest
@@ -211,7 +211,8 @@ class Suite(_Strict):
         for dataset in datasets:
             spec = catalogue.get(dataset, root)
             cut = tile or t.tile.get(dataset)
-            native = min(spec.native_size, cut.size) if cut else spec.native_size
+            # Smaller images are enlarged: no network takes less.
+            native = max(min(spec.native_size, cut.size) if cut else spec.native_size, LEAST_PX)
             title = (split or {}).get(dataset) or t.split.get(dataset) or spec.split
             count = spec.folds if title == spec.split else count_folds(dataset, title, root)
             for fold in folds if folds is not None else [f for f in t.folds if f < count]:
@@ -220,7 +221,12 @@ class Suite(_Strict):
                 for seed in seeds if seeds is not None else t.seeds:
                     for model, variant in self.selected(select, tier):
                         entry = models.get(model)
-                        recipe = t.resolve(dataset, entry.family, epochs)
+                        try:
+                            recipe = t.resolve(dataset, entry.family, epochs)
+                        except ValidationError as e:  # the file is sound: it is the epochs that were asked for
+                            reason = e.errors()[0]["msg"].removeprefix("Value error, ")
+                            asked = "" if epochs is None else f"--epochs {epochs}: "
+                            raise RequestError(f"{asked}tier {tier!r} has no recipe for {model}: {reason}") from None
                         if isinstance(recipe, NativeRecipe) and not entry.native:
                             raise RequestError(
                                 f"model {model!r} has no trainer of its own; use another tier than {tier!r}"
@@ -241,7 +247,7 @@ class Suite(_Strict):
                                 tile=cut,
                             )
                         )
-        return out
+        return list(dict.fromkeys(out))  # what is named twice is trained once
 
     def selected(self, select: Collection[str], tier: str) -> list[tuple[str, str]]:
         """(model, variant) pairs of a tier that `select` names, in the suite's order.

@@ -14,7 +14,7 @@ from benchmarks.cost.session import Cost, Kept, Plan, ProgressCallback, Step, pr
 from benchmarks.datasets.loading import DetectionDataset
 from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
-from benchmarks.devices import provenance
+from benchmarks.devices import provenance, source_digest
 from benchmarks.store import CellPaths, Latency, Macs, ProfileRecord, Provenance, Stored, load, now, write_record
 from benchmarks.train import build_optimizer
 
@@ -81,7 +81,7 @@ def profile_cells(
     weights = {name: run.weights_sha256 for name, run in found.items()}
     trained = {name: weights[name] or run.provenance.ended for name, run in found.items()}
     made = provenance(started=began, device=device)
-    where = [device.type, made.device_name, made.cpu, threads, made.packages, made.commit]
+    where = [device.type, made.device_name, made.cpu, threads, made.packages, source_digest()]
     kept = Kept(
         runs / "_profiles" / f"{cells[0].dataset}.json",
         [trained, split.digest, data.manifest_digest, tile, plan.__dict__, reference, where],

@@ -35,6 +35,9 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Modules that are convolutions alone: fixed shapes for an image size, no choice that depends on the data.
 DENSE = ("backbone", "neck", "rpn.head", "head", "detector")
 
+# Compilations of one piece of code in a process; beyond them a form fails instead of running eagerly.
+COMPILED_AT_MOST = 1024
+
 # What share of an exported model's detections must be the model's.
 AGREEMENT = 0.95
 
@@ -187,6 +190,14 @@ def _with_dense_parts(model: nn.Module, engine: str) -> nn.Module:
             parts.append(model.get_submodule(name))
     if not parts:
         raise CannotRun(f"none of its modules is one of {', '.join(DENSE)}")
+    if engine == "compile":
+        import torch._dynamo.config as dynamo
+
+        # Entries of all models, precisions and sizes count together, by the code that they share. Beyond its limits
+        # (8 and 256) torch runs the part eagerly with no more than a line in its log. Names as in torch 2.6, which
+        # later versions know as well.
+        dynamo.cache_size_limit = dynamo.accumulated_cache_size_limit = COMPILED_AT_MOST
+        dynamo.fail_on_cache_limit_hit = True
     for part in parts:
         if engine == "compile":
             part.compile(dynamic=False)

@@ -158,9 +158,15 @@ _TURNS = {
 
 
 def _deep(image: Image.Image, data: bytes) -> NDArray[np.float64] | None:
-    """The (H, W, 1 or 3) values of an image with more than 8 bits a channel, without its alpha; None for others."""
+    """The (H, W, 1 or 3) values of an image with more than 8 bits a channel, without its alpha; None for others.
+
+    DataError where one is no finite number, as height maps have them: no grey value stands for it.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        return np.asarray(image).astype(np.float64)[..., None]
+        pixels = np.asarray(image).astype(np.float64)[..., None]
+        if count := int((~np.isfinite(pixels)).sum()):
+            raise DataError(f"{count} pixels are NaN or infinite; write a value of your choice there")
+        return pixels
     if image.format == "PNG" and data[24] == 16:  # the bit depth of its header; Pillow keeps the upper byte only
         import torch
         from torchvision.io import ImageReadMode, decode_png

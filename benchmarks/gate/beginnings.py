@@ -39,7 +39,8 @@ def beginning(pair: Pair, first: float) -> list[Check]:
         return [Check(name, f"{what}, to the last bit", "pass", f"{steps} steps", f"{steps} steps")]
     found = _first_difference(old.first_steps, new.first_steps, 0.0 if exact else first)
     if found is None and exact:
-        steps = min(n for n, digest in old.first_steps.digests.items() if new.first_steps.digests.get(n) != digest)
+        known = [its.first_steps.digests if its.first_steps else {} for its in (old, new)]
+        steps = min(n for n in known[0] | known[1] if known[0].get(n) != known[1].get(n))
         found = f"{steps} steps", "other bits"
     if found is None:
         return [Check(name, what, "pass", _last(old.first_steps), _last(new.first_steps))]

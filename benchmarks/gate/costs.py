@@ -25,6 +25,10 @@ FLOOR = 0.005
 """Of an image's time from end to end: by how much a tenth of a millisecond of preparing it varies is no regression."""
 
 
+ROUNDED = 0.1
+"""Share by which rounding may change the number of proposals; beyond it, other work is not told from a fault."""
+
+
 @dataclass(frozen=True)
 class Side:
     """All records of a side: a model's cost is told by that of the reference of its session."""
@@ -50,6 +54,8 @@ class Side:
             if one.run.cell.name == reference
             and one.run.cell.dataset == cell.dataset
             and one.run.cell.recipe.epochs == cell.recipe.epochs
+            and (one.run.cell.scale, one.run.cell.image_size) == (cell.scale, cell.image_size)
+            and one.run.cell.tile == cell.tile
             and one.run.shared == stored.run.shared
             and machine_type(one.run.provenance) == machine_type(stored.run.provenance)
             and "train" in one.run.timings_s
@@ -80,6 +86,8 @@ def counted(name: str, old: Stored, new: Stored, limits: GateLimits) -> list[Che
             if (values := both(out, name, what, c, d)) is not None:
                 change = values[1] / values[0] - 1 if values[0] else float(values[1] != values[0])
                 verdict: Verdict = "fail" if abs(change) > limits.macs + spare else "pass"
+                if verdict == "pass" and abs(change) > limits.macs and spare > ROUNDED:
+                    verdict = "inconclusive"  # no rounding moves the number of proposals so far
                 out.append(Check(name, what, verdict, f"{values[0]:.6g}", f"{values[1]:.6g}", change))
     if was.checkpoint_bytes is not None:
         out.append(_grown(name, "file size", limits.file_size, was.checkpoint_bytes, now.checkpoint_bytes))
@@ -120,7 +128,10 @@ def measured(
             None if (its := side.reference(profile)) is None else getattr(its, field)
             for side, profile in ((base, was), (head, now))
         )
-        if not c or not d:
+        if c == a and d == b and _grown(name, what, limits.memory, a, b).verdict == "fail":
+            # The reference: to itself it is always 1.
+            out.append(Check(name, f"{what}: of the reference itself", "inconclusive", f"{a:,}", f"{b:,}", b / a - 1))
+        elif not c or not d:
             out.append(Check(name, f"{what}: no reference in the session", "inconclusive", f"{a:,}", f"{b:,}"))
         else:
             out.append(_above(name, f"{what}, to the reference", (a / c, b / d), limits.memory))

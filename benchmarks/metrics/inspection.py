@@ -66,7 +66,7 @@ class Sweep:
     def recall_at(self, false_positives: Floats, images: Floats, limit: float) -> Floats:
         """Highest recall with at most `limit` of `false_positives` (H, B) per image, of which there are (B,)."""
         if not len(self.scores):
-            return ratio(np.zeros_like(self.boxes), self.boxes)
+            return np.where(images > 0, ratio(np.zeros_like(self.boxes), self.boxes), np.nan)
         allowed = np.count_nonzero(false_positives <= limit * images + 1e-6, axis=0)
         hits = np.concatenate([np.zeros((1, self.hits.shape[1])), self.hits])
         found = ratio(np.take_along_axis(hits, allowed[None], axis=0)[0], self.boxes)

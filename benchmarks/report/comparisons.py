@@ -14,6 +14,9 @@ from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate
 from benchmarks.report.budget import ENDS
 from benchmarks.report.rows import Row
 
+LEVEL = 0.05
+"""Below which Holm's p, over every pair of a table that may be ranked, tells the best of it from another."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -40,8 +43,10 @@ def compared(section: Sequence[Row]) -> list[Comparison]:
 
 
 def difference(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
-    """Paired difference of two rows; None unless both are trained alike, to the end, `LEAST_RUNS` times together."""
-    return _paired(a, ours, theirs) if unpaired(a, b) is None and _ranked(a, b, ours, theirs) else None
+    """Paired difference of two rows, as `beside` has it; None unless both are trained alike, to the end, `LEAST_RUNS`
+    times together.
+    """
+    return beside(a, b, ours, theirs) if _ranked(a, b, ours, theirs) else None
 
 
 def beside(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
@@ -54,13 +59,8 @@ def beside(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, R
     """
     if unpaired(a, b) is not None:
         return None
-    ours = {key: _independent(one, theirs[key]) for key, one in ours.items() if key in theirs}
     effect = _paired(a, ours, theirs)
-    if effect is None:
-        return None
-    if effect.error == 0 or any(not len(one.draws) and one.error is None for one in ours.values()):
-        return replace(effect, interval=None, covers="nothing", p=None)
-    return effect if _ranked(a, b, ours, theirs) else replace(effect, p=None)
+    return effect if effect is None or _ranked(a, b, ours, theirs) else replace(effect, p=None)
 
 
 def _ranked(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> bool:
@@ -68,7 +68,14 @@ def _ranked(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, 
 
 
 def _paired(a: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
-    return paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+    """The difference over what both have; without interval and p where the error over images is not known, or is 0."""
+    ours = {key: _independent(one, theirs[key]) for key, one in ours.items() if key in theirs}
+    effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
+    if effect is None:
+        return None
+    if effect.error == 0 or any(not len(one.draws) and one.error is None for one in ours.values()):
+        return replace(effect, interval=None, covers="nothing", p=None)
+    return effect
 
 
 def _independent(one: RunMetric, other: RunMetric) -> RunMetric:
@@ -189,13 +196,28 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
         few = f"fewer than {LEAST_RUNS} folds and seeds that all of them were trained on"
         return None if have < 2 else f"Best on {what} is nobody: the models have {few}."
     first, *others = ordered
-    untold, told, beaten = [], [], []
-    for row in others:
-        effect = difference(first, row, _samples(first, name), _samples(row, name))
-        if effect is not None and effect.interval is not None and effect.interval[1] < 0:
-            beaten.append(row.title)
-        elif effect is None or effect.interval is None or effect.interval[0] <= 0:
+    # Who is best is chosen by the same numbers: a lead is told by Holm's p over every pair that may be ranked.
+    effects = {
+        (i, j): difference(a, b, _samples(a, name), _samples(b, name))
+        for i, a in enumerate(ordered)
+        for j, b in enumerate(ordered)
+        if i < j
+    }
+    p = {pair: effect.p for pair, effect in effects.items() if effect is not None and effect.p is not None}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+    untold, told, beaten, apart = [], [], [], []
+    for j, row in enumerate(others, start=1):
+        effect = effects[0, j]
+        if effect is None:
+            apart.append(row.title)
+        elif (
+            effect.interval is None
+            or adjusted.get((0, j), 1.0) >= LEVEL
+            or effect.interval[0] <= 0 <= effect.interval[1]
+        ):
             untold.append(row.title)
+        elif effect.mean < 0:
+            beaten.append(row.title)
         else:
             low, high = (f"{100 * v:+.1f}" for v in effect.interval)
             lead = f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}"
@@ -207,6 +229,7 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
         out += " (the order is that of the folds and seeds that all models have)"
     out += f", {told[0]}" if told else ""
     out += f"; not told from {', '.join(untold)}" if untold else ""
+    out += f"; trained otherwise, and not compared: {', '.join(apart)}" if apart else ""
     out += f"; behind {', '.join(beaten)} in all that the two have in common" if beaten else ""
     return out + "."
 
@@ -221,7 +244,8 @@ def _at_twice(first: Row, row: Row, name: str) -> str:
     if effect.runs < LEAST_RUNS or effect.interval is None:
         return f"{out}, in too few trainings to tell"
     low, high = effect.interval
-    return f"{out}, {100 * low:+.1f} to {100 * high:+.1f}{'' if low > 0 else ': not told there'}"
+    end = "" if low > 0 else ": behind there" if high < 0 else ": not told there"
+    return f"{out}, {100 * low:+.1f} to {100 * high:+.1f}{end}"
 
 
 def counterpart(row: Row, section: Sequence[Row]) -> Row | None:

@@ -161,7 +161,7 @@ def _all_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return list(value) if {*map(type, value)} <= {int} else [_all_plain(v) for v in value]
     if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
+        return float(f"{value:.9g}") if math.isfinite(value) else None
     return value
 
 

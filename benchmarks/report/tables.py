@@ -108,10 +108,11 @@ def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _by_result(section: list[Row]) -> list[Row]:
-    """The best on AP50 first where models may be ranked; else as they come, in the registry's order."""
+    """What may be ranked, the best on AP50 first, then the others as they come: a place in the order is a rank too."""
     if sum(rankable(row) for row in section) < 2:
         return section
-    return sorted(section, key=lambda row: -1.0 if row.AP50 is None else row.AP50, reverse=True)
+    ranked = by_result(section, "AP50") or [row for row in section if rankable(row)]
+    return [*ranked, *(row for row in section if row not in ranked)]
 
 
 def best(section: Sequence[Row], name: str) -> Row | None:

@@ -33,7 +33,8 @@ def seen(arithmetic: str, **env: str) -> list[str | None]:
 
 def test_a_record_says_with_which_arithmetic_it_was_made() -> None:
     assert seen("portable", ATEN_CPU_CAPABILITY="default") == ["portable", "AVX2", "COMPATIBLE"]
-    assert seen("native", ATEN_CPU_CAPABILITY="default") == [None, "DEFAULT", None]
+    native = seen("native", ATEN_CPU_CAPABILITY="default")
+    assert native in ([None, "DEFAULT", None], [None, "NO AVX", None]), "the latter in torch 2.6"
 
 
 def test_it_is_refused_where_it_would_come_too_late() -> None:

@@ -152,3 +152,14 @@ def test_what_is_not_trained_to_the_end_is_named_and_ranked_against_nothing(stud
     text = (tmp_path / "reports" / "summary.md").read_text()
     assert "**Not told whether trained to the end, and ranked against nothing: CANet, Faster R-CNN FPN.**" in text
     assert "| p |" not in text
+
+
+def test_a_variant_with_parts_of_its_own_takes_no_verdict_of_others(study, tmp_path: Path) -> None:
+    """More blocks, or another attention, may learn more slowly than either end."""
+    ends = ({}, {"model": "fasterrcnn_fpn"})
+    for end in ends:
+        study(FLAT, **end), study(FLAT[:3], 2, "results/_budget", **end)
+    study(FLAT, variant="no_sae"), study(FLAT, variant="mutual_attention")
+    found = told(tmp_path)
+    assert found[f"canet:no_sae {ONCE}"] == "converged"
+    assert found[f"canet:mutual_attention {ONCE}"] == "not told"

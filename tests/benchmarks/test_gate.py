@@ -302,6 +302,13 @@ def test_one_percent_more_work_fails_but_for_other_proposals() -> None:
 
     assert failed(compare([proposing(old, 100.0)], [proposing(new, 101.0)])) == []
     assert failed(compare([proposing(old, 100.0)], [proposing(new, 100.0)])) == ["MACs"]
+    many = proposing(one("c", macs=1e10), 2000.0)
+    assert of(compare([proposing(old, 100.0)], [many]), "MACs") == ["inconclusive"], "twenty times the proposals"
+
+
+def test_a_reference_that_takes_more_memory_does_not_pass_as_equal_to_itself() -> None:
+    checks = compare(session("s"), session("t", reference=10_000_000))
+    assert of(checks, "memory of inference: of the reference itself") == ["inconclusive"]
 
 
 def test_what_a_profile_of_the_head_does_not_say_never_passes_in_silence() -> None:
@@ -463,6 +470,21 @@ def test_what_any_record_of_a_side_differs_in_is_said() -> None:
 
 def call(*arguments: object):
     return CliRunner().invoke(command.app, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("git:HEAD", GATE, "--train"),
+        ("git:HEAD:results/_budget", "git:HEAD", "--train"),
+        (GATE, GATE, "--tier", "quick"),
+        (GATE, GATE, "--seed", 1),
+    ],
+)
+def test_what_would_be_ignored_is_refused(arguments: tuple[object, ...]) -> None:
+    done = call(*arguments)
+    assert isinstance(done.exception, RequestError)
+    assert "--train" in str(done.exception)
 
 
 @pytest.fixture

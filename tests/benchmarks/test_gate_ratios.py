@@ -80,6 +80,9 @@ def test_the_command_exits_as_for_records(tmp_path: Path) -> None:
     assert (code(base), code(slow), code(spiky), code(spiky, "--strict")) == (0, 1, 0, 3)
     assert code(slow, "--json", str(tmp_path / "gate.json")) == 1
     assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "fail"
+    for asked in (["--any"], ["--reproduce"], ["--one-job"], ["--tolerance", "0.5"]):
+        refused = CliRunner().invoke(app, [str(base), str(base), *asked])
+        assert isinstance(refused.exception, RequestError)
 
 
 def test_a_folder_of_baselines_has_one_for_each_machine_type(tmp_path: Path) -> None:

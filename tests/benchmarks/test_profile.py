@@ -130,6 +130,27 @@ def test_an_interrupted_command_goes_on(data_root: Path, synthetic, tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
 
 
+def test_what_another_source_measured_is_measured_again(
+    data_root: Path, synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from benchmarks.cost import session
+
+    arguments = "--model fasterrcnn_fpn --images 1 --runs 2 --warmup 0 --min-seconds 0 --batch-size 1 --image-size 96"
+    out = quote(tmp_path / "profile.json")
+    command = shlex.split(f"{arguments} --data-root {quote(data_root)} --json {out}")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "measure_throughput", interrupted)
+        assert CliRunner().invoke(profile.app, command).exit_code == 130
+    monkeypatch.setattr(profile, "source_digest", lambda: "f" * 64)
+    done = CliRunner().invoke(profile.app, command)
+    assert done.exit_code == 0, done.output
+    assert "going on with" not in done.output
+
+
 def test_what_a_time_limit_cut_is_shown_as_cut_and_measured_again(data_root: Path, synthetic, tmp_path: Path):
     out = tmp_path / "profile.json"
     arguments = "--model fasterrcnn_fpn --model canet --images 1 --runs 6 --warmup 0 --min-seconds 0 --image-size 64"

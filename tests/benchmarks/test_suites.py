@@ -259,3 +259,19 @@ def test_a_set_of_ones_own_is_found_under_the_root_that_is_named(tmp_path, monke
     text = (Path(suites.__file__).parent / "suites/smoke.yaml").read_text().replace("synthetic_smoke", "mine")
     (tmp_path / "my.yaml").write_text(text)
     assert suites.load(str(tmp_path / "my.yaml"), root).datasets == ("mine",)
+
+
+def test_epochs_that_a_schedule_does_not_hold_are_a_wrong_request() -> None:
+    with pytest.raises(RequestError, match=r"--epochs 2: .* milestones \(10,\) lie outside the 2 epochs"):
+        suites.load("small_defects").cells("full", datasets=["neu_det"], epochs=2)
+
+
+def test_a_set_of_images_below_what_models_take_is_enlarged(monkeypatch) -> None:
+    from dataclasses import replace
+
+    from benchmarks.datasets import catalogue
+
+    get = catalogue.get
+    monkeypatch.setattr(catalogue, "get", lambda *a: replace(get(*a), native_size=24))
+    cells = suites.load("small_defects").cells("quick", datasets=["neu_det"], select=["canet"])
+    assert {cell.image_size for cell in cells} == {32}

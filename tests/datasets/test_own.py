@@ -507,3 +507,16 @@ def test_the_documentation_lists_every_finding_and_policy():
         does = "; ".join(f"`{action}`: {what}" for action, what in actions.items())
         default = f"`{DEFAULTS[kind]}`" if kind in DEFAULTS else "refused"
         assert f"| `{kind}` | {meaning} | {does} | {default} |" in text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_height_map_with_values_that_are_no_numbers_is_a_finding(value: float) -> None:
+    from benchmarks.datasets.images import deep_values, examine
+
+    pixels = np.full((4, 4), 0.5, dtype=np.float32)
+    pixels[0, 0] = value
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "TIFF")
+    with pytest.raises(DataError, match="1 pixels are NaN or infinite"):
+        examine(out.getvalue(), "a.tif")
+    assert deep_values(out.getvalue(), "a.tif") is None

@@ -28,14 +28,35 @@ def test_a_model_that_cannot_be_built_or_ends_its_process_is_named(tmp_path: Pat
     (tmp_path / "shop" / "parts.py").write_text(f"import os\ndef bad(**_):\n{body}def dead(**_):\n    os.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     monkeypatch.syspath_prepend(tmp_path)
-    wanted = [(f"shop.parts:{name}", "nano", "default", 64) for name in ("bad", "dead")]
+    wanted = [(f"shop.parts:{name}", "nano", "default", 64, None) for name in ("bad", "dead")]
     with preflight.Libraries(wanted) as libraries, pytest.raises(RequestError) as raised:
         libraries.require()
     assert "model 'shop.parts:bad' cannot be used here: the system has no libGL.so.1" in str(raised.value)
     assert "model 'shop.parts:dead' cannot be used here: building it ended its process with -6" in str(raised.value)
 
 
+def test_a_signal_to_all_processes_of_a_run_is_no_fault_of_a_model(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "yard").mkdir()
+    (tmp_path / "yard" / "parts.py").write_text(
+        "import os, signal\ndef ended(**_):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.syspath_prepend(tmp_path)
+    with preflight.Libraries([("yard.parts:ended", "nano", "default", 64, None)]) as libraries:
+        libraries.require()
+    assert libraries._child is not None
+    assert libraries._child.returncode == -15
+
+
 def test_models_without_an_extra_start_no_process() -> None:
-    with preflight.Libraries([("canet", "nano", "default", 160)]) as libraries:
+    with preflight.Libraries([("canet", "nano", "default", 160, None)]) as libraries:
         libraries.require()
     assert libraries._child is None
+
+
+@pytest.mark.slow
+def test_a_model_without_the_weights_that_its_recipe_names_is_named() -> None:
+    pytest.importorskip("ultralytics")
+    wanted = [("rtdetr_l", "l", "default", 64, "imagenet")]
+    with preflight.Libraries(wanted) as libraries, pytest.raises(RequestError, match="--suite baselines"):
+        libraries.require()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from benchmarks.cost.engines import CannotRun, Captured, Form, agreement, arithmetic
 from benchmarks.errors import RequestError
 from benchmarks.models import MODELS, build_model, get, missing_extra
+from tests.benchmarks.cost.planted import Planted
 
 IMAGES = [torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(i)) for i in range(3)]
 
@@ -162,6 +163,43 @@ def test_compiled_parts_find_the_same():
     with torch.inference_mode():
         (ours,), (theirs,) = model(IMAGES[:1]), compiled(IMAGES[:1])
     assert agreement(ours, theirs) >= 0.95
+
+
+class Dense(nn.Module):
+    """A part whose code all of its instances share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class WithDense(Planted):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Dense()
+
+    def network(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.backbone(batch)
+
+
+def test_all_sizes_run_compiled(monkeypatch: pytest.MonkeyPatch):
+    """By itself, torch compiles a function for eight sizes and models of a process, and runs the others eagerly."""
+    ran: list[int] = []
+
+    def counting(graph, _):
+        return lambda *args: (ran.append(1), graph.forward(*args))[1]
+
+    whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **k: whole(self, backend=counting, **k))
+    model = Form("compile").of(WithDense(), [])
+    with torch.inference_mode():
+        for size in range(1, 12):
+            ran.clear()
+            model([torch.rand(3, 8, 8)] * size)
+            assert ran, f"{size} images ran eagerly"
 
 
 # ---------------------------------------------------------------- on a GPU
