@@ -13,8 +13,8 @@ disjoint,
     V = mean(cov)/K + e (1/K + test/train),    e = max(variance of the folds' means - mean(cov), s^2 / R)
 
 where the last term is Nadeau and Bengio's (2003) for folds that share training images, here on what is not explained by
-the test images. It speaks of test sets of this size: AP of a small set lies above that of a large one, see
-docs/accuracy.md, where the simulated coverage stands too.
+the test images; R is the harmonic mean of the folds' seeds. It speaks of test sets of this size: AP of a small set lies
+above that of a large one, see docs/accuracy.md, where the simulated coverage stands too.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def estimate(
     own = None if given else pooled([s.value for s in fold] for fold in by_fold.values())
     borrowed = training if given or runs < LEAST_RUNS else None
     trained = _together(own, borrowed)
-    per_fold = runs / folds
+    per_fold = statistics.harmonic_mean([len(own) for own in by_fold.values()])
     error = freedom = 0.0
     interval = None
     covers: Literal["trainings and images", "images only", "nothing"] = "nothing"

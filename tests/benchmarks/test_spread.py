@@ -80,6 +80,13 @@ def test_folds_by_hand() -> None:
     assert alike.error == pytest.approx(math.sqrt(0.011 / 5)), "images explain all there is"
 
 
+def test_a_fold_with_one_seed_is_no_better_known_for_the_seeds_of_another() -> None:
+    """Images 0.011 each; trainings 0.01 (1/10 + 1)/2, not 0.01/5.5: 0.011/2 + 0.0055 (1/2 + 1/3)."""
+    runs = {(0, s): RunMetric(0.5, DRAWS, groups=11) for s in range(10)} | {(1, 0): RunMetric(0.5, DRAWS, groups=11)}
+    got = estimate(runs, test_share=1 / 3, training=Training(0.01, 9, 10), given=True)
+    assert got.error == pytest.approx(math.sqrt(0.011 / 2 + 0.0055 * (1 / 2 + 1 / 3)))
+
+
 def test_intervals_stay_within_their_bounds() -> None:
     wild = {(f, 0): RunMetric(v, groups=20, error=0.0) for f, v in enumerate((0.02, 0.5, 0.98))}
     low, high = estimate(wild, test_share=1 / 3).interval
