@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ablations.effects import CONVERGED_BELOW, RUNS_ONCE, RUNS_TWICE, Doubling, Learning, doubling, spread_of, worse
+from ablations.variants import VARIANTS
 from benchmarks import models
 from benchmarks.cells import Cell, digest_of
 from benchmarks.report.escaping import markdown as markdown_name
@@ -15,21 +16,7 @@ from benchmarks.store import RunRecord
 BUDGET = "_budget"
 """Folder below results/ with trainings at other lengths than the schedule."""
 ENDS = ("canet", "fasterrcnn_fpn")
-"""What lies between them (`BETWEEN`), on one recipe, takes the worse of their verdicts."""
-BETWEEN = frozenset(
-    (
-        "no_sae",
-        "no_cbd",
-        "no_context",
-        "no_context_convs",
-        "fpn",
-        "fpn_convs",
-        "no_difference",
-        "no_gates",
-        "fixed_mixing",
-    )
-)
-"""Variants of CANet that take something away, or put something plain in its place; others have parts of their own."""
+"""What lies `between` them, on one recipe, takes the worse of their verdicts."""
 LENGTHS = (0.5, 1, 2, 4)
 Table = tuple[str, str, int, str | None]
 """What rows that are compared have in common: data set, split list, input size in pixels, class of device."""
@@ -139,7 +126,8 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
         return course.doubling.verdict if course.doubling.verdict == "converged" or not longer else None
 
     own = one(cell.name)
-    between = cell.model == ENDS[0] and cell.variant in BETWEEN and all(name in of for name in ENDS)
+    variant = VARIANTS.get(cell.variant) if cell.model == ENDS[0] else None
+    between = variant is not None and variant.between and all(name in of for name in ENDS)
     if own is None and between and (cell.name not in of or of[cell.name].once < max(of[name].once for name in ENDS)):
         a, b = (one(name) for name in ENDS)
         own = None if a is None or b is None else worse(a, b)

@@ -21,6 +21,16 @@ def test_names_and_default() -> None:
     assert len({variant.label for variant in VARIANTS.values()}) == len(VARIANTS)
 
 
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.between])
+def test_what_lies_between_the_ends_has_no_more_parameters_than_one_and_no_fewer_than_the_other(name: str) -> None:
+    def count(config: CANetConfig) -> int:
+        return sum(
+            p.numel() for p in build_canet(num_classes=2, image_size=96, scale="nano", config=config).parameters()
+        )
+
+    assert count(NANO.plain()) <= count(apply(name, NANO)) <= count(NANO)
+
+
 def test_unknown_variant_names_the_nearest() -> None:
     with pytest.raises(KeyError, match="no_sae"):
         apply("nosae", NANO)
