@@ -192,7 +192,7 @@ def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: 
     schedule and three at twice, the one-sided 90% bound of that gain lies below. Else *not told*.
 
     Args:
-        sd, freedom: of trainings, pooled over the models of the data set (`spread_of`).
+        sd, freedom: of trainings, pooled over the models that share data set and recipe (`spread_of`).
     """
     if not once or not twice:
         return None

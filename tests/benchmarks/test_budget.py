@@ -47,6 +47,14 @@ def test_a_row_is_converged_still_learning_or_not_told(study, tmp_path: Path) ->
     }
 
 
+def test_what_varies_much_under_another_recipe_takes_no_verdict_from_others(study, tmp_path: Path) -> None:
+    """As a YOLO from random weights, whose trainings differ by ten times what those of a pretrained backbone do."""
+    long, wild = "results/_budget", (0.2, 0.5, 0.3, 0.45, 0.25)
+    study(FLAT), study(FLAT[:3], 2, long)
+    study(wild, model="yolov8n", scale="n"), study(wild[:3], 2, long, model="yolov8n", scale="n")
+    assert told(tmp_path) == {f"canet {ONCE}": "converged", f"yolov8n {ONCE}": "not told"}
+
+
 def test_variants_of_canet_take_the_worse_verdict_of_the_two_ends(study, tmp_path: Path) -> None:
     (
         study(FLAT),
