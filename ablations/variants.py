@@ -94,7 +94,12 @@ VARIANTS: dict[str, Variant] = by_name(
         Variant("kv_stride_1", "sampling of SAE's pooling: every pixel", "kv stride 1", {"sae_kv_stride": 1}),
         Variant("kv_stride_4", "sampling of SAE's pooling: every fourth", "kv stride 4", {"sae_kv_stride": 4}),
         Variant("one_head", "number of vectors that SAE pools: one", "1 head", {"sae_heads": 1}),
-        Variant("sixteen_heads", "number of vectors that SAE pools: sixteen", "16 heads", {"sae_heads": 16}),
+        Variant(
+            "sixteen_heads",
+            "number of vectors that SAE pools: sixteen (at lite0, whose widths they do not divide, narrower too)",
+            "16 heads",
+            {"sae_heads": 16},
+        ),
         Variant(
             "query_dependent",
             "spatial attention as claimed: a query per pixel",

@@ -42,10 +42,12 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import initLevelMapper
 
 from canet.backbone import Backbone, imagenet_state
 from canet.config import CANetConfig
@@ -110,6 +112,7 @@ def build_fasterrcnn_fpn(
         levels = list(config.stage_channels)
         backbone.fpn = FeaturePyramidNetwork(levels, width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
     shipped = _faster_rcnn(backbone, num_classes, **parts)
+    _fix_scales(shipped.roi_heads, [4, 8, 16, 32])
     rpn = IgnoringRPN.of(shipped.rpn)
     model = TwoStageDetector(transform, backbone.body, backbone.fpn, rpn, shipped.roi_heads)
     model.provenance = _with_prefix(provenance, "backbone.")
@@ -121,7 +124,7 @@ def build_fasterrcnn_mobilenet(
 ) -> TwoStageDetector:
     """Faster R-CNN with FPN on MobileNetV3 (Howard et al. 2019), the one of torchvision; scale mobilenet_v3_large.
 
-    Its finest level has stride 16. Arguments and errors as `build_fasterrcnn_fpn`.
+    Its two finest levels have stride 32. Arguments and errors as `build_fasterrcnn_fpn`.
     """
     _check(scale, "mobilenet_v3_large", weights, anchors)
     entry = _entry(MobileNet_V3_Large_Weights.IMAGENET1K_V1, weights)
@@ -133,6 +136,7 @@ def build_fasterrcnn_mobilenet(
         box_detections_per_img=DETECTIONS,
     )
     sizes = _SMALL if anchors == "small" else _LIBRARY
+    _fix_scales(shipped.roi_heads, [32, 32])
     shipped.rpn.anchor_generator = Anchors([sizes] * 3, _RATIOS, exact=False)
     model = TwoStageDetector(
         ResizeNormalizePad(image_size),
@@ -211,6 +215,22 @@ def build_ssdlite(
     model = SSDDetector(shipped, num_classes, anchors)
     model.provenance = _facts(model, entry, norm="batch")
     return model
+
+
+def _fix_scales(heads: RoIHeads, strides: list[int]) -> None:
+    """Tell torchvision's RoIAlign the strides of its levels.
+
+    It infers them from the first batch that it sees, before padding, and keeps them: wrong ones for every image that
+    follows where the first is so thin that padding adds half of its height.
+    """
+    pool = heads.box_roi_pool
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = initLevelMapper(
+        round(math.log2(strides[0])),
+        round(math.log2(strides[-1])),
+        canonical_scale=pool.canonical_scale,
+        canonical_level=pool.canonical_level,
+    )
 
 
 class DenseBackbone(nn.Module):
@@ -363,6 +383,7 @@ class FCOSDetector(PyramidDetector, FCOS):
             self,
             backbone,
             num_classes + 1,
+            anchor_generator=Anchors([(8,), (16,), (32,), (64,), (128,)], (1.0,), exact=False),  # torchvision's own
             head=IgnoringFCOSHead(backbone.out_channels, 1, num_classes + 1),
             score_thresh=SCORE_THRESHOLD,
             detections_per_img=DETECTIONS,
@@ -377,6 +398,15 @@ class FCOSDetector(PyramidDetector, FCOS):
         per_level: list[int],
     ) -> dict[str, Tensor]:
         return self.compute_loss(targets, outputs, anchors, per_level)
+
+
+class DefaultBoxes(DefaultBoxGenerator):
+    """torchvision's, in float32 where the maps are of fewer digits."""
+
+    def _grid_default_boxes(
+        self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        return super()._grid_default_boxes(grid_sizes, image_size, torch.promote_types(dtype, torch.float32))
 
 
 class SSDDetector(Detector, SSD):
@@ -395,10 +425,12 @@ class SSDDetector(Detector, SSD):
 
     def __init__(self, shipped: SSD, num_classes: int, anchors: str) -> None:
         generator, (size, _) = shipped.anchor_generator, shipped.transform.fixed_size
-        if anchors == "small":
-            generator = DefaultBoxGenerator(
-                generator.aspect_ratios, scales=list(_SSD_SMALL), steps=generator.steps, clip=generator.clip
-            )
+        generator = DefaultBoxes(
+            generator.aspect_ratios,
+            scales=list(_SSD_SMALL) if anchors == "small" else generator.scales,
+            steps=generator.steps,
+            clip=generator.clip,
+        )
         SSD.__init__(
             self,
             shipped.backbone,

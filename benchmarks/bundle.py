@@ -89,6 +89,9 @@ def main(
     for path in weights or ():
         if not path.is_file():
             raise RequestError(f"--weights {path}: no such file")
+    names = [path.name for path in weights or ()]
+    if twice := [path for path in weights or () if names.count(path.name) > 1]:
+        raise RequestError(f"--weights {' and '.join(map(str, twice))}: one name in weights/; rename one of them")
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=archive.resolve().parent) as temporary:
         work = Path(temporary)
         console.print(f"{len(locked)} distributions, as they are installed here")

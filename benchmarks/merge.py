@@ -11,7 +11,7 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from benchmarks.store import (
     CellPaths,
     RunRecord,
     Stored,
+    is_foreign,
     load,
     read_profile,
     read_record,
@@ -140,7 +141,7 @@ def checked(path: Path, folder: Path) -> tuple[Stored, dict[str, bytes]]:
 
 
 def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> None:
-    """Copy one cell's files, the record last, unless an older record of it is there."""
+    """Copy one cell's files, the record last, unless a record of it that stays is there."""
     paths = CellPaths.of(into, theirs.run.cell)
     if paths.record.exists():
         ours = load(paths).run
@@ -148,15 +149,18 @@ def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> N
             out.there += 1
             _restore(theirs, files, paths, out)
             return
-        older, place = ("ours", paths.record) if _age(ours) <= _age(theirs.run) else ("theirs", theirs.paths.record)
+        whose, place, why = "ours", paths.record, _why_it_stays(ours, theirs.run)
+        if why is None:
+            whose, place, why = "theirs", theirs.paths.record, _why_it_stays(theirs.run, ours)
         out.twice.append(
-            f"twice: {theirs.paths.record} and {paths.record} are the same cell; {older} is older and stays ({place})"
+            f"twice: {theirs.paths.record} and {paths.record} are the same cell; {whose} {why} and stays ({place})"
         )
-        if older == "ours":
+        if whose == "ours":
             return
-        for old in (paths.profile, paths.detections, paths.val_detections):
+        # The record first: what an interruption leaves is then a cell without a record, which the same command copies.
+        for old in (paths.record, paths.profile, paths.detections, paths.val_detections):
             old.unlink(missing_ok=True)
-    for what in ("detections", "val_detections", "record", "profile"):
+    for what in ("detections", "val_detections", "profile", "record"):
         if what in files:
             write_atomic(getattr(paths, what), files[what])
     out.joined += 1
@@ -198,16 +202,40 @@ def _join_latencies(path: Path, into: Path, published: bool, out: Merged) -> Non
     out.twice += [line] if line else []
 
 
-def _age(run: RunRecord) -> tuple[str, str]:
-    """Sorts older records first; the digest decides between equals, so that the order of folders does not."""
-    return run.provenance.ended, run.digest
+def _why_it_stays(run: RunRecord, other: RunRecord) -> str | None:
+    """Why one of two records of a cell stays beside the other; None where the other does.
+
+    Never what failed, nor what an older version answered, before what was measured; of one training what was evaluated
+    last; else the older. The digest decides between equals, so that the order of folders does not.
+    """
+    questions: tuple[tuple[str, Any, Any], ...] = (
+        ("ended well", run.status not in _ANSWERED, other.status not in _ANSWERED),
+        ("is of newer versions", _versions(other), _versions(run)),
+        ("is older", run.provenance.ended, other.provenance.ended),
+        ("was evaluated by the newer evaluator", other.fingerprint.evaluator, run.fingerprint.evaluator),
+        ("was put right", run.provenance.amended is None, other.provenance.amended is None),
+        ("is as old", run.digest, other.digest),
+    )
+    for why, mine, its in questions:
+        if mine != its:
+            return why if mine < its else None
+    return "is the same"
+
+
+_ANSWERED = ("ok", "diverged")
+
+
+def _versions(run: RunRecord) -> tuple[int, ...]:
+    """Of the code that answered; whose evaluator it was can be changed at any time, and is left out."""
+    mark = run.fingerprint
+    return mark.builder, mark.recipe, mark.transforms, mark.detection
 
 
 def _split_folds(into: Path) -> list[str]:
     """A line for each fold that was not trained on one class of device as a whole."""
     classes: dict[tuple[str, str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for path in sorted(into.glob("[!_.]*/*.json")):
-        if not path.name.endswith(".profile.json"):
+        if not path.name.endswith(".profile.json") and not is_foreign(path):  # as `scan` passes over what is not ours
             cell = read_record(path, RunRecord).cell
             classes[cell.dataset, cell.split, cell.fold][cell.device_class or "CPU"] += 1
     return [

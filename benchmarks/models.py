@@ -138,7 +138,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             "RetinaNet",
             "retinanet",
             "one-stage",
-            2,
+            3,
             _ALL,
             variants=_LIBRARY_ANCHORS,
         ),
@@ -148,19 +148,19 @@ MODELS: dict[str, ModelSpec] = by_name(
             "RetinaNet v2",
             "retinanet",
             "one-stage",
-            2,
+            3,
             _ALL,
             options={"version": 2},
             variants=_LIBRARY_ANCHORS,
         ),
-        ModelSpec("fcos", _TORCHVISION + "build_fcos", "FCOS", "fcos", "one-stage", 2, _ALL),
+        ModelSpec("fcos", _TORCHVISION + "build_fcos", "FCOS", "fcos", "one-stage", 3, _ALL),
         ModelSpec(
             "ssd300",
             _TORCHVISION + "build_ssd300",
             "SSD300",
             "ssd",
             "one-stage",
-            1,
+            2,
             _only("vgg16"),
             variants=_LIBRARY_ANCHORS,
         ),
@@ -170,7 +170,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             "SSDLite",
             "ssd",
             "one-stage",
-            1,
+            2,
             _only("mobilenet_v3_large"),
             variants=_LIBRARY_ANCHORS,
         ),
@@ -402,6 +402,12 @@ def build_model(
         options["config"] = apply(variant, preset)
         if variant != "default" and options["config"] == preset:
             raise RequestError(f"variant {variant!r} of {name!r} changes nothing at scale {scale!r}; leave it out")
+        frozen = [s for s in options["config"].context_stages if weights is not None and s <= preset.frozen_stages]
+        if frozen:  # they would stay as they are initialised, for good
+            raise RequestError(
+                f"variant {variant!r} of {name!r} puts blocks into stage {frozen[0]}, which pretrained weights freeze, "
+                "so that they never learn; train it with weights=null, or leave it out"
+            )
     try:
         build = getattr(importlib.import_module(module), function)
     except AttributeError:

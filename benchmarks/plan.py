@@ -25,9 +25,12 @@ START_S = 5.0
 
 
 def seconds(text: str) -> float:
-    """Seconds of a duration like `9m`, `1h30m`, `45s` or `540`. RequestError when it is none."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    """Seconds of a duration like `9m`, `1h30m`, `45s` or `540`. RequestError when it is none.
+
+    A number beside others must name its unit: 1h30 is minutes to some.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?|(\d+)", text.strip())
+    total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1, 1), strict=True)) if found else 0
     if total <= 0:
         raise RequestError(f"--time-limit {text!r} is no duration; write it like 9m, 1h30m or 45s")
     return float(total)

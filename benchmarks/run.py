@@ -381,7 +381,11 @@ def _latency(
     that limit on. What was measured stays where the run is asked to stop meanwhile.
     """
     phase, path = suite.latency, _latency_path(out, suite, device)
-    if phase is None or dataset is None or _is_complete(path):
+    if phase is None or dataset is None:
+        return
+    if _is_complete(path):
+        if odd := _asked_otherwise(path, suite, dataset):
+            say(f"latency not measured: {path} holds what was asked of another {odd}; move it away")
         return
     left, limit = limits.deadline - time.monotonic(), plan.seconds(phase.limit)
     granted = min(limit, left / _LATENCY_SLACK)
@@ -412,6 +416,25 @@ def _is_complete(path: Path) -> bool:
         return bool(json.loads(path.read_bytes()).get("complete"))
     except (OSError, ValueError, AttributeError):  # of a damaged file all is measured again
         return False
+
+
+def _asked_otherwise(path: Path, suite: suites.Suite, dataset: str) -> str | None:
+    """In what the request differs that a complete file answers: the suite was another then. None where in nothing."""
+    content, phase = json.loads(path.read_bytes()), suite.latency
+    assert phase is not None
+    wanted = {
+        "dataset": dataset,
+        "scale": phase.scale,
+        "image_size": phase.image_size,
+        "reference": suite.reference,
+    }
+    for name, value in wanted.items():
+        if content.get(name, value) != value:
+            return name
+    names = {m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants}
+    entries = [*content.get("models", {}), *content.get("not_measured", {})]  # NAME, or NAME and its form
+    told = {entry.partition(" ")[0] for entry in entries}
+    return "list of models" if entries and names - told else None
 
 
 def _within(command: Sequence[str], limits: Limits, seconds: float) -> str:
@@ -741,12 +764,14 @@ def _publish(cells: list[Cell], out: Path, results: Path, timed: Path) -> None:
             raise RequestError(f"nothing is published: {twice[0]} is a record of the same cell; remove it first")
     for cell in cells:
         here, there = CellPaths.of(out, cell), CellPaths.of(results, cell)
-        again = there.record.exists() and load(there).run.digest == load(here).run.digest
+        again = there.record.exists() and read_record(there.record, RunRecord).digest == load(here).run.digest
+        if not again:  # first, so that the same command goes on with what an interruption leaves
+            there.record.unlink(missing_ok=True)
         for source, target in (
             (here.detections, there.detections),
             (here.val_detections, there.val_detections),
-            (here.record, there.record),
             (here.profile, there.profile),
+            (here.record, there.record),
         ):
             if source.exists():
                 write_atomic(target, source.read_bytes())

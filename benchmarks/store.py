@@ -458,7 +458,7 @@ def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=
             if not path.with_name(path.stem.removesuffix(_PROFILE) + ".json").exists():
                 say(f"{path} is a profile without its record; left out")
             continue
-        if not _STEM.match(path.stem) and not _holds_a_record(path):
+        if is_foreign(path):
             say(f"{path} is not a record; left out")
             continue
         found.append(load(CellPaths(root, path.parent.name, path.name[: -len(".json")])))
@@ -466,11 +466,14 @@ def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=
     return iter(found)
 
 
-def _holds_a_record(path: Path) -> bool:
-    try:
-        return is_ours(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+def is_foreign(path: Path) -> bool:
+    """Whether a JSON file is neither named like a record nor meant to be one, sound or not."""
+    if _STEM.match(path.stem):
         return False
+    try:
+        return not is_ours(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return True
 
 
 def _require_each_once(found: list[Stored]) -> None:

@@ -68,12 +68,16 @@ def _cosine(a: float, b: float, t: float) -> float:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Trainable parameters, by whether they are decayed and whether they belong to the backbone.
 
-    Norms and biases (one-dimensional) are not decayed.
+    Norms and biases (one-dimensional) are not decayed. A pyramid or further layers that torchvision's RetinaNet, FCOS
+    and SSD keep within their backbone are no part of it here, as they are none of CANet's and Faster R-CNN's: no
+    weights come with them.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, p in model.named_parameters():
         if p.requires_grad:
-            groups[p.ndim > 1, name.startswith("backbone.")].append(p)
+            within = name.removeprefix("detector.")  # of another library's, below its adapter
+            backbone = within.startswith("backbone.") and not within.startswith(("backbone.fpn.", "backbone.extra."))
+            groups[p.ndim > 1, backbone].append(p)
     out = []
     for (decayed, backbone), parameters in sorted(groups.items(), key=lambda kv: kv[0]):
         lr = recipe.lr * (recipe.backbone_lr_factor if backbone else 1.0)

@@ -99,6 +99,11 @@ class Anchors(AnchorGenerator):
         w, h = (size / root[:, None]).flatten(), (size * root[:, None]).flatten()
         return torch.stack([-w, -h, w, h], dim=1) / 2
 
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        # torchvision makes anchors in the type of the maps, and for good: in bfloat16, as under autocast, they would
+        # lie up to two pixels off at 640 px, in training and no more in evaluation.
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
         if self.exact:  # image // map is below the stride where a map's size was rounded up
             strides = [[2 ** torch.ceil(torch.log2(s.float())).long() for s in pair] for pair in strides]

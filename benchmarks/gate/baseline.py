@@ -70,7 +70,11 @@ def replace(base: Sequence[Stored], head: Sequence[Stored], folder: Path, reason
     }
     for path in {path for s in base for path in _files(CellPaths.of(folder, s.run.cell))} - set(content):
         path.unlink(missing_ok=True)
-    for path, data in content.items():
+    changed = {path for path, data in content.items() if not path.exists() or path.read_bytes() != data}
+    records = [CellPaths.of(folder, s.run.cell).record for s in head]
+    for path in changed.intersection(records):  # each after its files: what an interruption leaves is gone on with
+        path.unlink(missing_ok=True)
+    for path, data in sorted(content.items(), key=lambda entry: entry[0] in records):
         if not path.exists() or path.read_bytes() != data:
             write_atomic(path, data)
     text = "".join(history.line(one) for one in [*lines, new])

@@ -121,7 +121,8 @@ def page_content(
     spreads = Spreads(s.run for s in known.values())
     courses = budget.courses(s.run for s in known.values())
     found = []
-    for title, section in sections(rows(records, studied)).items():
+    all_rows = rows(records, studied)
+    for title, section in sections(all_rows).items():
         groups = [[known[cell] for cell in row.cell_ids] for row in section]
         first = section[0]
         found.append(
@@ -139,7 +140,8 @@ def page_content(
                 "gallery": gallery(section, known, data_root, with_images=with_images),
             }
         )
-    records_of = [_record(s) for s in records]
+    reference_of = {cell: row.reference for row in all_rows for cell in row.cell_ids}
+    records_of = [_record(s, reference_of.get(s.run.cell_id)) for s in records]
     return _all_plain({"sections": found, "records": records_of, "errors": list(ERRORS), "paired": PAIRED})
 
 
@@ -209,7 +211,7 @@ def _row_content(row: Row, group: Sequence[Stored], spreads: Spreads) -> dict[st
         "confusion": _confusion(group),
         "calibration": _calibration(group),
         "curve": _curve(group),
-        "latency": _latency(group),
+        "latency": _latency(group, row.reference),
     }
 
 
@@ -307,12 +309,15 @@ def _curve(group: Sequence[Stored]) -> list[Any]:
     return out
 
 
-def _latency(group: Sequence[Stored]) -> dict[str, Any] | None:
-    """Samples end to end, as multiples of their median: a time is quoted for no CPU. With the session's ratio."""
-    profile = next((s.profile for s in group if s.profile is not None and s.profile.latency is not None), None)
-    if profile is None or profile.latency is None:
+def _latency(group: Sequence[Stored], reference: str | None) -> dict[str, Any] | None:
+    """Samples end to end, as multiples of their median: a time is quoted for no CPU. With the session's ratio.
+
+    reference: of the row's table; what was timed beside another one is left out, as in the tables.
+    """
+    timed = (s.profile.latency for s in group if s.profile is not None)
+    latency = next((one for one in timed if one is not None and one.reference == reference), None)
+    if latency is None:
         return None
-    latency = profile.latency
     median = latency.p50["end_to_end"]
     return {
         "samples": [round(v / median, 3) for v in latency.samples_ms.get("end_to_end", [])],
@@ -365,8 +370,8 @@ _RECORD = (
 """Metrics of the table of records."""
 
 
-def _record(stored: Stored) -> dict[str, Any]:
-    """A line of the table."""
+def _record(stored: Stored, reference: str | None) -> dict[str, Any]:
+    """A line of the table; a latency ratio that is to another model than `reference`, its table's, is left out."""
     run, profile = stored.run, stored.profile
     cell: Cell = run.cell
     metrics = run.metrics
@@ -377,6 +382,8 @@ def _record(stored: Stored) -> dict[str, Any]:
             low, high = metrics.intervals.get(name, (None, None))
             accuracy[name] = [value, low, high] if low != high else [value, None, None]  # no width: it says nothing
     latency = profile.latency if profile is not None else None
+    if latency is not None and latency.reference != reference:
+        latency = None
     return {
         "id": run.cell_id,
         "dataset": cell.dataset,

@@ -17,7 +17,7 @@ from benchmarks.metrics.spread import DIFFERENCE, LEAST_RUNS, SHARE, RunMetric, 
 from benchmarks.report import budget
 from benchmarks.report.budget import Course
 from benchmarks.results import Interval, Metrics
-from benchmarks.store import RunRecord, Stored
+from benchmarks.store import Provenance, RunRecord, Stored
 
 UNTRAINED_BELOW = 0.1
 """AP50 under which a model is shown as untrained, not as bad."""
@@ -140,6 +140,8 @@ class Row:
     """What tells the row from others of its label in its table."""
     twice: Mapping[str, Mapping[tuple[int, int], RunMetric]] = field(default_factory=dict)
     """AP50 and AP small of each training at twice the schedule, by (fold, seed), from every record there is."""
+    timed_on: str = ""
+    """In what circumstances `ratio` was measured: those of two machines are not compared."""
 
     @property
     def table(self) -> budget.Table:
@@ -308,15 +310,17 @@ def _never_found(measured: list[Metrics]) -> dict[str, int]:
 
 
 def _with_one_reference(found: list[Row]) -> list[Row]:
-    """Ratios of one table are to one model, the commonest: those to another are left out."""
+    """Ratios of one table are to one model on one machine, the commonest: others are left out."""
 
-    counts: dict[budget.Table, Counter[str]] = {}
+    counts: dict[budget.Table, Counter[tuple[str, str]]] = {}
     for row in found:
         if row.reference is not None:
-            counts.setdefault(row.table, Counter())[row.reference] += 1
+            counts.setdefault(row.table, Counter())[row.reference, row.timed_on] += 1
     common = {key: names.most_common(1)[0][0] for key, names in counts.items()}
     return [
-        row if row.reference == common.get(row.table) else replace(row, ratio=None, ratio_interval=None, reference=None)
+        row
+        if (row.reference, row.timed_on) == common.get(row.table)
+        else replace(row, ratio=None, ratio_interval=None, reference=None)
         for row in found
     ]
 
@@ -353,8 +357,11 @@ def _machine(run: RunRecord) -> str:
 
 
 def _where(run: RunRecord) -> str:
-    p = run.provenance
-    return f"{p.cpu}, {p.cpu_capability}, {p.arithmetic}, {p.device_name}, {p.threads}, {run.shared}"
+    return f"{_circumstances(run.provenance)}, {run.shared}"
+
+
+def _circumstances(p: Provenance) -> str:
+    return f"{p.cpu}, {p.cpu_capability}, {p.arithmetic}, {p.device_name}, {p.threads}"
 
 
 def parameters_of(group: Iterable[Stored]) -> tuple[int | None, bool]:
@@ -423,6 +430,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         request=_request(cell),
         learning=budget.verdict(cell, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
+        timed_on=_circumstances(profile.provenance) if profile is not None and latency is not None else "",
         twice={name: samples_of(name, lengths.twice(cell)) for name in ("AP50", "AP_small")},
     )
 

@@ -113,6 +113,19 @@ def test_the_table_sorts_and_filters(show: Any) -> None:
     assert all("CANet" in text for text in _column(made, 1))
     made.fill("#filter", f"ap50>{(values[2] + values[3]) / 2}")
     assert made.locator("#shown").inner_text() == "3 of 8 records"
+    best = next(text for text in _column(made, 8)).split()[0]
+    shown = made.locator("#shown")
+    for text, found in (
+        (f"AP50={best}", "1 of 8"),
+        ("AP50 > 0", "8 of 8"),
+        ("AP small>0", "8 of 8"),
+        ("px=96", "8 of 8"),
+    ):
+        made.fill("#filter", text)
+        assert shown.inner_text() == f"{found} records", text
+    for text in ("AP51>60", "AP50>0,6"):  # no column, no number
+        made.fill("#filter", text)
+        assert f"not understood, and left out: {text.lower()}" in shown.inner_text().lower()
     made.fill("#filter", "no such model")
     assert made.locator("#table tbody tr").count() == 0
 

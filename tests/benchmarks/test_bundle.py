@@ -79,6 +79,7 @@ def test_a_version_that_does_not_do_is_refused(monkeypatch) -> None:
         (("x.tar", "--extra", "yolov"), "no extra yolov"),
         (("x.tar", "--dataset", "my_parts"), "my_parts"),
         (("x.tar", "--weights", "none.pt", "--without", "*"), r"none\.pt: no such file"),
+        (("x.tar", "--weights", ROOT / "README.md", "--weights", ROOT / "docs" / ".." / "README.md"), "one name"),
         (("x.tar", "--python", "3.12"), "add --list to resolve"),
         (("x.tar", "--suite", "smok"), "smoke"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablations.effects import caught
 from benchmarks import compare as command
 from benchmarks.cli import console
 from benchmarks.datasets.prepared import ensure
-from benchmarks.errors import RequestError
+from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import baseline, judge, outputs, sides
 from benchmarks.gate.beginnings import LATER, SOON
 from benchmarks.gate.checks import Check
@@ -24,7 +25,16 @@ from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.judge import any_rows, compare
 from benchmarks.gate.turns import Launch, judged
 from benchmarks.report import draw, history
-from benchmarks.store import CellPaths, FirstSteps, ProfileRecord, Stored, read_record, write_record
+from benchmarks.store import (
+    CellPaths,
+    FirstSteps,
+    ProfileRecord,
+    Stored,
+    read_record,
+    scan,
+    write_atomic,
+    write_record,
+)
 from benchmarks.suites import GateLimits, load
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 from tests.benchmarks.test_compare import one
@@ -623,6 +633,35 @@ def test_a_baseline_is_replaced_with_a_reason_and_its_history_drawn_alike(gate: 
     with pytest.raises(RequestError, match="nothing was replaced"):
         baseline.replace(after, [unknown], gate, "no")
     assert len(history.read(gate / history.FILE)) == 2
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_replacing_a_baseline_is_gone_on_with(gate: Path, tmp_path: Path, monkeypatch, written: int) -> None:
+    for n, s in enumerate(sides.read(str(gate), tmp_path)):
+        content = str(n).encode()
+        commit = s.run.provenance.model_copy(update={"commit": "1" * 40})
+        changes = {"provenance": commit, "detections_sha256": hashlib.sha256(content).hexdigest()}
+        paths = CellPaths.of(tmp_path / "head", s.run.cell)
+        write_atomic(paths.detections, content)
+        write_record(paths.record, s.run.model_copy(update=changes))
+    left = [written]
+
+    def full(path: Path, content: bytes) -> None:
+        if not left[0]:
+            raise DataError("the disk is full")
+        left[0] -= 1
+        write_atomic(path, content)
+
+    def replace() -> None:
+        baseline.replace(*(list(scan(folder)) for folder in (gate, tmp_path / "head")), gate, "why")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.gate.baseline.write_atomic", full)
+        with pytest.raises(DataError, match="full"):
+            replace()
+    replace()
+    assert {s.run.provenance.commit for s in scan(gate)} == {"1" * 40}
+    assert len(list(scan(gate))) == len(list(scan(tmp_path / "head")))
 
 
 def test_a_baseline_needs_a_reason_and_a_folder(gate: Path, data_root: Path) -> None:

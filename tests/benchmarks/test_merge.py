@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,24 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cells import Cell
-from benchmarks.errors import RequestError
+from benchmarks.errors import DataError, RequestError
 from benchmarks.merge import app, merge
-from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record, write_atomic, write_record
+from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record, scan, write_atomic, write_record
 from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
 
 CARD = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "13.0"}
 
 
-def put(folder: Path, cell: Cell | None = None, ended: str = "2026-01-01T00:01:00+00:00", **where: str) -> CellPaths:
+def put(
+    folder: Path, cell: Cell | None = None, ended: str = "2026-01-01T00:01:00+00:00", content: int = 0, **where: str
+) -> CellPaths:
     """A record with detections, as a run leaves them."""
     cell = cell or make_cell()
-    content = np.random.default_rng(0).bytes(100)
+    saved = np.random.default_rng(content).bytes(100)
     provenance = make_record().provenance.model_copy(update={"ended": ended, **where})
-    record = make_record(cell, detections_sha256=hashlib.sha256(content).hexdigest(), provenance=provenance)
+    record = make_record(cell, detections_sha256=hashlib.sha256(saved).hexdigest(), provenance=provenance)
     paths = CellPaths.of(folder, cell)
-    write_atomic(paths.detections, content)
+    write_atomic(paths.detections, saved)
     write_record(paths.record, record)
     return paths
 
@@ -176,7 +179,7 @@ def test_latencies_join_too_and_alone(tmp_path: Path) -> None:
     put(tmp_path / "a")
     done = CliRunner().invoke(app, [str(tmp_path / "a"), "--into", str(tmp_path / "others")])
     assert "1 records joined" in done.output
-    assert "1 files of latencies joined" in done.output.replace("\n", " ")
+    assert "1 files of latencies joined" in " ".join(done.output.split())
 
 
 def at(minute: int) -> dict[str, object]:
@@ -223,3 +226,66 @@ def test_latencies_that_are_none_or_of_another_device_or_source_stay_out(tmp_pat
     theirs = timed(tmp_path / "b")
     assert merge([tmp_path / "b"], Path("results/_budget")).latencies == 1
     assert (tmp_path / "results" / "_latency" / theirs.name).exists(), "where the reports look"
+
+
+def test_what_failed_replaces_nothing_that_was_measured(tmp_path: Path) -> None:
+    failed = put(tmp_path / "failed")
+    gone = {"status": "failed", "metrics": None, "detections_sha256": None, "error": "the disk is full"}
+    write_record(failed.record, read_record(failed.record, RunRecord).model_copy(update=gone))
+    failed.detections.unlink()
+    good = put(tmp_path / "good", ended="2026-01-02T00:01:00+00:00")
+    for theirs, ours in (("failed", "good"), ("good", "failed")):
+        shutil.copytree(tmp_path / ours, tmp_path / f"into-{ours}")
+        (line,) = merge([tmp_path / theirs], tmp_path / f"into-{ours}").twice
+        assert "ended well and stays" in line
+        (there,) = scan(tmp_path / f"into-{ours}")
+        assert there.run.status == "ok"
+        assert there.paths.detections.read_bytes() == good.detections.read_bytes()
+
+
+@pytest.mark.parametrize("changed", [{"builder": 2}, {"evaluator": 2}], ids=["training", "evaluation"])
+def test_an_older_version_replaces_no_newer_one(tmp_path: Path, changed: dict[str, int]) -> None:
+    for seed in range(8):  # in which of two digests is the lower there is luck
+        when = {"evaluator": "01", "builder": "02"}[next(iter(changed))]  # evaluated again, or trained again later
+        put(tmp_path / "old", make_cell(seed=seed))
+        new = put(tmp_path / "new", make_cell(seed=seed), ended=f"2026-01-{when}T00:01:00+00:00")
+        record = read_record(new.record, RunRecord)
+        mark = record.fingerprint.model_copy(update=changed)
+        write_record(new.record, record.model_copy(update={"fingerprint": mark}))
+    for theirs, ours in (("old", "new"), ("new", "old")):
+        shutil.copytree(tmp_path / ours, tmp_path / f"into-{ours}")
+        merge([tmp_path / theirs], tmp_path / f"into-{ours}")
+        for stored in scan(tmp_path / f"into-{ours}"):
+            assert changed.items() <= stored.run.fingerprint.model_dump().items()
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_a_merge_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch, written: int) -> None:
+    old = put(tmp_path / "old")
+    write_record(old.profile, make_profile(read_record(old.record, RunRecord)))
+    new = put(tmp_path / "ours", ended="2026-01-02T00:01:00+00:00", content=1)
+    left = [written]
+
+    def full(path: Path, content: bytes) -> None:
+        if not left[0]:
+            raise DataError("the disk is full")
+        left[0] -= 1
+        write_atomic(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.merge.write_atomic", full)
+        with pytest.raises(DataError, match="full"):
+            merge([tmp_path / "old"], tmp_path / "ours")
+    assert merge([tmp_path / "old"], tmp_path / "ours").joined == 1
+    (there,) = scan(tmp_path / "ours")
+    assert there.profile is not None
+    assert new.record.read_bytes() == old.record.read_bytes()
+    assert new.detections.read_bytes() == old.detections.read_bytes()
+
+
+def test_what_is_no_record_beside_ours_hides_nothing_that_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "a")
+    put(tmp_path / "a", make_cell(seed=1)).detections.write_bytes(b"damaged")
+    write_atomic(tmp_path / "ours" / make_cell().dataset / "notes.json", b"{}")
+    found = merge([tmp_path / "a"], tmp_path / "ours")
+    assert (found.joined, len(found.damaged)) == (1, 1)

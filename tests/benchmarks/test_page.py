@@ -28,7 +28,7 @@ from benchmarks.report.comparisons import difference, unpaired
 from benchmarks.report.rows import rows
 from benchmarks.report.sizes import by_size
 from benchmarks.results import ClassMetrics
-from benchmarks.store import scan
+from benchmarks.store import scan, write_record
 from tests.benchmarks import fabricated
 from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
 
@@ -333,3 +333,23 @@ def test_a_card_says_what_the_records_say(made, tmp_path: Path) -> None:
         assert "<script>" not in text
         assert "\u202e" not in text
         assert all(record.run.cell_id in text for record in records if record.run.cell.name == row.name)
+
+
+@pytest.mark.parametrize("changed", ["reference", "machine"])
+def test_a_ratio_that_is_not_the_tables_is_nowhere(tmp_path: Path, changed: str) -> None:
+    """A model that was timed by itself is 1, and to the others' reference unknown; so is one of another machine."""
+    data = fabricated.data_set(tmp_path, test_images=24)
+    cells = (("canet", "default"), ("fasterrcnn_fpn", "default"), ("retinanet", "default"))
+    list(fabricated.results(tmp_path / "results", data, cells=cells))
+    for s in list(scan(tmp_path / "results")):
+        if s.run.cell.model == "retinanet":
+            reference = {"reference": "retinanet"} if changed == "reference" else {}
+            alone = s.profile.latency.model_copy(update={"ratio": 1.0, **reference})
+            cpu = {"cpu": "another"} if changed == "machine" else {}
+            made = s.profile.provenance.model_copy(update=cpu)
+            write_record(s.paths.profile, s.profile.model_copy(update={"latency": alone, "provenance": made}))
+    content = page.page_content(list(scan(tmp_path / "results")), data_root=tmp_path / "data")
+    (section,) = content["sections"]
+    shown = {row["name"]: (row["ratio"] is None, row["latency"] is None) for row in section["rows"]}
+    assert shown == {"canet": (False,) * 2, "fasterrcnn_fpn": (False,) * 2, "retinanet": (True,) * 2}
+    assert {r["name"] for r in content["records"] if r["ratio"] is None} == {"retinanet"}

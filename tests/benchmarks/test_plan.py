@@ -21,7 +21,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert plan.seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "m", "9x", "-3m", "9m m", "1.5h"])
+@pytest.mark.parametrize("text", ["", "0", "m", "9x", "-3m", "9m m", "1.5h", "1h30", "9m30"])
 def test_what_is_no_duration_is_refused_by_name(text: str) -> None:
     with pytest.raises(RequestError, match="--time-limit"):
         plan.seconds(text)

@@ -158,7 +158,7 @@ def test_what_a_time_limit_cut_is_shown_as_cut_and_measured_again(data_root: Pat
     command = shlex.split(f"{arguments} --data-root {quote(data_root)} --json {quote(out)}")
     done = CliRunner().invoke(profile.app, [*command, "--time-limit", "1s"])
     assert done.exit_code == 0, done.output
-    assert "not complete: latency at batch 2 was cut after" in done.output.replace("\n", " ")
+    assert "not complete: latency at batch 2 was cut after" in " ".join(done.output.split())
     cut = json.loads(out.read_text())
     assert not cut["complete"]
     (session,) = cut["sessions"]
@@ -233,7 +233,7 @@ def test_records_are_completed_without_weights(data_root: Path, synthetic, tmp_p
     done = CliRunner().invoke(profile.app, command)
     assert done.exit_code == 0, done.output
     assert "completed 1 records" in done.output
-    assert f"it has {total} parameters, and had {total + 1}" in done.output.replace("\n", " ")
+    assert f"it has {total} parameters, and had {total + 1}" in " ".join(done.output.split())
     found = {one.run.cell.fold: one.run.model.in_evaluation for one in scan(tmp_path)}
     assert found == {0: total, 1: None}
     assert "completed 0 records" in CliRunner().invoke(profile.app, command).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,9 @@ from filelock import FileLock
 
 from benchmarks import suites
 from benchmarks.cells import digest_of
+from benchmarks.errors import DataError
 from benchmarks.metrics import EVALUATOR_VERSION
-from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_record
+from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_atomic, write_record
 from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
 from tests.conftest import TINY
 
@@ -188,7 +191,6 @@ def test_a_run_leaves_records_detections_weights_and_reports(finished: tuple[Pat
     assert stored.profile.parameters["total"] == run.model.parameters
     assert len(stored.profile.latency.samples_ms["end_to_end"]) >= 60
     assert run.train_images == 100
-    assert run.metrics.inspection.operating_point.chosen_on == "validation"
     assert stored.paths.detections.exists()
     assert stored.paths.val_detections.exists()
     assert stored.paths.weights.exists()
@@ -430,6 +432,71 @@ def test_what_is_published_is_of_the_training_that_is(tmp_path: Path, monkeypatc
     (now,) = scan(tmp_path / "results")
     assert (now.run.status, now.profile) == ("diverged", None)
     assert "every training diverged (1)" in (tmp_path / "reports" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, None),
+        ({"scale": "lite0"}, "scale"),
+        ({"image_size": 320}, "image_size"),
+        ({"models": {"ssd300": {}}}, "models"),
+    ],
+)
+def test_latencies_that_another_suite_asked_for_are_not_taken_for_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, object], told: str | None
+) -> None:
+    import torch
+
+    from benchmarks import run
+    from benchmarks.executors import Limits
+
+    suite = suites.load("gpu_study")
+    names = ("canet", "canet:fpn_convs", "fasterrcnn_fpn", "retinanet", "yolov8n:near_start compile")
+    there = make_latencies(dict.fromkeys(names, (1.0,)), reference="fasterrcnn_fpn") | changed
+    path = run._latency_path(tmp_path, suite, torch.device("cpu"))
+    write_atomic(path, json.dumps(there).encode())
+    run._latency(suite, "neu_det", torch.device("cpu"), tmp_path, tmp_path, Limits())
+    out = capsys.readouterr().out
+    assert (told is None) == ("latency not measured" not in out)
+    assert told is None or told in " ".join(out.split())
+    assert json.loads(path.read_bytes()) == there
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_publishing_that_was_interrupted_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    from benchmarks import run
+
+    monkeypatch.chdir(tmp_path)
+    known = make_record().provenance.model_copy(update={"commit": "0" * 40, "dirty": False})
+    both = {}
+    for folder in ("results", "out"):  # two trainings of one cell
+        content = folder.encode()
+        record = make_record(provenance=known, detections_sha256=hashlib.sha256(content).hexdigest())
+        both[folder] = CellPaths.of(Path(folder), record.cell)
+        write_atomic(both[folder].detections, content)
+        write_record(both[folder].record, record)
+    write_record(both["out"].profile, make_profile(read_record(both["out"].record, RunRecord), provenance=known))
+    left = [written]
+
+    def full(path: Path, content: bytes) -> None:
+        if not left[0]:
+            raise DataError("the disk is full")
+        left[0] -= 1
+        write_atomic(path, content)
+
+    publish = partial(run._publish, [record.cell], Path("out"), Path("results"), tmp_path / "none.json")
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.run.write_atomic", full)
+        with pytest.raises(DataError, match="full"):
+            publish()
+    publish()
+    (now,) = scan(Path("results"))
+    assert now.run.digest == read_record(both["out"].record, RunRecord).digest
+    assert now.profile is not None
+    assert now.paths.detections.read_bytes() == b"out"
 
 
 def test_publishing_refuses_latencies_of_an_unknown_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

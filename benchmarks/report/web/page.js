@@ -49,7 +49,7 @@
 
   // ---------------------------------------------------------------- the table of all records
 
-  const accuracy = (name) => ({ sort: (r) => r.accuracy[name]?.[0] ?? null, show: (r) => cell(r.accuracy[name]), factor: 100 });
+  const accuracy = (name) => ({ sort: (r) => r.accuracy[name]?.[0] ?? null, show: (r) => cell(r.accuracy[name]), factor: 100, digits: 1 });
   const plain = (field) => ({ sort: (r) => r[field], show: (r) => [r[field] ?? "–"] });
   const columns = [
     { key: "model", label: "model", text: true, ...plain("model") },
@@ -65,10 +65,10 @@
     { key: "recall", label: "recall at 1 false", ...accuracy("inspection.FROC.1") },
     { key: "escape", label: "escape", ...accuracy("inspection.operating_point.escape") },
     { key: "overkill", label: "overkill", ...accuracy("inspection.operating_point.overkill") },
-    { key: "params", label: "params (M)", sort: (r) => r.parameters, show: (r) => [number(r.parameters, 2, 1e-6)], factor: 1e-6 },
-    { key: "gmacs", label: "GMACs", sort: (r) => r.macs, show: (r) => [number(r.macs, 2, 1e-9)], factor: 1e-9 },
-    { key: "latency", label: "latency ratio", sort: (r) => r.ratio?.[0] ?? null, show: (r) => cell(r.ratio, 2, 1) },
-    { key: "minutes", label: "training (min, at most)", sort: (r) => r.minutes, show: (r) => [number(r.minutes, 1)] },
+    { key: "params", label: "params (M)", sort: (r) => r.parameters, show: (r) => [number(r.parameters, 2, 1e-6)], factor: 1e-6, digits: 2 },
+    { key: "gmacs", label: "GMACs", sort: (r) => r.macs, show: (r) => [number(r.macs, 2, 1e-9)], factor: 1e-9, digits: 2 },
+    { key: "latency", label: "latency ratio", sort: (r) => r.ratio?.[0] ?? null, show: (r) => cell(r.ratio, 2, 1), digits: 2 },
+    { key: "minutes", label: "training (min, at most)", sort: (r) => r.minutes, show: (r) => [number(r.minutes, 1)], digits: 1 },
     { key: "status", label: "status", text: true, sort: (r) => r.status, show: (r) => [r.status === "ok" ? "ok" : make("span", { class: "bad" }, r.status.replaceAll("_", " "))] },
     { key: "start", label: "start", text: true, sort: (r) => r.start, show: (r) => [r.start === "scratch" ? "scratch" : make("span", { title: r.start }, "pretrained")] },
     { key: "device", label: "device", text: true, ...plain("device") },
@@ -92,27 +92,34 @@
     showLines();
   }
 
-  // "AP50>60" compares a column in the unit that it is shown in; anything else is a word.
+  // "AP50>60" compares a column in the unit, and "=" to the digits, that it is shown in; anything else is a word. A
+  // column goes by its heading, blanks included, or a short name.
+  const headings = [...columns].sort((a, b) => b.label.length - a.label.length)
+    .map((c) => [new RegExp(`(^|\\s)${c.label.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}\\s*(?=[<>=])`, "gi"), `$1${c.key}`]);
+  const terms = (text) => headings.reduce((t, [label, key]) => t.replace(label, key), text).replace(/\s*([<>]=?|=)\s*/g, "$1").split(/\s+/).filter(Boolean);
   function condition(term) {
     const found = /^([^<>=]+)(<=|>=|=|<|>)(.+)$/.exec(term);
     const key = found?.[1].toLowerCase().replace(/[^a-z0-9]/g, "");
     const column = found && columns.find((c) => c.key === key);
-    if (!column) return (line) => line.words.includes(term.toLowerCase());
+    if (found && !column) return null;
+    if (!found) return (line) => line.words.includes(term.toLowerCase());
     const [, , sign, right] = found;
     if (column.text) return (line) => String(column.sort(line.record)).toLowerCase().includes(right.toLowerCase());
     const wanted = Number(right);
+    if (Number.isNaN(wanted)) return null;
     return (line) => {
       const raw = column.sort(line.record);
-      if (raw === null || raw === undefined || Number.isNaN(wanted)) return false;
+      if (raw === null || raw === undefined) return false;
       const value = raw * (column.factor ?? 1);
-      return { "<": value < wanted, ">": value > wanted, "<=": value <= wanted, ">=": value >= wanted, "=": Math.abs(value - wanted) < 1e-9 }[sign];
+      return { "<": value < wanted, ">": value > wanted, "<=": value <= wanted, ">=": value >= wanted, "=": value.toFixed(column.digits ?? 0) === wanted.toFixed(column.digits ?? 0) }[sign];
     };
   }
 
   function showLines() {
-    const terms = $("filter").value.split(/\s+/).filter(Boolean).map(condition);
+    const asked = terms($("filter").value), conditions = asked.map(condition);
+    const unread = asked.filter((_, i) => !conditions[i]);
     const set = $("filter-set").value, status = $("filter-status").value;
-    const kept = lines.filter((l) => (!set || l.record.dataset === set) && (!status || l.record.status === status) && terms.every((t) => t(l)));
+    const kept = lines.filter((l) => (!set || l.record.dataset === set) && (!status || l.record.status === status) && conditions.every((c) => !c || c(l)));
     const { column, down } = sorting;
     if (column) {
       const missing = (v) => v === null || v === undefined;
@@ -124,7 +131,7 @@
       });
     }
     body.replaceChildren(...kept.map((l) => l.node));
-    $("shown").textContent = `${kept.length} of ${lines.length} records`;
+    $("shown").textContent = `${kept.length} of ${lines.length} records` + (unread.length ? `; not understood, and left out: ${unread.join(", ")}` : "");
   }
 
   function options(select, values, first) {
