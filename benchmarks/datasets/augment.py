@@ -168,7 +168,7 @@ def _fit(sample: Sample, width: int, height: int) -> Sample:
 
 
 class ScaleJitter:
-    """torchvision's ScaleJitter, then back to the image's size with a box-safe window or a margin.
+    """Resized by a random factor, then back to the image's size with a box-safe window or a margin.
 
     An image is shrunk only as far as its smallest box keeps sides of `smallest` pixels.
     """
@@ -183,8 +183,10 @@ class ScaleJitter:
         if len(sample.boxes):
             side = float((sample.boxes[:, 2:] - sample.boxes[:, :2]).min())
             low = max(low, min(1.0, self.smallest / side))
-        jitter = v2.ScaleJitter((height, width), (low, high), antialias=True)
-        return _fit(apply(jitter, sample), width, height)
+        # torchvision's own takes (H, W) and compares H with W: of what is no square it shrinks by the aspect as well.
+        scale = low + torch.rand(1) * (high - low)
+        size = max(1, int(height * scale)), max(1, int(width * scale))
+        return _fit(apply(v2.Resize(size, antialias=True), sample), width, height)
 
 
 class Mosaic:

@@ -167,6 +167,8 @@ class Inspector:
         self.deep = images.FULL
         """What becomes 0 and 255 of images with more than 8 bits."""
         self.found: list[Finding] = []
+        self.renamed: dict[str, str] = {}
+        """Image that was encoded anew -> what the source calls it."""
         self._names: dict[str, str] = {}
         self._pixels: dict[str, str] = {}
 
@@ -277,6 +279,8 @@ class Inspector:
                 sample = replace(
                     sample, boxes=_stretched(sample.boxes, width / sample.size[0], height / sample.size[1])
                 )
+        if name != sample.file_name:
+            self.renamed[name] = sample.file_name
         self._pixels.setdefault(digest, name)
         self._names[key] = sample.origin
         boxes = self._once(sample, [b for box in sample.boxes if (b := self._box(box, sample, width, height))])

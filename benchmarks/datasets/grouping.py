@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from benchmarks.datasets.duplicates import THRESHOLD, look_alike, source_name
 from benchmarks.errors import DataError, RequestError
@@ -60,6 +60,8 @@ def _stated(names: Mapping[str, Path], file: Path) -> dict[str, str]:
     stated: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         name, group = (row["image"] or "").strip(), (row["group"] or "").strip()
+        if name not in names and (encoded_anew := str(PurePosixPath(name).with_suffix(".png"))) in names:
+            name = encoded_anew  # a turned or deep image, of the source's name
         if name not in names or not group:
             wrong = "no group" if name in names else f"the set has no image {name!r}"
             raise DataError(f"--groups {file}: line {number}: {wrong}")

@@ -73,32 +73,48 @@ def size(data: bytes, where: str) -> tuple[int, int]:
 def values(data: bytes, where: str) -> NDArray[np.int64]:
     """The (height, width) values of a mask: indices of a palette, or grey.
 
-    DataError as for `decode`, and for colours.
+    DataError as for `decode`, for colours, for several pages, and for values that are no whole numbers.
     """
     with _opened(data, where) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16"):
-            pixels = np.asarray(image.convert("RGB"))
-            if (pixels != pixels[..., :1]).any():
-                raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
-            return pixels[..., 0].astype(np.int64)
-        return np.asarray(image).astype(np.int64)
+        if image.mode == "P" and getattr(image, "n_frames", 1) < 2:
+            return np.asarray(image).astype(np.int64)
+        return _mask_values(image, data, where, whole=True).astype(np.int64)
 
 
 def shades(data: bytes, where: str) -> NDArray[np.int64]:
     """The (height, width) brightness of a mask: above 0 where it is not black, whatever number a palette gives that.
 
-    DataError as for `decode`, and for colours other than a palette's.
+    DataError as for `decode`, for several pages, and for colours other than a palette's.
     """
     with _opened(data, where) as image:
-        if image.mode in ("1", "L", "I", "I;16"):
-            return np.asarray(image).astype(np.int64)
-        colours = np.asarray(image.convert("RGB"))
-        if image.mode != "P" and (colours != colours[..., :1]).any():
-            raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
-        shown = colours.max(axis=2).astype(np.int64)
-        if image.mode == "P" and not shown.any():  # a palette that was never set
-            return np.asarray(image).astype(np.int64)
-        return shown
+        if image.mode != "P" or getattr(image, "n_frames", 1) > 1:
+            return np.ceil(_mask_values(image, data, where, whole=False)).astype(np.int64)
+        shown = _opaque(image).max(axis=2).astype(np.int64)
+        return shown if shown.any() else np.asarray(image).astype(np.int64)  # a palette that was never set
+
+
+def _mask_values(image: Image.Image, data: bytes, where: str, whole: bool) -> NDArray[np.float64]:
+    """The (height, width) values of a mask that has no palette, 0 where it is transparent, in its own depth."""
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(
+            f"{where}: a mask of {pages} pages; it needs a file for each, of which an image may have several"
+        )
+    deep = _deep(image, data)
+    if deep is not None and image.format == "TIFF" and deep.shape[2] > 1:  # of which Pillow keeps the upper bytes
+        raise DataError(f"{where}: a TIFF mask of 16 bits in colours; it needs one value per class, as grey")
+    pixels = deep if deep is not None else np.asarray(image)[..., None] if image.mode in ("1", "L") else _opaque(image)
+    if (pixels != pixels[..., :1]).any():
+        raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
+    found = pixels[..., 0].astype(np.float64)
+    if whole and (found != np.round(found)).any():
+        raise DataError(f"{where}: a mask with values that are no whole numbers; value k is line k of classes.txt")
+    return found
+
+
+def _opaque(image: Image.Image) -> NDArray[np.uint8]:
+    """The (height, width, 3) colours, black where the image is transparent."""
+    rgba = np.asarray(image.convert("RGBA"))
+    return rgba[..., :3] * (rgba[..., 3:] > 0)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def prepare(
     folder = catalogue.data_root(root) / name
     unverified = catalogue.UNVERIFIED.get(name)
     if source is None:
-        if not force and name in catalogue.own_sets(root):
+        if not (force or strict or findings) and name in catalogue.own_sets(root):
             say(f"{name}: up to date in {folder}")
             return prepared.open_prepared(name, root)
         if unverified is None or not unverified.url:
@@ -86,7 +86,9 @@ def prepare(
         if folds != FOLDS:
             choices.append(f"folds={folds}")
         origin = prepared.origin_of(opened, reader or format, *choices)
-        if not force and (data := prepared.up_to_date(name, folder, origin)) is not None:
+        # What is strict, or wants the findings, looks at the source again: the set that lies there does not tell.
+        fresh = force or strict or findings is not None
+        if not fresh and (data := prepared.up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
         _announce_replacing(name, folder, str(source), replace or force, say)
@@ -103,7 +105,7 @@ def prepare(
             finally:
                 if findings is not None:
                     write_report(inspector.found, findings)
-            _finish(data, spec, work, content.parts, say, overlaps, groups, folds)
+            _finish(data, spec, work, _renamed(content.parts, inspector.renamed), say, overlaps, groups, folds)
             prepared.write_source(work, source, origin)
         opened.discard()
     finally:
@@ -130,6 +132,12 @@ def _read(source: Source, reader: str, format: str, unverified: UnverifiedSpec |
     if not content.classes:
         raise DataError(f"{source.path}: no class in it")
     return content
+
+
+def _renamed(parts: Mapping[str, str], renamed: Mapping[str, str]) -> dict[str, str]:
+    """The parts by what images are called now: those that were encoded anew have another suffix."""
+    moved = {name: parts[old] for name, old in renamed.items() if old in parts}
+    return {name: part for name, part in parts.items() if name not in renamed} | moved
 
 
 def _deep_range(content: Content) -> images.Range:
@@ -203,6 +211,9 @@ def _finish(
         if not theirs:
             raise
         say(f"{e}; no folds are made, the source's own parts stay")
+    for name in (f"{data.name}-own-v1", title):
+        if name in lists:
+            _say_what_is_not_trained(data, name, lists[name], say)
     longest = max(max(image["width"], image["height"]) for image in data.images)
     own = {"title": spec.title, "native_size": longest}
     if folds != FOLDS:
@@ -229,6 +240,25 @@ def _say_what_leaks(data: PreparedDataset, parts: Mapping[str, str], groups: Seq
             f"{data.name}: {len(spread)} groups of images that belong together lie in several of the source's parts, "
             f"for example {shown}: what is tested was seen in training; the folds keep them together"
         )
+
+
+def _say_what_is_not_trained(data: PreparedDataset, title: str, content: Mapping[str, Any], say: Say) -> None:
+    """A line for each class that a fold tests and has nothing of to train on."""
+    parts = [content["parts"]] if "parts" in content else None
+    folds = [(p["train"], p["test"]) for p in parts] if parts else [(a, c) for a, _, c in splits._rotated(content)]
+    shown = {i["file_name"]: {a["category_id"] for a in data.boxes(i["file_name"])} for i in data.images}
+    for k, label in enumerate(data.classes, start=1):
+        found = [
+            str(fold)
+            for fold, (train, test) in enumerate(folds)
+            if any(k in shown[name] for name in test) and not any(k in shown[name] for name in train)
+        ]
+        if found:
+            where = f" of fold {', '.join(found)}" if len(folds) > 1 else ""
+            say(
+                f"{data.name}: {title}: class {label!r} is in the test part{where} and not in what is trained on: what "
+                "is found of it there is chance, and counts in the mean over classes"
+            )
 
 
 def _their_split(data: PreparedDataset, parts: Mapping[str, str], say: Say) -> dict[str, Any]:

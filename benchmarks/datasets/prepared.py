@@ -258,7 +258,7 @@ def prepare(
     spec = catalogue.get(name, root)
     folder = _folder(name, root)
     if source is None and not spec.embedded:
-        if not force and is_prepared(name, root):
+        if not (force or strict or findings) and is_prepared(name, root):
             say(f"{name}: up to date in {folder}")
             return open_prepared(name, root)
         raise RequestError(
@@ -269,7 +269,9 @@ def prepare(
     opened = downloads.open_any(source, folder.parent, digest, report) if source is not None else None
     try:
         origin = origin_of(opened, *(f"{kind}={action}" for kind, action in sorted((policy or {}).items())))
-        if not force and (data := up_to_date(name, folder, origin)) is not None:
+        # What is strict, or wants the findings, looks at the source again: the set that lies there does not tell.
+        fresh = force or strict or findings is not None
+        if not fresh and (data := up_to_date(name, folder, origin)) is not None:
             say(f"{name}: up to date in {folder}")
             return data
         began = time.monotonic()

@@ -213,3 +213,16 @@ def test_each_does_something_and_the_same_for_the_same_seed(synthetic, kind: str
     assert not all(map(torch.equal, first, items(1, epoch=1)))
     changed = sum(not torch.equal(a, plain[i][0]) for i, a in enumerate(first))
     assert changed >= 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 96), (96, 48), (20, 800), (1, 40)])
+def test_scale_jitter_keeps_to_its_range_whatever_the_aspect(height: int, width: int) -> None:
+    side = min(height, 10)
+    box = torch.tensor([[4.0, 0.0, 4.0 + side, side]])
+    sample = Sample(torch.zeros(3, height, width, dtype=torch.uint8), box, torch.tensor([1]))
+    for seed in range(30):
+        torch.manual_seed(seed)
+        out = ScaleJitter((0.75, 1.5), smallest=0.0)(sample, POOL)
+        assert out.image.shape == sample.image.shape
+        for box in out.boxes:
+            assert 0.7 * side - 1 <= box[2] - box[0] <= 1.5 * side

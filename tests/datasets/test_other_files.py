@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.datasets import catalogue, own
 from benchmarks.datasets.exporting import export
-from benchmarks.datasets.splits import load_split
+from benchmarks.datasets.splits import load_split, titles
 from benchmarks.errors import DataError
 from tests.datasets.conftest import write_folder
 
@@ -737,3 +737,107 @@ def test_ultralytics_finds_the_labels_of_an_export(tmp_path):
                 c, x, y, w, h = map(float, line.split())
                 found.append((c + 1, *np.round([(x - w / 2) * 48, (y - h / 2) * 32, w * 48, h * 32], 2)))
         assert sorted(found) == sorted((a["category_id"], *a["bbox"]) for a in data.annotations)
+
+
+def test_parts_and_groups_of_images_that_were_encoded_anew(tmp_path):
+    parts = {"train": range(5), "val": range(5, 8), "test": range(8, 12)}
+    files = {f"{part}/images/{i}.tif": deep(i, 1, format="TIFF") for part, ids in parts.items() for i in ids}
+    files |= {name.replace("images", "labels").replace(".tif", ".txt"): LINE for name in files}
+    files["data.yaml"] = b"names: [dent]\n" + b"".join(f"{part}: {part}/images\n".encode() for part in parts)
+    csv = tmp_path / "groups.csv"
+    csv.write_text("image,group\n" + "".join(f"{p}/images/{i}.tif,{i // 2}\n" for p, ids in parts.items() for i in ids))
+    source, policy = write_folder(tmp_path / "s", files), {"deep_image": "fix"}
+    own.prepare("mine", tmp_path / "data", source, policy=policy, groups=str(csv))
+    split = load_split("mine", "mine-own-v1", 0, tmp_path / "data")
+    for part, ids in parts.items():
+        assert set(getattr(split, part)) == {f"{part}/images/{i}.png" for i in ids}
+
+
+def saved(pixels: np.ndarray, format: str, mode: str | None = None, **options) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels, mode).save(out, format, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["alpha", "half", "float", "page", "deep_colours", "deep_tiff"])
+def test_masks_of_other_depths(tmp_path, kind):
+    """The box is found, or the mask is refused by name: never a set without it."""
+    seen = np.zeros((32, 48), dtype=np.uint8)
+    seen[12:20, 18:30] = 1
+    suffix, classes, refused = ".tif", b"", ""
+    if kind == "alpha":  # white all over, and opaque where the defect is
+        white = np.full((32, 48, 3), 255, dtype=np.uint8)
+        suffix, data = ".png", saved(np.dstack([white, seen * 255]), "PNG")
+    elif kind == "half":
+        data = saved(seen.astype(np.float32) / 2, "TIFF")
+    elif kind == "float":
+        data, classes, refused = saved(seen.astype(np.float32) / 2, "TIFF"), b"dent\n", "no whole numbers"
+    elif kind == "page":
+        second = Image.fromarray(seen)
+        data, refused = saved(seen * 0, "TIFF", save_all=True, append_images=[second]), "2 pages"
+    else:
+        cv2 = pytest.importorskip("cv2")
+
+        suffix = ".png" if kind == "deep_colours" else ".tif"
+        refused = "" if suffix == ".png" else "16 bits in colours"
+        classes = b"dent\n"
+        data = cv2.imencode(suffix, np.dstack([seen.astype(np.uint16)] * 3))[1].tobytes()
+    files = {f"images/p{i}.png": image(i) for i in range(6)} | {f"masks/p{i}{suffix}": data for i in range(6)}
+    files |= {"classes.txt": classes} if classes else {}
+    source = write_folder(tmp_path / "s", files)
+    if refused:
+        with pytest.raises(DataError, match=rf"masks/p0{suffix}: .*{refused}"):
+            own.prepare("mine", tmp_path / "data", source, format="masks")
+    else:
+        data = own.prepare("mine", tmp_path / "data", source, format="masks")
+        assert boxes_of(data) == {f"p{i}.png": [BASE] for i in range(6)}
+
+
+def test_the_parts_of_voc_by_names_with_spaces(tmp_path):
+    files = {f"img/part {i}.png": image(i) for i in range(6)} | {f"xml/part {i}.xml": ONE for i in range(6)}
+    files |= {"img/part.png": image(9), "xml/part.xml": ONE}
+    files |= {
+        "ImageSets/Main/train.txt": b"part 0\npart 1\npart 2\npart 3\n",
+        "ImageSets/Main/test.txt": b"part\npart 4\n",
+    }
+    own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+    split = load_split("mine", "mine-own-v1", 0, tmp_path / "data")
+    assert split.train == tuple(f"part {i}.png" for i in range(4))
+    assert set(split.test) == {"part.png", "part 4.png"}
+
+
+def test_parts_of_voc_that_share_images_are_none(tmp_path):
+    lists = {"ImageSets/Main/train.txt": b"0\n1\n2\n3\n", "ImageSets/Main/test.txt": b"3\n4\n5\n"}
+    lines: list[str] = []
+    own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", vocs(8) | lists), report=lines.append)
+    assert any("unusable_part" in line and "3.png" in line for line in lines)
+    assert "mine-own-v1" not in titles("mine", tmp_path / "data")
+
+
+def test_a_list_of_voc_with_an_image_that_is_not_there(tmp_path):
+    lists = {"ImageSets/Main/train.txt": b"0\n1\n2\n33\n", "ImageSets/Main/test.txt": b"4\n5\n"}
+    source = write_folder(tmp_path / "s", vocs(8) | lists)
+    with pytest.raises(DataError, match=r"train.txt: image '33' is not in the source"):
+        own.prepare("mine", tmp_path / "data", source)
+    own.prepare("mine", tmp_path / "data", source, policy={"missing_image": "drop"})
+
+
+def test_strict_and_findings_are_heard_on_a_set_that_is_there(tmp_path):
+    source, findings = write_folder(tmp_path / "s", without(yolo(), "labels/p3.txt")), tmp_path / "findings.json"
+    own.prepare("mine", tmp_path / "data", source)
+    own.prepare("mine", tmp_path / "data", source, findings=findings)
+    assert "missing_label" in findings.read_text()
+    with pytest.raises(DataError, match="missing_label"):
+        own.prepare("mine", tmp_path / "data", source, strict=True)
+
+
+def test_a_class_that_is_tested_and_never_trained_is_said(tmp_path):
+    files = yolo(8) | {f"labels/p{i}.txt": b"1 0.5 0.5 0.25 0.25\n" for i in range(3)}
+    csv = tmp_path / "groups.csv"
+    csv.write_text("image,group\n" + "".join(f"p{i}.png,{max(i, 2)}\n" for i in range(8)))
+    lines: list[str] = []
+    source = write_folder(tmp_path / "s", files)
+    own.prepare("mine", tmp_path / "data", source, groups=str(csv), folds=3, report=lines.append)
+    said = [line for line in lines if "not in what is trained on" in line]
+    assert len(said) == 1
+    assert "mine-3fold-v1: class 'scratch'" in said[0]

@@ -64,7 +64,7 @@ def read(source: Source, tell: Tell) -> Content:
                 problem = ("missing_annotation", where, f"no {PurePosixPath(image).stem}.xml for it in the source")
                 yield RawSample(names.short(image), source.read(image), (), where, (problem,))
 
-    return Content(classes, samples(), parts=_parts(source, names))
+    return Content(classes, samples(), parts=_parts(source, names, tell))
 
 
 def _owners(source: Source, names: Names, pairing: Pairing, annotation: str, called: str | None) -> list[str]:
@@ -90,16 +90,25 @@ def _are_one(source: Source, names: list[str]) -> bool:
     return all(np.array_equal(first, other) for other in others)
 
 
-def _parts(source: Source, names: Names) -> dict[str, str]:
-    """Image -> part by `ImageSets/Main/train.txt` and the like, a stem in each line."""
+def _parts(source: Source, names: Names, tell: Tell) -> dict[str, str]:
+    """Image -> part by `ImageSets/Main/train.txt` and the like, a stem in each line; none where they share images."""
     out: dict[str, str] = {}
     for name in source.names():
         path = PurePosixPath(name)
         part = PARTS.get(key(path.stem))
         if path.suffix.lower() != ".txt" or part is None or key(path.parent.name) != "main":
             continue
-        for line in source.read(name).decode("utf-8", errors="replace").splitlines():
-            images = names.of_stem(line.split()[0]) if line.strip() else []
-            if len(images) == 1:
-                out.setdefault(names.short(images[0]), part)
+        where = source.where(name)
+        for line in source.read(name).decode("utf-8-sig", errors="replace").splitlines():
+            if not line.strip():
+                continue
+            # The whole line first: a stem may have spaces; else what stands before a flag, as in lists of a class.
+            images = names.of_stem(line.strip()) or names.of_stem(line.split()[0])
+            if len(images) != 1:
+                tell("missing_image", where, f"image {line.strip()!r} is not in the source, or more than once")
+                continue
+            short = names.short(images[0])
+            if out.setdefault(short, part) != part:
+                tell("unusable_part", where, f"{short} is in it, and in `{out[short]}` too")
+                return {}
     return out
