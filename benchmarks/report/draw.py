@@ -441,6 +441,7 @@ def _write_names(ax: Any, laid: _Laid) -> None:
             fontsize=_NAME,
             color=ink,
             zorder=5,
+            bbox={"boxstyle": "square,pad=0.05", "facecolor": PAGE, "edgecolor": "none", "alpha": 0.8},  # over lines
         )
         if box.distance(x, y) > 2.2 * _RADIUS:  # a line to a mark that is not beside it
             end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
