@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cells import Cell, Fingerprint, Recipe
+from benchmarks.errors import DataError
 from benchmarks.report.rows import Row
 from benchmarks.results import ClassMetrics, Metrics
 from benchmarks.store import (
@@ -19,8 +21,24 @@ from benchmarks.store import (
     RunRecord,
     Stored,
     read_record,
+    write_atomic,
     write_record,
 )
+
+
+def full_after(written: int) -> Callable[[Path, bytes], None]:
+    """`write_atomic` on a disk that is full after so many files."""
+    left = written
+
+    def write(path: Path, content: bytes) -> None:
+        nonlocal left
+        if not left:
+            raise DataError("the disk is full")
+        left -= 1
+        write_atomic(path, content)
+
+    return write
+
 
 RECIPE = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=1e-3, schedule="one_cycle")
 

@@ -36,7 +36,7 @@ from benchmarks.store import (
     write_record,
 )
 from benchmarks.suites import GateLimits, load
-from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
+from tests.benchmarks.conftest import RECIPE, full_after, make_cell, make_metrics, make_record
 from tests.benchmarks.test_compare import one
 
 GATE = Path(__file__).parents[2] / "results" / "_gate"
@@ -644,19 +644,12 @@ def test_replacing_a_baseline_is_gone_on_with(gate: Path, tmp_path: Path, monkey
         paths = CellPaths.of(tmp_path / "head", s.run.cell)
         write_atomic(paths.detections, content)
         write_record(paths.record, s.run.model_copy(update=changes))
-    left = [written]
-
-    def full(path: Path, content: bytes) -> None:
-        if not left[0]:
-            raise DataError("the disk is full")
-        left[0] -= 1
-        write_atomic(path, content)
 
     def replace() -> None:
         baseline.replace(*(list(scan(folder)) for folder in (gate, tmp_path / "head")), gate, "why")
 
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.gate.baseline.write_atomic", full)
+        patched.setattr("benchmarks.gate.baseline.write_atomic", full_after(written))
         with pytest.raises(DataError, match="full"):
             replace()
     replace()

@@ -13,7 +13,7 @@ from benchmarks.cells import Cell
 from benchmarks.errors import DataError, RequestError
 from benchmarks.merge import app, merge
 from benchmarks.store import CellPaths, ProfileRecord, RunRecord, read_record, scan, write_atomic, write_record
-from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
+from tests.benchmarks.conftest import full_after, make_cell, make_latencies, make_profile, make_record
 
 CARD = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "13.0"}
 
@@ -264,16 +264,8 @@ def test_a_merge_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatc
     old = put(tmp_path / "old")
     write_record(old.profile, make_profile(read_record(old.record, RunRecord)))
     new = put(tmp_path / "ours", ended="2026-01-02T00:01:00+00:00", content=1)
-    left = [written]
-
-    def full(path: Path, content: bytes) -> None:
-        if not left[0]:
-            raise DataError("the disk is full")
-        left[0] -= 1
-        write_atomic(path, content)
-
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.merge.write_atomic", full)
+        patched.setattr("benchmarks.merge.write_atomic", full_after(written))
         with pytest.raises(DataError, match="full"):
             merge([tmp_path / "old"], tmp_path / "ours")
     assert merge([tmp_path / "old"], tmp_path / "ours").joined == 1

@@ -26,7 +26,7 @@ from benchmarks.cells import digest_of
 from benchmarks.errors import DataError
 from benchmarks.metrics import EVALUATOR_VERSION
 from benchmarks.store import CellPaths, RunRecord, Stored, read_record, scan, write_atomic, write_record
-from tests.benchmarks.conftest import make_cell, make_latencies, make_profile, make_record
+from tests.benchmarks.conftest import full_after, make_cell, make_latencies, make_profile, make_record
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("synthetic")  # with the list TINY
@@ -479,17 +479,9 @@ def test_publishing_that_was_interrupted_is_gone_on_with(
         write_atomic(both[folder].detections, content)
         write_record(both[folder].record, record)
     write_record(both["out"].profile, make_profile(read_record(both["out"].record, RunRecord), provenance=known))
-    left = [written]
-
-    def full(path: Path, content: bytes) -> None:
-        if not left[0]:
-            raise DataError("the disk is full")
-        left[0] -= 1
-        write_atomic(path, content)
-
     publish = partial(run._publish, [record.cell], Path("out"), Path("results"), tmp_path / "none.json")
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.run.write_atomic", full)
+        patched.setattr("benchmarks.run.write_atomic", full_after(written))
         with pytest.raises(DataError, match="full"):
             publish()
     publish()
