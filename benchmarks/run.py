@@ -429,7 +429,7 @@ def _asked_otherwise(path: Path, suite: suites.Suite, dataset: str) -> str | Non
         "reference": suite.reference,
     }
     for name, value in wanted.items():
-        if content.get(name, value) != value:
+        if content.get(name) != value:
             return name
     names = {m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants}
     entries = [*content.get("models", {}), *content.get("not_measured", {})]  # NAME, or NAME and its form
