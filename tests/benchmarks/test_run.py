@@ -415,7 +415,7 @@ def test_the_latency_phase_is_gone_on_with_until_it_is_complete(
         run._latency(suite, "neu_det", torch.device("cpu"), tmp_path, tmp_path, Limits())
     assert len(begun) == 2, "complete, it is not measured again"
     assert begun[0] == begun[1]
-    assert " ".join(begun[0]).count("--runs 60 --warmup 10 --min-seconds 0") == 1
+    assert " ".join(begun[0]).count("--runs 30 --warmup 5 --min-seconds 0") == 1
     assert "latency is not complete: its time limit cut it" in " ".join(capsys.readouterr().out.split())
 
 
