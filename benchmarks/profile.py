@@ -412,7 +412,7 @@ def _print_session(
     if machine["busy"]:
         others = f" others kept {machine['other_cores']:.2f} cores busy, or were on the GPU; "
         say(Text.assemble(("Busy machine:", "bold yellow"), others, "ratios hold, absolute times do not."))
-    if machine["gpu"] is not None and all(cost.energy_j is None for cost in costs.values()):
+    if machine["gpu"] is not None and all(c.energy_j is None and "energy_j" not in c.missing for c in costs.values()):
         console.print("Energy was not measured: python -m pip install nvidia-ml-py", highlight=False)
 
 

@@ -161,6 +161,10 @@ class Kept:
             self._write()
         return kept[key]
 
+    def has(self, key: str) -> bool:
+        """Whether `of` would not measure."""
+        return key in self._content["kept"]
+
     def timing(self, key: str, names: Collection[str], until: float, measure: Callable[[], Timing]) -> Timing:
         """As `of`, of a timing of the entries `names`: one that was cut, or lacks some of them, is measured again.
 
@@ -410,11 +414,11 @@ def session(
         saved(costs)
     with energy_meter(device) as joules:
         metered = joules() is not None
-    for i, (name, module) in enumerate(running.items() if metered else ()):
-        if time.monotonic() >= deadline:
+    for i, (name, module) in enumerate(running.items()):
+        if kept.has(f"energy of/{name}") or (metered and time.monotonic() < deadline):
+            one("energy of", name, i, partial(_energy, module, images, device, plan.seconds))
+        elif metered:
             costs[name].missing["energy_j"] = f"{TIME_IS_UP} it was measured"
-            continue
-        one("energy of", name, i, partial(_energy, module, images, device, plan.seconds))
     return costs
 
 

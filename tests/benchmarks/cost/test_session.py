@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cost import energy
 from benchmarks.cost import session as module
 from benchmarks.cost.engines import Form
 from benchmarks.cost.session import Kept, Plan, ProfiledModel, Step, as_json, prepare, session
@@ -164,6 +169,27 @@ def test_a_kept_timing_that_lacks_an_entry_is_measured_again(tmp_path: Path):
     costs = _session({"a": Small(), "b": Small()}, plan, kept=Kept(tmp_path / "kept", "it"))
     assert costs["b"].latency is not None
     assert costs["b"].throughput
+
+
+def test_energy_that_was_measured_is_there_when_the_time_is_up_or_nothing_meters_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    joules = itertools.count(step=5.0)
+
+    @contextlib.contextmanager
+    def meter(device: torch.device, works: bool = True) -> Iterator[Callable[[], float | None]]:
+        yield lambda: next(joules) if works else None
+
+    for where in (module, energy):
+        monkeypatch.setattr(where, "energy_meter", meter)
+    measured = _session({"a": Small()}, kept=Kept(tmp_path / "kept", "it"))["a"].energy_j
+    assert measured > 0
+    costs = _session({"a": Small(), "b": Small()}, kept=Kept(tmp_path / "kept", "it"), deadline=time.monotonic())
+    assert costs["a"].energy_j == measured
+    assert "energy_j" not in costs["a"].missing
+    assert costs["b"].missing["energy_j"].startswith(module.TIME_IS_UP)
+    monkeypatch.setattr(module, "energy_meter", partial(meter, works=False))
+    assert _session({"a": Small()}, kept=Kept(tmp_path / "kept", "it"))["a"].energy_j == measured
 
 
 def test_a_session_ends_near_its_deadline():
