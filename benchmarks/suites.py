@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from benchmarks import models
 from benchmarks.cells import LEAST_PX, Cell, NativeRecipe, Recipe, Tile
@@ -47,8 +57,8 @@ class Tier(_Strict):
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     recipe: dict[str, Any]
-    by_dataset: dict[str, dict[str, Any]] = {}
-    by_family: dict[str, dict[str, Any]] = {}
+    by_dataset: dict[str, dict[str, Any]] = Field({}, description="changes of the recipe; or its `length`, times more")
+    by_family: dict[str, dict[str, Any]] = Field({}, description="likewise, after those of the data set")
     tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
     length: float = Field(1.0, gt=0, description="times the epochs and milestones of the recipes")
     results: str | None = Field(None, pattern=_RESULTS, description="instead of the suite's")
@@ -58,22 +68,29 @@ class Tier(_Strict):
 
         Where `trainer: library` results, all but the fields of `NativeRecipe` is left out.
         """
-        merged = {**self.recipe, **self.by_dataset.get(dataset, {}), **self.by_family.get(family, {})}
-        merged["epochs"] = self._longer(merged.get("epochs"))
+        changes = [self.by_dataset.get(dataset, {}), self.by_family.get(family, {})]
+        merged = {**self.recipe, **changes[0], **changes[1]}
+        merged.pop("length", None)
+        length = math.prod([self.length, *(_LENGTH.validate_python(one.get("length", 1)) for one in changes)])
+        merged["epochs"] = _longer(merged.get("epochs"), length)
         if "milestones" in merged:
-            merged["milestones"] = [self._longer(m) for m in merged["milestones"]]
+            merged["milestones"] = [_longer(m, length) for m in merged["milestones"]]
         if epochs is not None:
             merged["epochs"] = epochs
         if merged.get("trainer") == "library":
             return NativeRecipe(**{k: v for k, v in merged.items() if k in NativeRecipe.model_fields})
         return Recipe(**merged)
 
-    def _longer(self, epochs: Any) -> Any:
-        if self.length == 1.0 or not isinstance(epochs, int):
-            return epochs
-        if (longer := epochs * self.length) != int(longer):
-            raise ValueError(f"length {self.length} makes {longer} of {epochs} epochs: not a whole number")
-        return int(longer)
+
+_LENGTH = TypeAdapter(Annotated[float, Field(gt=0)])
+
+
+def _longer(epochs: Any, length: float) -> Any:
+    if length == 1.0 or not isinstance(epochs, int):
+        return epochs
+    if (longer := epochs * length) != int(longer):
+        raise ValueError(f"length {length:g} makes {longer:g} of {epochs} epochs: not a whole number")
+    return int(longer)
 
 
 class LatencyPhase(_Strict):

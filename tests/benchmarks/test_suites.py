@@ -73,7 +73,7 @@ def test_narrowing() -> None:
     every = [c.name for c in suite.cells("quick", **quick)]
     assert every == ["canet", "canet:fpn_convs", "fasterrcnn_fpn", "retinanet", "yolov8n:near_start"]
     half = {c.id for c in suites.load("budget").cells("half", **quick)}
-    ends = {c.id for c in suite.cells("quick", **quick) if c.name != "canet:fpn_convs"}
+    ends = {c.id for c in suite.cells("quick", **quick) if c.name not in ("canet:fpn_convs", "yolov8n:near_start")}
     assert ends < half, "half the study's schedule, trained once"
     assert [c.name for c in suite.cells("quick", select=["canet"], **quick)] == every[:1]
     assert [c.name for c in suite.cells("quick", select=["canet:*"], **quick)] == every[:2]
@@ -159,12 +159,14 @@ def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
     budget = suites.load("budget")
     of = {tier: budget.cells(tier, datasets=["neu_det"]) for tier in budget.tiers}
     assert {c.id for c in of["once"]} < study
-    assert {tier: {c.recipe.epochs for c in cells} for tier, cells in of.items()} == {
+    yolo = {c.id for cells in of.values() for c in cells if c.model == "yolov8n"}
+    assert {tier: {c.recipe.epochs for c in cells if c.id not in yolo} for tier, cells in of.items()} == {
         "half": {12},
         "once": {24},
         "twice": {48},
         "fourfold": {96},
     }
+    assert {c.recipe.epochs for c in of["once"] if c.id in yolo} == {96}, "from random weights it takes four times as long"
     assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
 
 
@@ -177,13 +179,30 @@ def test_what_is_trained_for_half_or_twice_the_schedule_is_the_budget_studys() -
         suites.load(s).cells(t, datasets=["neu_det"]) for s, t in (("budget", "once"), ("small_defects", "study"))
     )
     assert {c.id for c in once} <= {c.id for c in study}
-    both = ["canet", "fasterrcnn_fpn", "retinanet", "yolov8n:near_start"]
+    both = ["canet", "fasterrcnn_fpn", "retinanet"]
     quick, half = (
         suites.load(s).cells(t, datasets=["synthetic_small", "neu_det"], select=both)
         for s, t in (("small_defects", "quick"), ("budget", "half"))
     )
     assert len(quick) == 2 * len(both)
     assert {c.id for c in quick} <= {c.id for c in half}
+
+
+def test_the_length_of_a_data_set_and_a_family_are_times_that_of_the_tier() -> None:
+    tier = suites.load("small_defects").tier("quick")
+    tier = tier.model_copy(update={"by_dataset": {"neu_det": {"length": 3}}, "by_family": {"yolo": {"length": 1.5}}})
+    epochs = {(d, f): tier.resolve(d, f).epochs for d in ("neu_det", "synthetic_small") for f in ("yolo", "canet")}
+    assert epochs == {
+        ("neu_det", "yolo"): 54,
+        ("neu_det", "canet"): 36,
+        ("synthetic_small", "yolo"): 18,
+        ("synthetic_small", "canet"): 12,
+    }
+    steps = tier.model_copy(update={"recipe": {**tier.recipe, "schedule": "step", "milestones": [8, 16]}})
+    assert steps.resolve("neu_det", "yolo").milestones == (18, 36)
+    for wrong in (0, "long"):
+        with pytest.raises(ValueError, match="length|greater than 0|valid number"):
+            tier.model_copy(update={"by_family": {"yolo": {"length": wrong}}}).resolve("neu_det", "yolo")
 
 
 def test_a_tier_like_another_has_a_folder_of_its_own(tmp_path: Path) -> None:
