@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "missing_label": ("has no YOLO txt file", {"fix": "count it as defect-free, YOLO's rule", "drop": _OUT}),
     "unclaimed_label": ("is a label file of no image", {"drop": "do without it"}),
     "flat_label": ("is a label file paired by its bare name", {"fix": "pair it so", "drop": _OUT}),
+    "shared_label": ("is the label file of several images", {"fix": "each has its objects", "drop": _OUT}),
     "unlisted_image": ("is in no part that data.yaml lists", {"drop": _OUT, "keep": "keep it"}),
     "unusable_part": (
         "names a part that is not there, or shares images with another",

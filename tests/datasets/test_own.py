@@ -200,6 +200,7 @@ CASES = {
         lambda: moved(yolo_all(), "d/labels/train/1.txt", "d/labels/1.txt"),
         {"fix": (6, 5), "drop": (5, 4)},
     ),
+    "shared_label": (lambda: yolo_all() | {"d/images/train/1.jpg": png(77)}, {"fix": (7, 6), "drop": (5, 4)}),
     "unlisted_image": (
         lambda: yolo_all() | {"d/images/extra/x.png": png(77), "d/labels/extra/x.txt": b"0 0.5 0.5 0.2 0.2"},
         {"drop": (6, 5), "keep": (7, 6)},

@@ -7,6 +7,7 @@ data.yaml it is the box and then keypoints. By the format's own rule an image wi
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -291,7 +292,7 @@ def read(source: Source, tell: Tell) -> Content:
         images = [image for image in images if image in listed]
     texts = [n for n in source.names() if n.lower().endswith(".txt") and not _is_list(n)]
     owner, flat = _paired(everything, texts)
-    claimed = set(owner.values())
+    claimed = Counter(owner.values())
     for text in texts:
         if text not in claimed and _says_labels(source, text):
             tell("unclaimed_label", source.where(text), "it is a label file, and no image is called so")
@@ -307,6 +308,9 @@ def read(source: Source, tell: Tell) -> Content:
             else:
                 where = source.where(label)
                 boxes, problems = _boxes(source, label, *governed.of(label))
+                if claimed[label] > 1:
+                    others = ", ".join(i for i in everything if owner.get(i) == label and i != image)
+                    problems = (*problems, ("shared_label", where, f"it is the label file of {image} and of {others}"))
                 if image in flat:
                     problems = (*problems, ("flat_label", where, f"it lies flat, {image} is the only image called so"))
             yield RawSample(names.short(image), source.read(image), boxes, where, problems, relative=True)
