@@ -30,7 +30,7 @@ from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
 from benchmarks.executors.processes import Processes
 from benchmarks.progress import RunProgress, Stopped
-from benchmarks.store import CellPaths, RunRecord, Stored, load, read_record, scan, write_atomic, write_record
+from benchmarks.store import CellPaths, RunRecord, Status, Stored, load, read_record, scan, write_atomic, write_record
 from benchmarks.tensorboard import Logs
 
 if TYPE_CHECKING:
@@ -601,8 +601,11 @@ def _run(
                 progress.end(job, Text.assemble(("stopped", "yellow"), f" {event.how or 'its state is saved'}"))
             else:
                 paths = CellPaths.of(job.runs, job.cell)
-                died = event.cause == "died"
-                record = runner.record_death(job, event.how) if died else read_record(paths.record, RunRecord)
+                if event.cause == "done":
+                    record = read_record(paths.record, RunRecord)
+                else:
+                    status: Status = "out_of_memory" if event.cause == "out_of_memory" else "failed"
+                    record = runner.record_death(job, status, event.how)
                 if record.beside not in (None, most[job.cell]):  # its own process could not know
                     record = record.model_copy(update={"beside": most[job.cell]})
                     write_record(paths.record, record)

@@ -181,14 +181,14 @@ def run_job(job: Job, progress: CellProgress) -> bool:
     return record.status == "ok" and isinstance(job.cell.recipe, Recipe)
 
 
-def record_death(job: Job, how: str) -> RunRecord:
+def record_death(job: Job, status: Status, how: str) -> RunRecord:
     """Write the record of a cell whose worker process died."""
     data = open_prepared(job.cell.dataset, job.data_root)
     record = RunRecord(
         cell_id=job.cell.id,
         cell=job.cell,
         fingerprint=fingerprint(job.cell, data),
-        status="out_of_memory" if "memory" in how else "failed",
+        status=status,
         provenance=provenance(started=now(), device=torch.device(job.device), before=job.before),
         error=how,
     )

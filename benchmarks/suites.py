@@ -6,19 +6,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmarks import models
 from benchmarks.cells import LEAST_PX, Cell, NativeRecipe, Recipe, Tile
@@ -71,7 +62,7 @@ class Tier(_Strict):
         changes = [self.by_dataset.get(dataset, {}), self.by_family.get(family, {})]
         merged = {**self.recipe, **changes[0], **changes[1]}
         merged.pop("length", None)
-        length = math.prod([self.length, *(_LENGTH.validate_python(one.get("length", 1)) for one in changes)])
+        length = math.prod([self.length, *map(_length, changes)])
         merged["epochs"] = _longer(merged.get("epochs"), length)
         if "milestones" in merged:
             merged["milestones"] = [_longer(m, length) for m in merged["milestones"]]
@@ -82,7 +73,11 @@ class Tier(_Strict):
         return Recipe(**merged)
 
 
-_LENGTH = TypeAdapter(Annotated[float, Field(gt=0)])
+def _length(changes: Mapping[str, Any]) -> float:
+    length = changes.get("length", 1)
+    if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < math.inf:
+        raise ValueError(f"length is {length!r}, not a number above 0")
+    return length
 
 
 def _longer(epochs: Any, length: float) -> Any:

@@ -45,7 +45,8 @@ def reporting(console: Console) -> Iterator[ProgressCallback]:
             bars.update(task, description=what, completed=done, total=max(total, done) or None)
             bars.refresh()
         else:
-            console.print(f"{what}: {done} of {total}" if again else what, soft_wrap=True, highlight=False)
+            far = f"{done} of {total}" if done <= total else f"{done}, the least was {total}"
+            console.print(f"{what}: {far}" if again else what, soft_wrap=True, highlight=False)
 
     bars.start()
     try:

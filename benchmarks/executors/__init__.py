@@ -44,10 +44,12 @@ class Progress(Generic[J]):
 
 @dataclass(frozen=True)
 class Ended(Generic[J]):
-    """A job is over: done, stopped to be gone on with later, or its process died, and `how`."""
+    """A job is over: done, stopped to be gone on with later, or its process died, and `how`: for want of memory where
+    the kernel says so.
+    """
 
     job: J
-    cause: Literal["done", "stopped", "died"]
+    cause: Literal["done", "stopped", "died", "out_of_memory"]
     how: str = ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from benchmarks import host
 from benchmarks.children import die_with_parent
 from benchmarks.executors import Ended, EventCallback, Limits, Progress, Started, Work
 from benchmarks.progress import CellProgress, Stopped
@@ -51,6 +53,7 @@ class Processes:
         idle: list[_Worker] = []
         busy: dict[Connection, tuple[Any, _Worker]] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="canet-bench-"))
+        self._killed = host.killed_for_memory()
         try:
             while True:
                 self._limits.check()
@@ -95,7 +98,10 @@ class Processes:
             worker.process.join()
             del busy[pipe]
             pipe.close()
-            tell(Ended(job, "died", _how_it_died(worker.process.exitcode)))
+            before, now = self._killed, host.killed_for_memory()
+            self._killed = now
+            more = None if before is None or now is None else now > before
+            tell(_death(job, worker.process.exitcode, more))
             return
         if what == "event":
             tell(Progress(job, content))
@@ -119,11 +125,16 @@ class Processes:
         return _Worker(process, here)
 
 
-def _how_it_died(code: int | None) -> str:
-    if code is not None and code < 0:
-        hint = "; the system may have run out of memory: try fewer --workers" if code == -9 else ""
-        return f"the worker was killed by signal {-code}{hint}"
-    return f"the worker left with exit code {code}"
+def _death(job: Any, code: int | None, for_memory: bool | None) -> Ended[Any]:
+    """for_memory: whether the kernel has killed a process for it meanwhile; None where it does not tell."""
+    if code is None or code >= 0:
+        return Ended(job, "died", f"the worker left with exit code {code}")
+    how = f"the worker was killed by signal {-code}"
+    if code != -signal.SIGKILL or for_memory is False:
+        return Ended(job, "died", how)
+    if for_memory:
+        return Ended(job, "out_of_memory", f"{how}, since memory ran out: try fewer --workers")
+    return Ended(job, "died", f"{how}; the system may have run out of memory: try fewer --workers")
 
 
 def _work_on(work: Work, pipe: Connection, deadline: float, stop: Any, folder: Path) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks import host
 from benchmarks.errors import DataError
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
@@ -148,11 +149,28 @@ def test_what_does_not_look_is_killed_at_the_deadline(tmp_path: Path) -> None:
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-@pytest.mark.parametrize(("what", "how"), [("die", "signal 9.*fewer --workers"), ("leave", "exit code 7")])
-def test_a_worker_that_dies_does_not_take_the_others_along(tmp_path: Path, what: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "counts", "cause", "how"),
+    [
+        ("die", (None, None), "died", "signal 9; .* may have run out of memory: try fewer --workers"),
+        ("die", (2, 2), "died", "signal 9$"),
+        ("die", (2, 3), "out_of_memory", "signal 9, since memory ran out: try fewer --workers"),
+        ("leave", (2, 3), "died", "exit code 7"),
+    ],
+)
+def test_a_worker_that_dies_does_not_take_the_others_along(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    counts: tuple[int | None, int | None],
+    cause: str,
+    how: str,
+) -> None:
+    told = iter(counts)
+    monkeypatch.setattr(host, "killed_for_memory", lambda: next(told))
     jobs = [(what, "x"), ("work", str(tmp_path / "a")), ("work", str(tmp_path / "b"))]
     ended = run(jobs, 2).ended
-    assert ended[jobs[0]][0] == "died"
+    assert ended[jobs[0]][0] == cause
     assert re.search(how, ended[jobs[0]][1])
     assert ended[jobs[1]] == ended[jobs[2]] == ("done", "")
     assert (tmp_path / "b").exists()

@@ -81,7 +81,7 @@ def test_a_profile_of_an_earlier_training_is_set_aside_and_does_not_outlive_the_
     assert runner.finished(cell, tmp_path, synthetic) is not None
     write_record(paths.profile, make_profile(run))
     job = runner.Job(cell, synthetic.root.parent, tmp_path, "cpu", None)
-    runner.record_death(job, "its process was killed")
+    runner.record_death(job, "failed", "its process was killed")
     assert not paths.profile.exists()
 
 

@@ -166,7 +166,9 @@ def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
         "twice": {48},
         "fourfold": {96},
     }
-    assert {c.recipe.epochs for c in of["once"] if c.id in yolo} == {96}, "from random weights it takes four times as long"
+    assert {c.recipe.epochs for c in of["once"] if c.id in yolo} == {96}, (
+        "from random weights it takes four times as long"
+    )
     assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
 
 
@@ -201,7 +203,7 @@ def test_the_length_of_a_data_set_and_a_family_are_times_that_of_the_tier() -> N
     steps = tier.model_copy(update={"recipe": {**tier.recipe, "schedule": "step", "milestones": [8, 16]}})
     assert steps.resolve("neu_det", "yolo").milestones == (18, 36)
     for wrong in (0, "long"):
-        with pytest.raises(ValueError, match="length|greater than 0|valid number"):
+        with pytest.raises(ValueError, match=r"length is .* not a number above 0"):
             tier.model_copy(update={"by_family": {"yolo": {"length": wrong}}}).resolve("neu_det", "yolo")
 
 
