@@ -1,7 +1,7 @@
 """Decoded images of a set in one file, for sets that memory does not hold: mapped, so that processes share it.
 
 <data root>/.cache/<name>/pixels.bin    uint8, (C, H, W) one after the other; one channel where the image is grey
-                          index.json    of which prepared set, and where each image lies
+                          index.json    of which prepared set, and where each image lies, with its CRC-32
 
 It is made in a folder of its own and renamed, and made again when the set was prepared anew. Delete it as you like.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from benchmarks.datasets.prepared import PreparedDataset, placed, to_json, write
 from benchmarks.errors import DataError, RequestError
 from benchmarks.files import lock, sync
 
-SCHEMA = 1
+SCHEMA = 2
 
 ENVIRONMENT = "CANET_BENCH_DISK_CACHE"
 """GiB that the decoded images of one set may take on disk; 0 for none."""
@@ -47,21 +48,32 @@ class PixelFile:
     """Images by name, as uint8 (C, H, W) tensors that are read from the disk where they are looked at."""
 
     path: Path
-    index: dict[str, tuple[int, int, int, int]]
-    """Name -> offset, C, H, W."""
+    index: dict[str, tuple[int, int, int, int, int]]
+    """Name -> offset, C, H, W, CRC-32."""
     _map: Any = field(default=None, repr=False)
+    _sound: set[str] = field(default_factory=set, repr=False)
+    """Images that this process has compared with their checksum."""
 
     def get(self, name: str) -> Tensor | None:
-        """The image, or None where the budget ended before it. What is written into it stays in this process."""
+        """The image, or None where the budget ended before it. What is written into it stays in this process.
+
+        Raises:
+            DataError: these are not the bytes that were written.
+        """
         if name not in self.index:
             return None
         if self._map is None:
             self._map = np.memmap(self.path, np.uint8, mode="c")
-        offset, c, h, w = self.index[name]
-        return torch.from_numpy(self._map[offset : offset + c * h * w]).view(c, h, w)
+        offset, c, h, w, checksum = self.index[name]
+        pixels = self._map[offset : offset + c * h * w]
+        if name not in self._sound:
+            if zlib.crc32(pixels) != checksum:
+                raise DataError(f"{self.path}: the pixels of {name} are damaged; delete the folder, it is made again")
+            self._sound.add(name)
+        return torch.from_numpy(pixels).view(c, h, w)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "index": self.index, "_map": None}  # the map itself would travel as its bytes
+    def __getstate__(self) -> dict[str, Any]:  # the map itself would travel as its bytes
+        return {"path": self.path, "index": self.index, "_map": None, "_sound": set()}
 
 
 def cached_on_disk(data: PreparedDataset, read: Callable[[str], Tensor], budget: int) -> PixelFile:
@@ -117,7 +129,7 @@ def _open(folder: Path, wanted: dict[str, Any]) -> PixelFile | None:
 
 
 def _fill(work: Path, wanted: dict[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-    images: dict[str, tuple[int, int, int, int]] = {}
+    images: dict[str, tuple[int, ...]] = {}
     size = 0
     with (work / "pixels.bin").open("wb") as f:
         for name in names:
@@ -126,8 +138,9 @@ def _fill(work: Path, wanted: dict[str, Any], names: Iterable[str], read: Callab
                 break
             if shutil.disk_usage(work).free < pixels.numel() + _FREE:
                 raise OSError(f"less than {_FREE / 2**30:.0f} GiB would be left free")
-            f.write(pixels.numpy().tobytes())
-            images[name] = (size, *pixels.shape)
+            content = pixels.numpy().tobytes()
+            f.write(content)
+            images[name] = (size, *pixels.shape, zlib.crc32(content))
             size += pixels.numel()
         f.flush()
         sync(f.fileno())

@@ -97,6 +97,20 @@ def test_a_stale_or_damaged_file_is_made_again(data, small_memory, damage: str) 
     assert (folder / "pixels.bin").stat().st_ino == kept, "a good one is used as it is"
 
 
+def test_pixels_that_changed_on_the_disk_are_an_error_and_the_others_are_read(data, small_memory) -> None:
+    expected = [DetectionDataset(data, names(data))[i][0] for i in range(5)]
+    path = data.root.parent / ".cache" / "some" / "pixels.bin"
+    content = bytearray(path.read_bytes())
+    content[40 * 30 + 7] ^= 1  # of the second image
+    path.write_bytes(content)
+    cached = DetectionDataset(data, names(data))
+    assert torch.equal(cached[0][0], expected[0])
+    with pytest.raises(DataError, match=r"pixels.bin: the pixels of 2.png are damaged; delete the folder"):
+        cached[1]
+    shutil.rmtree(path.parent)
+    assert torch.equal(DetectionDataset(data, names(data))[1][0], expected[1])
+
+
 def test_the_budget_is_kept_and_the_rest_decoded(data, small_memory, monkeypatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(4300 / 2**30))
     cached = DetectionDataset(data, names(data))
