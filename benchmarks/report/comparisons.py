@@ -171,6 +171,8 @@ def verdict(section: Sequence[Row]) -> list[str]:
         if row.never_found and not row.untrained:
             classes = ", ".join(f"{name} ({n} boxes)" for name, n in row.never_found.items())
             out.append(f"{row.title} never finds {classes}.")
+    if (others := over_folds(measured)) is not None:
+        out.append(f"Means over different folds, some of which are harder: {others}. Compare differences, not means.")
     runs = sorted({row.runs for row in measured})
     first = measured[0]
     trainings = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
@@ -179,6 +181,20 @@ def verdict(section: Sequence[Row]) -> list[str]:
     each += f", {first.good} of them good parts" if first.good is not None else ""
     out.append(f"Trainings a model: {trainings}; {each}.")
     return out
+
+
+def over_folds(section: Sequence[Row]) -> str | None:
+    """Which folds the means of a table's rows are over; None where all are over the same."""
+    by_folds: dict[tuple[int, ...], list[str]] = {}
+    for row in section:
+        if row.samples:
+            by_folds.setdefault(row.folds, []).append(row.title)
+    if len(by_folds) < 2:
+        return None
+    widest = sorted(by_folds.items(), key=lambda item: (-len(item[0]), item[0]))
+    return "; ".join(
+        f"{', '.join(titles)} of fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}" for folds, titles in widest
+    )
 
 
 def _gone(row: Row) -> str:

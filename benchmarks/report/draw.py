@@ -19,7 +19,7 @@ from typing import Any
 from ablations.effects import Learning
 from benchmarks import models, published
 from benchmarks.report import budget, history, latency, papers, tables
-from benchmarks.report.comparisons import rankable
+from benchmarks.report.comparisons import over_folds, rankable
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
 from benchmarks.report.rows import UNTRAINED_BELOW, Row, belonging, rows
@@ -195,7 +195,8 @@ def published_panel() -> list[Panel]:
     return [Panel("as published", "Model parameters / (M)", "mAP50 / (%)", marks, caption)]
 
 
-def _mark(row: Row, axis: Axis) -> Mark | None:
+def _mark(row: Row, axis: Axis, folds: tuple[int, ...]) -> Mark | None:
+    """folds: those that the means of rows on the Pareto front are over."""
     x = axis.value(row)
     if row.AP50 is None or x is None:
         return None
@@ -203,7 +204,7 @@ def _mark(row: Row, axis: Axis) -> Mark | None:
     label = row.title + (" *" if row.pretrained else "")
     values = tuple(100 * v for v in row.accuracy["AP50"].values)
     mark = Mark(label, row.stage, x, 100 * row.AP50, interval, row.untrained, values, row.learning)
-    return replace(mark, span=axis.span(row), ranked=rankable(row))
+    return replace(mark, span=axis.span(row), ranked=rankable(row) and row.folds == folds)
 
 
 def figure(
@@ -212,7 +213,9 @@ def figure(
     """A trade-off figure as SVG (or "png"), with a panel for each data set and input size, after those `beside`."""
     panels, without = [*beside], []
     for title, section in tables.sections(all_rows).items():
-        if marks := [mark for row in section if (mark := _mark(row, axis)) is not None]:
+        # A mean over other folds may be higher since these are easier.
+        folds = max((row.folds for row in section if rankable(row)), key=len, default=())
+        if marks := [mark for row in section if (mark := _mark(row, axis, folds)) is not None]:
             panels.append(Panel(title, axis.label(section), "AP50 / (%)", marks, _caption(section, axis)))
         else:
             without.append(title)
@@ -273,8 +276,10 @@ def _caption(section: Sequence[Row], axis: Axis = PARAMETERS) -> str:
         fills.append(f"not measured, and not drawn: {', '.join(missing)}")
     if any(row.pretrained for row in measured):
         fills.append("*: pretrained")
+    others = over_folds(measured)
     parts = [
         f"{measured[0].split}, {epochs} epochs, trainings a model: {trainings}",
+        "" if others is None else f"means over different folds: {others}",
         f"whiskers: 95%, {whiskers}",
         "; ".join(fills),
     ]

@@ -148,6 +148,11 @@ class Row:
         return self.dataset, self.split, self.image_size, self.device_class
 
     @property
+    def folds(self) -> tuple[int, ...]:
+        """Those that its means are over."""
+        return tuple(sorted({fold for fold, _ in self.samples}))
+
+    @property
     def title(self) -> str:
         """The label, and what tells it from others of the same."""
         return f"{self.label} ({self.apart})" if self.apart else self.label

@@ -522,6 +522,27 @@ def test_who_is_best_goes_by_trainings_that_all_have(stored, tmp_path: Path) -> 
     assert tables.best([found[0], *apart], "AP50") is None
 
 
+def test_means_over_different_folds_are_said_to_be_and_stand_on_no_front_together(
+    stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model has an easier fold besides: its mean is higher, and it is not better."""
+    many(stored, {0: 0.6, 1: 0.601, 2: 0.602}), many(stored, {0: 0.7}, fold=1)
+    many(stored, {0: 0.61, 1: 0.611, 2: 0.612}, model="fasterrcnn_fpn")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert [row.folds for row in found] == [(0, 1), (0,)]
+    (said,) = [line for line in verdict(found) if line.startswith("Means over different folds")]
+    assert "CANet of folds 0, 1; Faster R-CNN FPN of fold 0. Compare differences" in said
+    assert "means over different folds: CANet of folds 0, 1; " in draw._caption(found)
+    drawn: list[draw.Panel] = []
+    monkeypatch.setattr(draw, "_drawn", lambda panels, *_: drawn.extend(panels) or b"")
+    draw.figure(found)
+    assert {mark.label: mark.ranked for mark in drawn[0].marks} == {"CANet": True, "Faster R-CNN FPN": False}
+    same = [replace(row, samples={k: v for k, v in row.samples.items() if k[0] == 0}) for row in found]
+    draw.figure(same)
+    assert {mark.ranked for mark in drawn[1].marks} == {True}
+    assert "different folds" not in " ".join([*verdict(same), draw._caption(same)])
+
+
 def test_trainings_that_diverged_are_counted_wherever_their_model_stands(stored, tmp_path: Path) -> None:
     """The mean of those that did not is one of the lucky: it is ranked against nothing."""
     many(stored, {0: 0.6, 1: 0.601, 2: 0.602}), many(stored, {0: 0.5, 1: 0.501, 2: 0.502}, model="fasterrcnn_fpn")
