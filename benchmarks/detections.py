@@ -220,6 +220,8 @@ class _Images:
         for name in self._names:
             self._bases.setdefault(name.rpartition("/")[2], []).append(name)
         self._by_id: dict[_Id, list[str]] = {}
+        self._exported: dict[_Id, list[str]] = {}
+        """The ids of our export, where the source has some that it does not use."""
         self._sourced = True
         if ids is not None:
             for number, called in ids.items():
@@ -237,6 +239,9 @@ class _Images:
                 self._by_id.setdefault(image["source_id"], []).append(image["file_name"])
             if not self._sourced:
                 self._by_id.setdefault(image["id"], []).append(image["file_name"])
+        exported = data.external_image_ids()
+        if self._sourced and all(number == external for number, external in exported.items()):
+            self._exported = {exported[image["id"]]: [image["file_name"]] for image in data.images}
 
     def _called(self, text: str) -> str | None:
         """The image of a path or name; a folder that it states must be the image's."""
@@ -251,10 +256,20 @@ class _Images:
         return same[0] if len(same) == 1 else self._stems.get(text)
 
     def choose(self, numbers: Collection[int], path: Path) -> None:
-        """Decide what the numbers of a file are: ids, or file names that are numbers and were read as such.
+        """Decide what the numbers of a file are: ids of the source or of our export, or file names that are numbers and
+        were read as such.
 
         DataError where they could be both.
         """
+        if numbers and all(n in self._exported for n in numbers):
+            if not all(n in self._by_id for n in numbers):
+                self._by_id = self._exported
+            elif any(self._by_id[n] != self._exported[n] for n in numbers):
+                raise DataError(
+                    f"{path}: image_id may be that of the COCO file that {self._data.name} was prepared from, or that "
+                    "of an export of it, which has others; write file_name beside it, or say with --ids FILE which "
+                    "COCO file has these ids"
+                )
         stems: dict[_Id, list[str]] = {}
         for stem, name in self._stems.items():
             if stem.rpartition("/")[2].isdigit():
@@ -316,6 +331,7 @@ class _Classes:
         else:
             self._by_id = {k: k for k in self._labels.values()}
         self._unclear = ids is None and None in stated and any("source_id" in c for c in data.categories)
+        self._exported = data.external_category_ids().values() if self._unclear else ()
         named = {k: label for label, k in self._labels.items()}
         listed = list(self._by_id.items())
         self._shown = ", ".join(f"{i} {named[k]}" for i, k in listed)
@@ -338,6 +354,12 @@ class _Classes:
                     f"category_name says {name!r}; leave out the wrong one"
                 )
             return label
+        if by_id is not None and isinstance(number, int) and number in self._exported and by_id != number:
+            labels = list(self._labels)
+            raise DataError(
+                f"{where}: category_id {number!r} is {labels[by_id - 1]!r} in the source, some of whose files do not "
+                f"agree on ids, and {labels[number - 1]!r} in an export; write category_name, or --ids FILE"
+            )
         if by_id is None:
             more = "; its files do not agree on ids: write category_name, or --ids FILE" if self._unclear else ""
             raise DataError(f"{where}: category_id {entry.get('category_id')!r} is not of {self._shown}{more}")

@@ -313,7 +313,10 @@ def stats(
         shown = ["-" if v != v else f"{v:.1%}" if "below" in k or "share" in k else f"{v:,.0f}" for k, v in row.items()]
         table.add_row(str(label), *shown)
     console.print(table)
-    _say(f"defect-free images: {sum(not data.boxes(i['file_name']) for i in data.images)} of {len(data.images)}")
+    without = [i["file_name"] for i in data.images if not data.boxes(i["file_name"])]
+    blank = sum(bool(data.ignored(file_name)) for file_name in without)
+    hidden = f", {blank} of them with objects that are ignored" if blank else ""
+    _say(f"defect-free images: {len(without)} of {len(data.images)}{hidden}")
     if out is not None:
         statistics.draw(data, frame, out)
         _say(f"{out}")

@@ -86,6 +86,10 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
         "has a box in fractions among others in pixels",
         {"fix": "multiply it by the image's size", "keep": "it is in pixels", "drop": "leave the box out"},
     ),
+    "bare_area": (
+        "states areas smaller than their boxes, without masks",
+        {"keep": "the boxes' areas count", "fix": "believe them"},
+    ),
     "duplicate_box": ("states a box twice", {"drop": "leave the later one out", "keep": "keep both"}),
     "box_below_pixel": ("has a box below a pixel", {"keep": "keep it", "drop": "leave the box out"}),
     "box_not_finite": ("has a corner that is no finite number", {"drop": "leave the box out"}),
@@ -108,6 +112,7 @@ DEFAULTS: dict[str, str] = {
     "unusable_part": "keep",
     "root_category": "drop",
     "class_without_box": "keep",
+    "bare_area": "keep",
     "box_below_pixel": "keep",
     "mask_folders": "keep",
 }
@@ -337,6 +342,9 @@ class Inspector:
             box = replace(box, x1=low[0], y1=low[1], x2=high[0], y2=high[1])
         inside = replace(box, x1=max(box.x1, 0), y1=max(box.y1, 0), x2=min(box.x2, width), y2=min(box.y2, height))
         beyond = max(inside.x1 - box.x1, inside.y1 - box.y1, box.x2 - inside.x2, box.y2 - inside.y2)
+        if beyond > ROUNDING and not (inside.x2 > inside.x1 and inside.y2 > inside.y1):
+            self.report("box_empty", sample.origin, f"{shown} lies outside the image of {width}x{height} pixels")
+            return None
         if beyond > ROUNDING:
             detail = f"{shown} leaves the image of {width}x{height} pixels"
             if self.report("box_outside", sample.origin, detail) != "fix":

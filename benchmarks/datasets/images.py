@@ -141,6 +141,7 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
         turned_tiff = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
     with _opened(data, where) as image:
         peculiar = []
+        frames = getattr(image, "n_frames", 1)  # before it is replaced by its pixels
         pixels = _deep(image, data)
         if pixels is not None:
             peculiar.append("deep_image")
@@ -156,7 +157,7 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
             image = image.transpose(_TURNS[turned])
         elif turned_tiff:
             peculiar.insert(0, "rotated_image")
-        if getattr(image, "n_frames", 1) > 1:
+        if frames > 1:
             peculiar.append("many_frames")
         return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar))
 

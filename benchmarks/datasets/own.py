@@ -62,6 +62,11 @@ def prepare(
         raise RequestError(f"--folds {folds}: at least {grouping.LEAST_FOLDS}, to test, to choose and to train on")
     folder = catalogue.data_root(root) / name
     unverified = catalogue.UNVERIFIED.get(name)
+    if source is not None and Path(source).is_dir() and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise RequestError(
+            f"{folder} would lie within the source {source}, and be read as part of it the next time; use another "
+            "--data-root"
+        )
     if source is None:
         if not (force or strict or findings) and name in catalogue.own_sets(root):
             say(f"{name}: up to date in {folder}")
@@ -207,13 +212,22 @@ def _finish(
         made = splits.make_list(data, folds=folds, overlaps=overlaps, how=groups, report=say)
         lists |= {title: made, **splits.make_fews(data, title, made)}
         _say_what_leaks(data, parts if theirs else {}, splits.stated(made), say)
+        if theirs:  # images of one group are no independent draws there either
+            theirs["groups"] = splits.stated(made)
     except DataError as e:
         if not theirs:
             raise
-        say(f"{e}; no folds are made, the source's own parts stay")
+        say(f"{e}; no folds are made, the source's own parts stay, and intervals take each image for one of its own")
     for name in (f"{data.name}-own-v1", title):
         if name in lists:
             _say_what_is_not_trained(data, name, lists[name], say)
+    if blank := [
+        i["file_name"] for i in data.images if not data.boxes(i["file_name"]) and data.ignored(i["file_name"])
+    ]:
+        say(
+            f"{data.name}: {len(blank)} images hold nothing but objects that are ignored, for example {blank[0]}: they "
+            "count as good parts, so that whatever is found elsewhere in them is overkill"
+        )
     longest = max(max(image["width"], image["height"]) for image in data.images)
     own = {"title": spec.title, "native_size": longest}
     if folds != FOLDS:

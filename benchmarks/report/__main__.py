@@ -37,7 +37,7 @@ def main(
 
         if html:
             raise RequestError("--cards and --html are two things: ask for one at a time")
-        say(f"{len(write_cards(results, cards))} cards -> {cards}")
+        say(f"{len(write_cards(results, cards, data_root))} cards -> {cards}")
         return
     if not html:
         if open_page or serve or with_images:

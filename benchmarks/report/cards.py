@@ -28,21 +28,24 @@ _LABELS = {"at 1": "recall at 1 false", "at 1 on good parts": "recall at 1 false
 """Of columns that follow another one in the summary's tables."""
 
 
-def write_cards(results: Path, folder: Path) -> list[Path]:
-    """Write a card for every model with a result below `results`; their paths."""
+def write_cards(results: Path, folder: Path, root: Path | None = None) -> list[Path]:
+    """Write a card for every model with a trained record below `results`; their paths.
+
+    root: where prepared sets lie, for the licences of those of the user's own.
+    """
     records = list(scan(results))
     studied = belonging(records, scan(results / budget.BUDGET))
     known = {s.run.cell_id: s for s in (*studied, *records)}
     spreads = Spreads(s.run for s in known.values())
     written: list[Path] = []
     for row in rows(records, studied):
-        if row.AP50 is None:
+        if not row.runs:
             continue
         group = [known[cell] for cell in row.cell_ids]
         path = folder / f"{_file_name(row)}.md"
         while path in written:  # rows of one label, told apart by something else
             path = path.with_stem(f"{path.stem}-{group[0].run.cell_id[:8]}")
-        write_atomic(path, card(row, group, spreads).encode())
+        write_atomic(path, card(row, group, spreads, root).encode())
         written.append(path)
     return written
 
@@ -52,16 +55,16 @@ def _file_name(row: Row) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(part for part in parts if part))
 
 
-def card(row: Row, group: Sequence[Stored], spreads: Spreads) -> str:
+def card(row: Row, group: Sequence[Stored], spreads: Spreads, root: Path | None = None) -> str:
     """The card of a row, from its records: what it is, on what it was trained, how good it is, what it is not."""
-    lines = ["---", _metadata(row).rstrip(), "---", "", f"# {md(row.title)} on {md(row.dataset)}", ""]
-    lines += [*_model(row, group), *_data(row, group), *_results(row, group, spreads), *_limits(row)]
+    lines = ["---", _metadata(row, root).rstrip(), "---", "", f"# {md(row.title)} on {md(row.dataset)}", ""]
+    lines += [*_model(row, group), *_data(row, group, root), *_results(row, group, spreads), *_limits(row)]
     lines += [*_cost(row), *_trainings(group)]
     lines += ["## Cite", "", "```bibtex", as_bibtex([row]).rstrip(), "```", ""]
     return "\n".join(lines)
 
 
-def _metadata(row: Row) -> str:
+def _metadata(row: Row, root: Path | None) -> str:
     """YAML in the form of Hugging Face's model index."""
     found = [
         {"type": name, "name": label, "value": round(100 * value, 1)}
@@ -70,7 +73,7 @@ def _metadata(row: Row) -> str:
     ]
     data = {"name": plain(row.dataset), "type": plain(row.dataset), "split": row.split}
     content: dict[str, Any] = {
-        **_licence(row),
+        **_licence(row, root),
         "pipeline_tag": "object-detection",
         "tags": ["defect-detection", "small-objects", "canet-bench"],
         "datasets": [plain(row.dataset)],
@@ -84,11 +87,11 @@ def _metadata(row: Row) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _licence(row: Row) -> dict[str, str]:
+def _licence(row: Row, root: Path | None) -> dict[str, str]:
     """Of the code, where the data set may be passed on; else "other", and why: weights may hold what images show."""
     code = _LICENCES.get(models.get(models.split_name(row.name)[0]).extra or "", "apache-2.0")
     try:
-        passed_on = catalogue.get(row.dataset).redistributable
+        passed_on = catalogue.get(row.dataset, root).redistributable
     except RequestError:
         passed_on = False
     return {"license": code} if passed_on else {"license": "other", "license_name": f"code {code}, data as it says"}
@@ -98,16 +101,23 @@ def _model(row: Row, group: Sequence[Stored]) -> list[str]:
     facts = {
         "model": f"`{row.name}`, {row.stage}, scale `{row.scale}`",
         "parameters": f"{parameters_text(row.parameters, row.as_built)} M",
-        "input": f"longer side {row.image_size} px",
+        "input": _input(row),
         "training": f"{md(recipe_text(group[0]))}, {row.epochs} epochs",
         "device": md(", ".join(row.machines)),
     }
     return ["## Model", "", *(f"- {name}: {text}" for name, text in facts.items()), ""]
 
 
-def _data(row: Row, group: Sequence[Stored]) -> list[str]:
+def _input(row: Row) -> str:
+    longer = f"longer side {row.image_size} px"
+    if (tile := row.request.get("tile")) is None:
+        return longer
+    return f"tiles of {tile} px of an image, each brought to {longer}; what they find is merged (docs/loading.md)"
+
+
+def _data(row: Row, group: Sequence[Stored], root: Path | None) -> list[str]:
     try:
-        licence = catalogue.get(row.dataset).licence
+        licence = catalogue.get(row.dataset, root).licence
     except RequestError:  # a set of the user's own that is not prepared here
         licence = "not known here"
     folds = sorted({s.run.cell.fold for s in group})
@@ -163,6 +173,8 @@ def _head(*labels: str) -> list[str]:
 def _limits(row: Row) -> list[str]:
     """What must be known before it is used, or compared."""
     out = []
+    if row.AP50 is None:
+        out.append("No test image holds a defect that counts: it has no average precision.")
     if row.untrained:
         out.append(f"Untrained: AP50 is {percent(row.accuracy['AP50'])}.")
     if not rankable(row):

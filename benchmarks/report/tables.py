@@ -268,6 +268,8 @@ def recipe_text(stored: Stored) -> str:
     start = facts.weights if facts is not None and facts.weights else "from scratch"
     if isinstance(recipe, NativeRecipe):
         return f"the library's own trainer, batch {recipe.batch_size}, {start}"
+    if (tile := stored.run.cell.tile) is not None:
+        start = f"in tiles of {tile.size} px, {start}"
     schedule = recipe.schedule.replace("_", " ")
     optimizer = {"sgd": "SGD", "adamw": "AdamW"}[recipe.optimizer]
     return f"{optimizer} {recipe.lr:g}, {schedule}, batch {recipe.batch_size}, {recipe.augment}, {start}"

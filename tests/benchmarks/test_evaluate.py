@@ -318,6 +318,55 @@ def test_ids_of_several_files_need_a_word(tmp_path: Path) -> None:
         read(file, data, some, ids=file)
 
 
+def test_ids_of_an_export_are_not_taken_for_the_sources(tmp_path: Path) -> None:
+    """One image is in no COCO file, so that exports have ids of their own, shifted against the source's."""
+    content = coco_of(NAMES[1:], [0, 1, 2, 3, 4], CATEGORIES)
+    files = {f"s/{n}": png(crc32(n.encode()) % 1000) for n in NAMES} | {"s/all.json": json.dumps(content).encode()}
+    source = write_folder(tmp_path / "src", files)
+    data = own.prepare("mine", tmp_path / "data", source, policy={"missing_annotation": "fix"})
+    export(data, "coco", tmp_path / "out", None)
+    exported = json.loads((tmp_path / "out/annotations/instances_all.json").read_text())
+    truth = {name: [a["bbox"] for a in data.boxes(name)] for name in NAMES}
+    file = tmp_path / "found.json"
+
+    def found(rows: list[dict]) -> dict[str, list[list[float]]]:
+        file.write_text(json.dumps(rows))
+        got = read(file, data, NAMES).detections
+        return {n: got.boxes[got.offsets[i] : got.offsets[i + 1]].tolist() for i, n in enumerate(NAMES)}
+
+    corners = {n: [[x, y, x + w, y + h] for x, y, w, h in boxes] for n, boxes in truth.items()}
+    assert found(perfect(exported)) == found(perfect(content)) == corners
+    both = [row for row in perfect(content) if row["image_id"] > 0]
+    with pytest.raises(DataError, match=r"that of the COCO file .* or that of an export"):
+        found(both)
+    named = [{**row, "file_name": NAMES[1:][row["image_id"]]} for row in both]
+    assert sum(map(len, found(named).values())) == len(both)
+
+
+def test_classes_whose_ids_files_do_not_agree_on(tmp_path: Path) -> None:
+    """`dent` is 2 in both files, the others are not alike: 2 is dent there and scratch in an export."""
+    alike, other = dict(id=2, name="dent"), [dict(id=1, name="scratch"), dict(id=3, name="scratch")]
+    files = {f"s/{part}/{n}": png(crc32(n.encode()) % 1000) for part, n in zip("aaabbb", NAMES, strict=True)}
+    for part, names, second in (("a", NAMES[:3], other[0]), ("b", NAMES[3:], other[1])):
+        content = coco_of(names, [10 + NAMES.index(n) for n in names], [alike, second])
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 2 if annotation["image_id"] % 2 else second["id"]
+        files[f"s/{part}/labels.json"] = json.dumps(content).encode()
+    data = own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "src", files))
+    number = data.classes.index("dent") + 1
+    file = tmp_path / "found.json"
+    row = {"image_id": 10, "bbox": [1, 1, 5, 5], "score": 0.5}
+    file.write_text(json.dumps([{**row, "category_id": 2}]))
+    names = tuple(image["file_name"] for image in data.images)
+    if number == 2:
+        assert read(file, data, names).detections.labels.tolist() == [2]
+    else:
+        with pytest.raises(DataError, match=r"'dent' in the source, .* and 'scratch' in an export"):
+            read(file, data, names)
+    file.write_text(json.dumps([{**row, "category_name": "dent"}]))
+    assert read(file, data, names).detections.labels.tolist() == [number]
+
+
 def test_rows_that_are_repeated_are_said(tmp_path: Path) -> None:
     content = coco_of(NAMES, [9, 8, 7, 6, 5, 4], CATEGORIES)
     data, names = own_set(tmp_path, content)

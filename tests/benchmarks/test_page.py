@@ -25,7 +25,7 @@ from benchmarks.metrics.scene import Scene
 from benchmarks.report import cards, page, serving, tables
 from benchmarks.report.__main__ import app
 from benchmarks.report.comparisons import difference, unpaired
-from benchmarks.report.rows import rows
+from benchmarks.report.rows import Spreads, Value, rows
 from benchmarks.report.sizes import by_size
 from benchmarks.results import ClassMetrics
 from benchmarks.store import scan, write_record
@@ -333,6 +333,26 @@ def test_a_card_says_what_the_records_say(made, tmp_path: Path) -> None:
         assert "<script>" not in text
         assert "\u202e" not in text
         assert all(record.run.cell_id in text for record in records if record.run.cell.name == row.name)
+
+
+def test_a_card_says_whose_set_it_is_how_images_are_cut_and_that_nothing_could_be_found(made, tmp_path: Path) -> None:
+    records, data, _ = made
+    (known, *_), (unknown, *_) = (
+        cards.write_cards(records[0].paths.root, tmp_path / name, root)
+        for name, root in (("known", data.root.parent), ("unknown", tmp_path))
+    )
+    assert "licence: yours to know" in known.read_text()
+    assert "licence: not known here" in unknown.read_text()
+    row = rows(records)[0]
+    group = [s for s in records if s.run.cell_id in row.cell_ids]
+    whole = cards.card(row, group, Spreads([]))
+    assert "- input: longer side 96 px" in whole
+    assert "no average precision" not in whole
+    nothing = dict.fromkeys(row.accuracy, Value(None, None, "nothing"))
+    cut = replace(row, request={**row.request, "tile": "64, overlap 16"}, accuracy=nothing)
+    text = cards.card(cut, group, Spreads([]))
+    assert "- input: tiles of 64, overlap 16 px of an image, each brought to longer side 96 px" in text
+    assert "No test image holds a defect that counts" in text
 
 
 @pytest.mark.parametrize("changed", ["reference", "machine"])

@@ -12,6 +12,7 @@ from benchmarks.datasets import own
 from benchmarks.datasets.exporting import export
 from benchmarks.datasets.loading import DetectionDataset, batches, train_transform
 from benchmarks.detections import Detections
+from benchmarks.errors import RequestError
 from benchmarks.metrics.evaluator import evaluate
 from tests.datasets.conftest import voc, write_folder
 from tests.datasets.test_own import edit_coco, png
@@ -152,3 +153,25 @@ def test_exports_have_the_ids_of_the_source(tmp_path, root):
     assert [i["id"] for i in content["images"]] == list(range(10, 16))
     assert content["categories"] == [{"id": 7, "name": "dent"}, {"id": 3, "name": "burr"}]
     assert {a["category_id"] for a in content["annotations"]} == {3, 7}
+
+
+def test_images_with_nothing_but_ignored_objects_are_said(tmp_path, root):
+    """They count as good parts, and a detector that is right about them has false alarms."""
+    files = crowd_files()
+    (name,) = [n for n in files if n.endswith(".json")]
+    content = json.loads(files[name])
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1 if annotation["image_id"] < 12 else annotation.get("iscrowd", 0)
+    lines: list[str] = []
+    source = write_folder(tmp_path / "s", files | {name: json.dumps(content).encode()})
+    data = own.prepare("mine", root, source, report=lines.append)
+    blank = sum(not data.boxes(i["file_name"]) and bool(data.ignored(i["file_name"])) for i in data.images)
+    assert blank > 0
+    assert any(f"{blank} images hold nothing but objects that are ignored" in line for line in lines)
+
+
+def test_a_set_is_not_put_into_its_own_source(tmp_path):
+    source = write_folder(tmp_path / "s", crowd_files())
+    with pytest.raises(RequestError, match=r"within the source .* another --data-root"):
+        own.prepare("mine", source / "data", source)
+    assert not (source / "data").exists()

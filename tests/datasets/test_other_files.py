@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.datasets import catalogue, own
 from benchmarks.datasets.exporting import export
-from benchmarks.datasets.splits import load_split, titles
+from benchmarks.datasets.splits import groups_of, load_split, titles
 from benchmarks.errors import DataError
 from tests.datasets.conftest import write_folder
 
@@ -588,6 +588,47 @@ def test_the_parts_of_voc(tmp_path):
     assert (split.val, split.test) == (("4.png", "5.png"), ("6.png", "7.png"))
 
 
+def test_what_voc_calls_trainval_is_trained_on_where_it_is_all_there_is(tmp_path):
+    lists = {"ImageSets/Main/trainval.txt": b"0\n1\n2\n3\n4\n5\n", "ImageSets/Main/test.txt": b"6\n7\n"}
+    own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", vocs(8) | lists))
+    split = load_split("mine", "mine-own-v1", 0, tmp_path / "data")
+    assert (len(split.train), split.val, split.test) == (6, (), ("6.png", "7.png"))
+
+
+def test_boxes_of_a_missing_image_do_not_go_to_another_part(tmp_path):
+    """`train/_annotations.coco.json` calls it p0.png; the only file of that name lies in valid/."""
+    parts = {"train": ["p0.png", "p1.png", "p2.png"], "valid": ["p5.png", "p6.png"]}
+    files = {f"{part}/{name}": image(int(name[1])) for part, names in parts.items() for name in names}
+    for part, names in parts.items():
+        files[f"{part}/_annotations.coco.json"] = json.dumps(
+            {
+                "images": [{"id": i, "file_name": n, "width": 48, "height": 32} for i, n in enumerate(names)],
+                "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": BASE} for i in range(len(names))],
+                "categories": [{"id": 1, "name": "dent"}],
+            }
+        ).encode()
+    own.prepare("whole", tmp_path / "data", write_folder(tmp_path / "whole", files))
+    files["valid/p0.png"] = files.pop("train/p0.png")
+    with pytest.raises(DataError, match=r"image 'p0.png' is not in the source.*also found: 1 missing_annotation"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+
+
+def test_pages_of_deep_images_are_counted(tmp_path):
+    pages = [Image.open(io.BytesIO(deep(i, 1, format="TIFF"))) for i in (3, 4)]
+    out = io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
+    source = write_folder(tmp_path / "s", without(yolo(), "images/p3.png") | {"images/p3.tif": out.getvalue()})
+    data = own.prepare("mine", tmp_path / "data", source, policy={"deep_image": "fix"})
+    assert data.manifest["changes"] == {"deep_image=fix": 1, "many_frames=fix": 1}
+
+
+def test_a_jpeg_among_masks_is_no_image(tmp_path):
+    files = {f"images/p{i}.png": image(i) for i in range(6)} | {f"masks/p{i}.png": mask((3, 3, 9, 9)) for i in range(5)}
+    files["masks/p5.jpg"] = image(9, "JPEG")
+    with pytest.raises(DataError, match=r"masks/p5.jpg: it lies among masks"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), format="masks")
+
+
 def test_names_of_classes_as_they_are_written(tmp_path):
     text = b"train: images\nval: images\nnames:\n  0: NO\n  1: off\n  2: 010\n  3: 1.0\n"
     files = yolo() | {"data.yaml": text, "labels/p1.txt": b"2 0.5 0.5 0.25 0.25"}
@@ -693,6 +734,9 @@ def test_parts_that_share_a_photograph_are_said(tmp_path):
     source = write_folder(tmp_path / "s", files | {"test/images/test_p0.png": out.getvalue()})
     own.prepare("mine", tmp_path / "data", source, report=lines.append)
     assert [line for line in lines if "1 groups of images" in line and "test_p0.png (test)" in line]
+    group = groups_of("mine", "mine-own-v1", tmp_path / "data")
+    assert len(set(group.values())) == len(group) - 1, "its intervals know it too"
+    assert group["train/images/train_p1.png"] == group["test/images/test_p0.png"]
 
 
 def test_a_prepared_set_is_not_replaced_by_another(tmp_path):

@@ -253,6 +253,10 @@ CASES = {
     ),
     "box_below_pixel": (lambda: edit_coco(box(1, [9, 2, 0.5, 4])), {"keep": (6, 5), "drop": (6, 4)}),
     "box_not_finite": (lambda: edit_coco(box(1, [1, 2, float("nan"), 4])), {"drop": (6, 4)}),
+    "bare_area": (
+        lambda: edit_coco(lambda c: c["annotations"][1].update(area=5.0)),
+        {"keep": (6, 5), "fix": (6, 5)},
+    ),
     "box_empty": (lambda: edit_coco(box(1, [1, 2, 0, 4])), {"drop": (6, 4)}),
     "box_inverted": (lambda: edit_coco(box(1, [9, 9, -4, 3])), {"fix": (6, 5), "drop": (6, 4)}),
     "box_outside": (lambda: edit_coco(box(1, [-3, 2, 10, 4])), {"fix": (6, 5), "drop": (6, 4)}),
@@ -289,6 +293,14 @@ def test_each_finding_and_its_policies(tmp_path, root, kind):
             assert pixels.shape == (image["height"], image["width"], 3)
 
 
+def test_a_box_beside_its_image_is_not_clipped_to_nothing(tmp_path, root):
+    source = write_folder(tmp_path / "s", edit_coco(box(1, [50, 2, 10, 4])))
+    with pytest.raises(DataError, match=r"lies outside the image of 40x30 pixels; .* --policy box_empty=drop"):
+        own.prepare("mine", root, source, policy={"box_outside": "fix"})
+    data = own.prepare("mine", root, source, policy={"box_empty": "drop"})
+    assert data.manifest["changes"] == {"box_empty=drop": 1}
+
+
 def test_what_refuses_a_set_is_listed_by_file(tmp_path, root):
     files = coco_files() | {f"set/images/{i}.png": b"no" for i in range(3)}
     lines: list[str] = []
@@ -311,6 +323,9 @@ def test_fixes_do_what_they_say(tmp_path, root):
         "b", root, write_folder(tmp_path / "b", CASES["box_inverted"][0]()), policy={"box_inverted": "fix"}
     )
     assert data.boxes("1.png")[0]["bbox"] == [5, 9, 4, 3]
+    source = write_folder(tmp_path / "area", CASES["bare_area"][0]())
+    areas = [own.prepare(f"area_{action}", root, source, policy={"bare_area": action}) for action in ("keep", "fix")]
+    assert [data.boxes("1.png")[0]["area"] for data in areas] == [11 * 9.25, 5.0]
     source = write_folder(tmp_path / "c", CASES["rotated_image"][0]())
     data = own.prepare("c", root, source, policy={"rotated_image": "fix"})
     assert (data.image("1.png")["width"], data.image("1.png")["height"]) == (30, 40)

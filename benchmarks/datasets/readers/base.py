@@ -148,7 +148,8 @@ class Names:
     def find(self, wanted: str, beside: str) -> str | None:
         """The image that an annotation in folder `beside` calls `wanted`; None for none, or more than one.
 
-        A folder that `wanted` states must agree with the image's.
+        A folder that `wanted` states must agree with the image's; where it states none, that of the annotation must, if
+        images lie in folders of that name.
         """
         wanted = wanted.replace("\\", "/")
         for folder in (beside, posixpath.dirname(beside), posixpath.join(beside, "images"), self.base, ""):
@@ -157,7 +158,13 @@ class Names:
         end = key("/" + wanted.lstrip("./"))
         tail = [name for name in self.all if key(name).endswith(end)]
         if tail:
-            return tail[0] if len(tail) == 1 else None
+            here = (
+                []
+                if stated(folders(wanted))
+                else [p for p in stated(folders(f"{beside}/_")) if p in self._folder_names]
+            )
+            agrees = all(part in folders(tail[0]) for part in here)
+            return tail[0] if len(tail) == 1 and agrees else None
         said = stated([p for p in folders(wanted) if p not in (".", "..", "/")])
         absolute = wanted.startswith("/") or wanted[1:3] == ":/"
         same = [n for n in self._by_base.get(key(posixpath.basename(wanted)), []) if self._agrees(said, n, absolute)]

@@ -41,10 +41,16 @@ def read(source: Source, tell: Tell) -> Content:
             detail = "the boxes are fractions of the image, COCO's are in pixels"
             tell("fractions", source.where(name), detail)
             fractions.add(name)
+    believed = set()
+    for name, content in contents.items():
+        if bare := sum(map(_has_bare_area, content["annotations"])):
+            detail = f"{bare} annotations state an area smaller than their box, and no mask that it is of"
+            if tell("bare_area", source.where(name), detail) == "fix":
+                believed.add(name)
     names = Names(source)
     return Content(
         tuple(classes),
-        _samples(source, contents, names, fractions),
+        _samples(source, contents, names, fractions, believed),
         _category_ids(contents),
         _parts(contents, names),
     )
@@ -129,7 +135,10 @@ def _parts(contents: dict[str, Any], names: Names) -> dict[str, str]:
     return out
 
 
-def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: set[str]) -> Iterator[RawSample]:
+def _samples(
+    source: Source, contents: dict[str, Any], names: Names, fractions: set[str], believed: set[str]
+) -> Iterator[RawSample]:
+    """believed: files whose areas count without masks."""
     used: set[str] = set()
     last = ""
     for name, content in contents.items():
@@ -141,7 +150,7 @@ def _samples(source: Source, contents: dict[str, Any], names: Names, fractions: 
         seen: set[str] = set()
         for k, a in enumerate(content["annotations"], start=1):
             owner = _key(a.get("image_id")) if isinstance(a, dict) else ""
-            box, kind, detail = _box(a, category, k)
+            box, kind, detail = _box(a, category, k, bare=name in believed)
             if owner not in ids:
                 kind, detail = "bad_object", f"annotation {k} belongs to image {owner or 'none'}, which is not listed"
                 owner = ""
@@ -207,8 +216,11 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     return round(width), round(height)
 
 
-def _box(a: Any, category: dict[str, str], k: int) -> tuple[Box | None, str, str]:
-    """The box of an annotation, or the kind and detail of what is wrong with it; without categories, of any class."""
+def _box(a: Any, category: dict[str, str], k: int, bare: bool = False) -> tuple[Box | None, str, str]:
+    """The box of an annotation, or the kind and detail of what is wrong with it; without categories, of any class.
+
+    bare: whether an area counts where there is no mask.
+    """
     if not isinstance(a, dict):
         return None, "bad_object", f"annotation {k} is no object"
     bbox = a.get("bbox")
@@ -219,7 +231,8 @@ def _box(a: Any, category: dict[str, str], k: int) -> tuple[Box | None, str, str
         return None, "unknown_class", f"annotation {k} has category_id {a.get('category_id')!r}, which is not listed"
     x, y, w, h = (float(v) for v in bbox)
     ignore = "crowd" if _is_set(a.get("iscrowd")) else "difficult" if _is_set(a.get("ignore")) else ""
-    return Box(label, x, y, x + w, y + h, ignore, _mask_area(a)), "", ""
+    area = _area(a) if bare or a.get("segmentation") else None
+    return Box(label, x, y, x + w, y + h, ignore, area), "", ""
 
 
 def _is_set(flag: Any) -> bool:
@@ -227,12 +240,25 @@ def _is_set(flag: Any) -> bool:
     return flag not in (None, "", "0", "0.0", "false", "False") and bool(flag)
 
 
-def _mask_area(a: dict[str, Any]) -> float | None:
-    """The stated area, where there is a mask that it is of."""
+def _area(a: dict[str, Any]) -> float | None:
+    """As stated; None for what is none."""
     area = a.get("area")
-    if not a.get("segmentation") or isinstance(area, bool) or not isinstance(area, (int, float)):
+    if isinstance(area, bool) or not isinstance(area, (int, float)):
         return None
     return float(area) if 0 < area < 1e12 else None
+
+
+_ROUNDED = 0.05
+"""By so much of a box its area may be smaller, and is still its own: sides were rounded."""
+
+
+def _has_bare_area(a: Any) -> bool:
+    """Whether an annotation states an area that must be of a mask, and has none."""
+    box, area = _box(a, {}, 0)[0], _area(a) if isinstance(a, dict) else None
+    if box is None or area is None or a.get("segmentation"):
+        return False
+    whole = (box.x2 - box.x1) * (box.y2 - box.y1)
+    return area < min(whole - 1, whole * (1 - _ROUNDED))
 
 
 def _is_real(value: Any) -> bool:

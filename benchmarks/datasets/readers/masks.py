@@ -60,6 +60,13 @@ def read(source: Source, tell: Tell) -> Content:
     if not found:
         raise DataError(f"{source.path}: no mask in it, a .png or .bmp in a folder called {' or '.join(FOLDERS)}")
     taken = set(found)
+    beside = {PurePosixPath(mask).parent for mask in found}
+    for name in images_of(source):
+        if name not in taken and PurePosixPath(name).parent in beside:
+            raise DataError(
+                f"{source.where(name)}: it lies among masks, which are {', '.join(SUFFIXES)} (values of others are "
+                "not exact); save it as .png, or move it away"
+            )
     names = Names(source, [name for name in images_of(source) if name not in taken])
     pairing = Pairing(found, names.all)
     owner: dict[str, list[str]] = defaultdict(list)

@@ -93,10 +93,13 @@ def _are_one(source: Source, names: list[str]) -> bool:
 def _parts(source: Source, names: Names, tell: Tell) -> dict[str, str]:
     """Image -> part by `ImageSets/Main/train.txt` and the like, a stem in each line; none where they share images."""
     out: dict[str, str] = {}
-    for name in source.names():
-        path = PurePosixPath(name)
-        part = PARTS.get(key(path.stem))
-        if path.suffix.lower() != ".txt" or part is None or key(path.parent.name) != "main":
+    main = [n for n in source.names() if n.lower().endswith(".txt") and key(PurePosixPath(n).parent.name) == "main"]
+    # VOC's own `trainval.txt` is what is trained on where it is not parted further.
+    parted = {PARTS.get(key(PurePosixPath(n).stem)) for n in main} & {"train", "val"}
+    called = PARTS if parted else {**PARTS, "trainval": "train"}
+    for name in main:
+        part = called.get(key(PurePosixPath(name).stem))
+        if part is None:
             continue
         where = source.where(name)
         for line in source.read(name).decode("utf-8-sig", errors="replace").splitlines():
