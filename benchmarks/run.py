@@ -69,7 +69,10 @@ def main(
         str,
         typer.Option(help="name of a suite (" + ", ".join(suites.names()) + "), or a file of yours, path/to/my.yaml"),
     ],
-    tier: Annotated[str | None, typer.Option(help="size of the suite: quick (default without a GPU) or full")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(help="of the suite, as its file names them; its first without a GPU, its last with one"),
+    ] = None,
     dataset: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this data set (repeatable)")] = None,
     model: Annotated[
         list[str] | None,
@@ -264,7 +267,7 @@ def _unknown_source(before: SourceState) -> str | None:
 
 
 def _default_tier(suite: suites.Suite, device: str) -> str:
-    """`quick` without a GPU, the suite's last tier with one."""
+    """The suite's first tier without a GPU, its last with one."""
     if device.startswith("cpu") or len(suite.tiers) == 1:
         return next(iter(suite.tiers))
     import torch

@@ -132,7 +132,8 @@ def grouped(records: Iterable[Stored]) -> dict[str, list[Stored]]:
 
 def row_name(stored: Stored) -> str:
     cell = stored.run.cell
-    return f"{cell.dataset}/{cell.name}, {cell.scale}, {cell.recipe.epochs} epochs"
+    kind = f", on {cell.device_class}" if cell.device_class else ""
+    return f"{cell.dataset}/{cell.name}, {cell.scale}, {cell.recipe.epochs} epochs{kind}"
 
 
 def _cell(pair: Pair, limits: GateLimits, *, same: bool) -> list[Check]:
@@ -208,7 +209,8 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
     """Rows that answer the same question, whoever answers it, and what differs between them, to be said first.
 
     A question is the test images that are asked about: data set, split list and the digests of both. Where a side
-    answers one with several models, those of one name are matched; rows that are left are noted.
+    answers one several times, answers of one kind of machine are matched first, if there is one of each side, and those
+    of one name; rows that are left are noted.
 
     Raises:
         RequestError: no question is answered by both, or it is not clear by whom.
@@ -217,14 +219,12 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
     for question in dict.fromkeys(map(question_of, base)):
         ours = grouped(s for s in base if question_of(s) == question)
         theirs = grouped(s for s in head if question_of(s) == question)
-        if len(ours) == len(theirs) == 1:
-            rows.append(_matched(next(iter(ours.values())), next(iter(theirs.values()))))
-            continue
-        for old in ours.values():
-            same = [new for new in theirs.values() if new[0].run.cell.name == old[0].run.cell.name]
-            alone = sum(o[0].run.cell.name == old[0].run.cell.name for o in ours.values()) == 1
-            if len(same) == 1 and alone:
-                rows.append(_matched(old, same[0]))
+        old, new = [*ours.values()], [*theirs.values()]
+        kinds = dict.fromkeys(row[0].run.cell.device_class for row in old)
+        found = [pair for kind in kinds for pair in _pairs(_of_kind(old, kind), _of_kind(new, kind))]
+        if not found:
+            found = _pairs(old, new)
+        rows += [_matched(*pair) for pair in found]
     if not rows:
         asked = " and ".join("; ".join(dict.fromkeys(map(row_name, side))) or "nothing" for side in (base, head))
         if any(_is_asked_of_others(stored, head) for stored in base):
@@ -235,6 +235,19 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
     left = _unmatched("base", base, head, [row.base for row in rows])
     left += _unmatched("head", head, base, [row.head for row in rows])
     return rows, [*left, *(check for row in rows for check in _differences(row))]
+
+
+def _of_kind(rows: Iterable[list[Stored]], kind: str | None) -> list[list[Stored]]:
+    return [row for row in rows if row[0].run.cell.device_class == kind]
+
+
+def _pairs(ours: Sequence[list[Stored]], theirs: Sequence[list[Stored]]) -> list[tuple[list[Stored], list[Stored]]]:
+    """The one of each side, else those of one name, where each side has one of it."""
+    if len(ours) == len(theirs) == 1:
+        return [(ours[0], theirs[0])]
+    names = [Counter(row[0].run.cell.name for row in side) for side in (ours, theirs)]
+    only = [{row[0].run.cell.name: row for row in side} for side in (ours, theirs)]
+    return [(row, only[1][name]) for name, row in only[0].items() if names[0][name] == names[1][name] == 1]
 
 
 _OTHERS = "the digests of the data or the split list are others"

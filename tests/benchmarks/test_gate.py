@@ -424,6 +424,23 @@ def test_several_answers_are_matched_by_name_or_asked_about() -> None:
         any_rows(base, [elsewhere])
 
 
+def test_answers_of_several_kinds_of_machine_are_matched_within_each() -> None:
+    def on(kind: str | None, model: str) -> Stored:
+        stored = trainings([0.5], model=model)[0]
+        return redone(stored, cell=stored.run.cell.model_copy(update={"device_class": kind}))
+
+    base = [on(kind, "canet") for kind in (None, "nvidia-h200", "nvidia-h100")]
+    head = [on(kind, "fcos") for kind in ("nvidia-h200", None)]
+    rows, notes = any_rows(base, head)
+    pairs = [(row.base[0].run.cell, row.head[0].run.cell) for row in rows]
+    assert [(a.device_class, b.device_class) for a, b in pairs] == [(None, None), ("nvidia-h200", "nvidia-h200")]
+    assert {(a.model, b.model) for a, b in pairs} == {("canet", "fcos")}
+    (left,) = (c for c in notes if c.what.startswith("not compared"))
+    assert "(base)" in left.what
+    (alone,), _ = any_rows(base[:1], head[:1])
+    assert alone.head[0].run.cell.device_class == "nvidia-h200", "where it is all there is, and the difference is said"
+
+
 def on_list(stored: Stored, digest: str) -> Stored:
     return redone(stored, fingerprint=stored.run.fingerprint.model_copy(update={"split": digest}))
 
