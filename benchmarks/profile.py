@@ -63,7 +63,8 @@ def main(
         typer.Option(
             metavar="ENGINE",
             help="ENGINE or ENGINE:PRECISION in which every model runs; repeat it. Engines: torch (default), deploy "
-            "(CANet, YOLO), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, fp16 (CUDA).",
+            "(CANet, YOLO), compile, graphs (CUDA), onnx (CPU); precisions: fp32 (default), tf32 (CUDA), bf16, "
+            "fp16 (CUDA).",
         ),
     ] = None,
     precision: Annotated[
