@@ -331,7 +331,6 @@ class _Classes:
         else:
             self._by_id = {k: k for k in self._labels.values()}
         self._unclear = ids is None and None in stated and any("source_id" in c for c in data.categories)
-        self._exported = data.external_category_ids().values() if self._unclear else ()
         named = {k: label for label, k in self._labels.items()}
         listed = list(self._by_id.items())
         self._shown = ", ".join(f"{i} {named[k]}" for i, k in listed)
@@ -354,8 +353,9 @@ class _Classes:
                     f"category_name says {name!r}; leave out the wrong one"
                 )
             return label
-        if by_id is not None and isinstance(number, int) and number in self._exported and by_id != number:
-            labels = list(self._labels)
+        labels = list(self._labels)
+        # With ids that files do not agree on, an export counts from 1.
+        if self._unclear and isinstance(number, int) and by_id not in (None, number) and 1 <= number <= len(labels):
             raise DataError(
                 f"{where}: category_id {number!r} is {labels[by_id - 1]!r} in the source, some of whose files do not "
                 f"agree on ids, and {labels[number - 1]!r} in an export; write category_name, or --ids FILE"

@@ -60,8 +60,7 @@ class Tier(_Strict):
         Where `trainer: library` results, all but the fields of `NativeRecipe` is left out.
         """
         changes = [self.by_dataset.get(dataset, {}), self.by_family.get(family, {})]
-        merged = {**self.recipe, **changes[0], **changes[1]}
-        merged.pop("length", None)
+        merged = {**self.recipe, **{k: v for one in changes for k, v in one.items() if k != "length"}}
         length = math.prod([self.length, *map(_length, changes)])
         merged["epochs"] = _longer(merged.get("epochs"), length)
         if "milestones" in merged:

@@ -209,8 +209,8 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
     """Rows that answer the same question, whoever answers it, and what differs between them, to be said first.
 
     A question is the test images that are asked about: data set, split list and the digests of both. Where a side
-    answers one several times, answers of one kind of machine are matched first, if there is one of each side, and those
-    of one name; rows that are left are noted.
+    answers one several times, answers of one kind of machine are matched first: those of one name, or the one model of
+    each side; rows that are left are noted.
 
     Raises:
         RequestError: no question is answered by both, or it is not clear by whom.
@@ -220,11 +220,10 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
         ours = grouped(s for s in base if question_of(s) == question)
         theirs = grouped(s for s in head if question_of(s) == question)
         old, new = [*ours.values()], [*theirs.values()]
+        one_each = all(len({row[0].run.cell.name for row in side}) == 1 for side in (old, new))
         kinds = dict.fromkeys(row[0].run.cell.device_class for row in old)
-        found = [pair for kind in kinds for pair in _pairs(_of_kind(old, kind), _of_kind(new, kind))]
-        if not found:
-            found = _pairs(old, new)
-        rows += [_matched(*pair) for pair in found]
+        found = [pair for kind in kinds for pair in _pairs(_of_kind(old, kind), _of_kind(new, kind), one_each)]
+        rows += [_matched(*pair) for pair in found or _pairs(old, new, one_each)]
     if not rows:
         asked = " and ".join("; ".join(dict.fromkeys(map(row_name, side))) or "nothing" for side in (base, head))
         if any(_is_asked_of_others(stored, head) for stored in base):
@@ -241,10 +240,12 @@ def _of_kind(rows: Iterable[list[Stored]], kind: str | None) -> list[list[Stored
     return [row for row in rows if row[0].run.cell.device_class == kind]
 
 
-def _pairs(ours: Sequence[list[Stored]], theirs: Sequence[list[Stored]]) -> list[tuple[list[Stored], list[Stored]]]:
-    """The one of each side, else those of one name, where each side has one of it."""
-    if len(ours) == len(theirs) == 1:
-        return [(ours[0], theirs[0])]
+def _pairs(
+    ours: Sequence[list[Stored]], theirs: Sequence[list[Stored]], one_each: bool
+) -> list[tuple[list[Stored], list[Stored]]]:
+    """Those of one name, where each side has one of it. one_each: each side is of one model, whatever it is called."""
+    if one_each:
+        return [(ours[0], theirs[0])] if len(ours) == len(theirs) == 1 else []
     names = [Counter(row[0].run.cell.name for row in side) for side in (ours, theirs)]
     only = [{row[0].run.cell.name: row for row in side} for side in (ours, theirs)]
     return [(row, only[1][name]) for name, row in only[0].items() if names[0][name] == names[1][name] == 1]

@@ -437,6 +437,12 @@ def test_answers_of_several_kinds_of_machine_are_matched_within_each() -> None:
     assert {(a.model, b.model) for a, b in pairs} == {("canet", "fcos")}
     (left,) = (c for c in notes if c.what.startswith("not compared"))
     assert "(base)" in left.what
+    several = [*base, on(None, "retinanet")]
+    rows, _ = any_rows(several, [on(None, "canet"), on(None, "retinanet"), on("nvidia-h200", "fcos")])
+    assert [(row.base[0].run.cell.name, row.head[0].run.cell.name) for row in rows] == [
+        ("canet", "canet"),
+        ("retinanet", "retinanet"),
+    ], "one of a kind is no reason, where sides have several models"
     (alone,), _ = any_rows(base[:1], head[:1])
     assert alone.head[0].run.cell.device_class == "nvidia-h200", "where it is all there is, and the difference is said"
 

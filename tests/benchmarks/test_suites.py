@@ -202,6 +202,8 @@ def test_the_length_of_a_data_set_and_a_family_are_times_that_of_the_tier() -> N
     }
     steps = tier.model_copy(update={"recipe": {**tier.recipe, "schedule": "step", "milestones": [8, 16]}})
     assert steps.resolve("neu_det", "yolo").milestones == (18, 36)
+    with pytest.raises(ValueError, match="length"):  # the tier's own is a field beside the recipe
+        tier.model_copy(update={"recipe": {**tier.recipe, "length": 2}}).resolve("neu_det", "yolo")
     for wrong in (0, "long"):
         with pytest.raises(ValueError, match=r"length is .* not a number above 0"):
             tier.model_copy(update={"by_family": {"yolo": {"length": wrong}}}).resolve("neu_det", "yolo")

@@ -44,7 +44,10 @@ def _call(constructor: str) -> tuple[str, list, dict]:
     text = constructor.split(";")[0].removeprefix("MMDet ").strip()
     call = ast.parse(text, mode="eval").body
     assert isinstance(call, ast.Call)
-    value = lambda node: eval(compile(ast.Expression(node), "<table>", "eval"), {"__builtins__": {}})  # noqa: E731
+
+    def value(node: ast.expr) -> object:
+        return eval(compile(ast.Expression(node), "<table>", "eval"), {"__builtins__": {}})
+
     kwargs: dict = {}
     for keyword in call.keywords:
         kwargs.update({keyword.arg: value(keyword.value)} if keyword.arg else value(keyword.value))

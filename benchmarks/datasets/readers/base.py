@@ -158,17 +158,17 @@ class Names:
         end = key("/" + wanted.lstrip("./"))
         tail = [name for name in self.all if key(name).endswith(end)]
         if tail:
-            here = (
-                []
-                if stated(folders(wanted))
-                else [p for p in stated(folders(f"{beside}/_")) if p in self._folder_names]
-            )
-            agrees = all(part in folders(tail[0]) for part in here)
+            agrees = bool(stated(folders(wanted))) or self._is_near(tail[0], beside)
             return tail[0] if len(tail) == 1 and agrees else None
         said = stated([p for p in folders(wanted) if p not in (".", "..", "/")])
         absolute = wanted.startswith("/") or wanted[1:3] == ":/"
         same = [n for n in self._by_base.get(key(posixpath.basename(wanted)), []) if self._agrees(said, n, absolute)]
         return same[0] if len(same) == 1 else None
+
+    def _is_near(self, image: str, beside: str) -> bool:
+        """Whether an image lies in each of an annotation's folders that images lie in: in `train`, not in `valid`."""
+        said = set(stated(folders(f"{beside}/_")))
+        return not (said & self._folder_names) - set(folders(image))
 
     def _agrees(self, said: list[str], image: str, absolute: bool) -> bool:
         """Whether the folders said of an image may be those of this one."""

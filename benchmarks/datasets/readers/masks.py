@@ -63,10 +63,9 @@ def read(source: Source, tell: Tell) -> Content:
     beside = {PurePosixPath(mask).parent for mask in found}
     for name in images_of(source):
         if name not in taken and PurePosixPath(name).parent in beside:
-            raise DataError(
-                f"{source.where(name)}: it lies among masks, which are {', '.join(SUFFIXES)} (values of others are "
-                "not exact); save it as .png, or move it away"
-            )
+            detail = f"it lies among masks, which are {', '.join(SUFFIXES)}: the values of others are not exact"
+            tell("unread_image", source.where(name), detail)
+            taken.add(name)
     names = Names(source, [name for name in images_of(source) if name not in taken])
     pairing = Pairing(found, names.all)
     owner: dict[str, list[str]] = defaultdict(list)

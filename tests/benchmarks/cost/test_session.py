@@ -47,8 +47,7 @@ class Small(Planted):
 
 
 def _entry(model: nn.Module, samples: int = 2) -> ProfiledModel:
-    adam = lambda m: torch.optim.AdamW(m.parameters())  # noqa: E731
-    step = Step([(IMAGES[0], {})] * samples, adam)
+    step = Step([(IMAGES[0], {})] * samples, lambda m: torch.optim.AdamW(m.parameters()))
     return ProfiledModel(model, Form(), Form().of(model, IMAGES), step=step)
 
 
