@@ -207,7 +207,7 @@ def summary(title: str, m: Metrics) -> Table:
         table.add_row(f"at score {at.threshold:.3f}, best F1 on {at.chosen_on}:")
         for name in ("precision", "recall", "F1"):
             row(f"  {name}", f"inspection.{point}.{name}", everything)
-        row("  escape", f"inspection.{point}.escape", f"{m.images - seen.defect_free_images} defective images")
+        row("  escape", f"inspection.{point}.escape", f"{m.defective_images} defective images")
         row("  overkill", f"inspection.{point}.overkill", f"{seen.defect_free_images} defect-free images")
         row("  false per image", f"inspection.{point}.false_positives_per_image", images, scale=1)
     table.add_section()

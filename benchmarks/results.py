@@ -89,6 +89,8 @@ class Inspection(Hashed):
     """What an inspection line asks of a detector; see `benchmarks.metrics.inspection`."""
 
     defect_free_images: int
+    """Those without any box: one with nothing but ignored boxes is neither free of defects nor defective."""
+    defective_images: int | None = None
     FROC: dict[str, float | None]
     """Recall by false positives per image."""
     FROC_defect_free: dict[str, float | None] | None
@@ -158,6 +160,14 @@ class Metrics(Hashed):
             if drawn := content.pop("AP50_draws", ()):
                 content["draws"] = {**content.get("draws", {}), "AP50": drawn}
         return content
+
+    @property
+    def defective_images(self) -> int:
+        """Images with a box that is asked for. Evaluators up to 4 took all others for free of defects."""
+        seen = self.inspection
+        if seen is None:
+            return 0
+        return self.images - seen.defect_free_images if seen.defective_images is None else seen.defective_images
 
     @property
     def AP50_interval(self) -> Interval | None:

@@ -226,7 +226,7 @@ def _finish(
     ]:
         say(
             f"{data.name}: {len(blank)} images hold nothing but objects that are ignored, for example {blank[0]}: they "
-            "count as good parts, so that whatever is found elsewhere in them is overkill"
+            "count neither as good parts nor as defective ones, in escape, overkill and AUROC"
         )
     longest = max(max(image["width"], image["height"]) for image in data.images)
     own = {"title": spec.title, "native_size": longest}

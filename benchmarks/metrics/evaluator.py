@@ -181,8 +181,7 @@ def _spans(
     intervals: dict[str, Interval] = {}
     errors: dict[str, float] = {}
     alone = groups / max(scene.images, 1)
-    defective = int(scene.defective.sum())
-    shares = {"escape": defective, "overkill": scene.images - defective}
+    shares = {"escape": int(scene.defective.sum()), "overkill": int(scene.good.sum())}
     boxes = int((~scene.gt_ignored).sum())
     for name, values in sorted(resampled.items()):
         what = name.rpartition(".")[2]
@@ -261,7 +260,8 @@ def _inspect(
     resampled |= {"inspection.image_level.AUROC": auroc, "inspection.calibration.ECE": ece}
     threshold = chosen if chosen is not None else best
     return Inspection(
-        defect_free_images=int((~scene.defective).sum()),
+        defect_free_images=int(scene.good.sum()),
+        defective_images=int(scene.defective.sum()),
         FROC=froc,
         FROC_defect_free=froc_clean,
         operating_point=point_chosen,

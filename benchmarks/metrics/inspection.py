@@ -40,7 +40,7 @@ class Sweep:
         ranking = Ranking(weights, scene.dt_image, scene.dt_scores)
         true, counted = found.true[ranking.order], ~found.ignored[ranking.order]
         rows = np.flatnonzero(true)
-        clean = ~scene.defective[ranking.image]
+        clean = scene.good[ranking.image]
         boxes = np.bincount(scene.gt_image[~scene.gt_ignored], minlength=scene.images)
         return cls(
             scores=ranking.scores[rows],
@@ -79,7 +79,7 @@ def froc(
     """Recall at fixed false positives per image, per defect-free image, and the resamples of both."""
     resampled = {}
     sides = []
-    clean = weighted(~scene.defective, weights)
+    clean = weighted(scene.good, weights)
     for name, false, images in (
         ("FROC", sweep.total - sweep.hits, np.sum(weights, axis=0)),
         ("FROC_defect_free", sweep.total_defect_free, clean),
@@ -110,7 +110,7 @@ def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dic
         np.bincount(image, minlength=n).astype(float)
         for image in (scene.dt_image[kept & found.true], scene.dt_image[kept], scene.gt_image[~scene.gt_ignored])
     )
-    defective, alarm = scene.defective, reported > 0
+    defective, good, alarm = scene.defective, scene.good, reported > 0
 
     def over(values: Floats | Bools) -> Floats:
         return weighted(values, weights)
@@ -121,7 +121,7 @@ def rates(scene: Scene, weights: Weights, found: Found, threshold: float) -> dic
         "F1": ratio(2 * over(hits), over(reported) + over(boxes)),
         "false_positives_per_image": ratio(over(reported - hits), over(np.ones(n))),
         "escape": ratio(over(defective & ~alarm), over(defective)),
-        "overkill": ratio(over(~defective & alarm), over(~defective)),
+        "overkill": ratio(over(good & alarm), over(good)),
     }
 
 
@@ -130,24 +130,24 @@ def image_level(scene: Scene, weights: Weights, found: Found) -> tuple[ImageCurv
     score = np.full(scene.images, -1.0)  # of an image without a detection
     counted = ~found.ignored
     np.maximum.at(score, scene.dt_image[counted], scene.dt_scores[counted])
-    bad = scene.defective
+    bad, good = scene.defective, scene.good
     escape = tuple(float(np.mean(score[bad] < t)) for t in CURVE_THRESHOLDS) if bad.any() else None
-    overkill = tuple(float(np.mean(score[~bad] >= t)) for t in CURVE_THRESHOLDS) if not bad.all() else None
-    areas = _auroc(score, bad, weights)
+    overkill = tuple(float(np.mean(score[good] >= t)) for t in CURVE_THRESHOLDS) if good.any() else None
+    areas = _auroc(score, good, bad, weights)
     curve = ImageCurve(thresholds=CURVE_THRESHOLDS, escape=escape, overkill=overkill, AUROC=point(areas))
     return curve, areas
 
 
-def _auroc(score: Floats, positive: Bools, weights: Weights) -> Floats:
+def _auroc(score: Floats, negative: Bools, positive: Bools, weights: Weights) -> Floats:
     """Share of pairs of a positive and a negative image in which the positive one scores higher; ties count half."""
     level = np.unique(score, return_inverse=True)[1]
     levels = int(level.max(initial=-1)) + 1
     by_level = np.zeros((2, levels, weights.shape[1]))
-    for side, which in enumerate((~positive, positive)):
+    for side, which in enumerate((negative, positive)):
         np.add.at(by_level[side], level[which], weights[which])
-    negative, positives = by_level
-    below = np.cumsum(negative, axis=0) - negative / 2
-    return ratio((positives * below).sum(axis=0), positives.sum(axis=0) * negative.sum(axis=0))
+    negatives, positives = by_level
+    below = np.cumsum(negatives, axis=0) - negatives / 2
+    return ratio((positives * below).sum(axis=0), positives.sum(axis=0) * negatives.sum(axis=0))
 
 
 def confusion(scene: Scene, threshold: float) -> Confusion:

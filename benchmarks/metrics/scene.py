@@ -114,6 +114,11 @@ class Scene:
         return np.bincount(self.gt_image[~self.gt_ignored], minlength=self.images) > 0
 
     @cached_property
+    def good(self) -> Bools:
+        """Which images hold no box at all, (n,): of one with nothing but ignored boxes nobody says whether it is."""
+        return np.bincount(self.gt_image, minlength=self.images) == 0
+
+    @cached_property
     def pairs(self) -> Pairs:
         """Every detection with every box of its image."""
         count = np.bincount(self.gt_image, minlength=self.images)

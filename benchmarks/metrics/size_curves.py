@@ -45,7 +45,7 @@ def size_curves(scene: Scene) -> dict[str, SizeCurves]:
     found_boxes = everywhere.gt[order][everywhere.true[order]]  # of the sweep's hits, in its order
     last_of_equals = np.searchsorted(-sweep.scores, -sweep.scores, side="right") - 1
     false = sweep.total - sweep.hits, sweep.total_defect_free
-    images = np.array([float(scene.images)]), np.array([float((~scene.defective).sum())])
+    images = np.array([float(scene.images)]), np.array([float(scene.good.sum())])
     out = {}
     for name, far, of_view in zip(SIZES, outside[1:], sized, strict=True):
         own = ~far & ~scene.gt_ignored

@@ -250,13 +250,19 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     return out + "."
 
 
+def at_twice(a: Row, b: Row, name: str) -> Effect | None:
+    """The paired difference of two rows' trainings of twice the schedule; None without any that both have."""
+    return _paired(a, a.twice.get(name, {}), b.twice.get(name, {}))
+
+
 def _at_twice(first: Row, row: Row, name: str) -> str:
     """What became of a lead at twice the schedule: one that goes away there was a faster start."""
-    ours, theirs = first.twice.get(name, {}), row.twice.get(name, {})
-    effect = _paired(first, ours, theirs)
+    effect = at_twice(first, row, name)
     if effect is None:
         return "not tried at twice the schedule"
-    out = f"at twice the schedule {100 * effect.mean:+.1f}"
+    folds = sorted({fold for fold, _ in set(first.twice[name]) & set(row.twice[name])})
+    where = "" if tuple(folds) == first.folds else f", of fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))},"
+    out = f"at twice the schedule{where} {100 * effect.mean:+.1f}"
     if effect.runs < LEAST_RUNS or effect.interval is None:
         return f"{out}, in too few trainings to tell"
     low, high = effect.interval

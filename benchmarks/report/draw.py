@@ -35,9 +35,11 @@ _MARKS = {
 """Okabe and Ito's colours, which the colour-blind tell apart."""
 _FILLS: dict[str, Any] = {"converged": "full", "not told": "left", "still learning": "none"}
 _LEAST_SPAN = 20.0  # points of AP50 that a panel shows at least
-# Points. A page shows the figure at 500 px or more, where a letter of 9 points is 10 pixels high.
+# Points. A page shows a panel at 420 px or more, where a letter of 9 points is 9 pixels high.
 _WIDTH, _LEFT, _RIGHT, _HEIGHT = 432.0, 44.0, 8.0, 250.0
 _ABOVE, _BELOW, _LINE = 44.0, 44.0, 11.0
+_ACROSS = 2
+"""Panels in a row."""
 _NAME, _SMALL = 9.0, 8.0
 _RADIUS = 6.0
 
@@ -231,23 +233,26 @@ def _drawn(panels: Sequence[Panel], format: str, below: str = "") -> bytes:
     from matplotlib.figure import Figure
 
     laid = [_Laid.of(panel) for panel in panels]
-    lines = _lines(plain(below), _SMALL, _WIDTH - 16)
-    height = (sum(one.height for one in laid) or (0.0 if below else _HEIGHT)) + (
-        _LINE * (len(lines) + 1) if lines else 0
-    )
-    fig = Figure(figsize=(_WIDTH / 72, height / 72))
+    across = min(_ACROSS, max(len(laid), 1))
+    in_rows = [laid[i : i + across] for i in range(0, len(laid), across)]
+    width = _WIDTH * across
+    lines = _lines(plain(below), _SMALL, width - 16)
+    heights = [max(one.height for one in row) for row in in_rows]
+    height = (sum(heights) or (0.0 if below else _HEIGHT)) + (_LINE * (len(lines) + 1) if lines else 0)
+    fig = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(fig)
     if not panels and not below:
         fig.text(0.5, 0.5, "no records yet", ha="center", va="center")
     top = height
-    for one in laid:
-        bottom = top - _ABOVE - _HEIGHT
-        ax = fig.add_axes((_LEFT / _WIDTH, bottom / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, _HEIGHT / height))
-        _draw(ax, one)
-        top -= one.height
+    for row, of_row in zip(in_rows, heights, strict=True):
+        bottom = (top - _ABOVE - _HEIGHT) / height
+        for column, one in enumerate(row):
+            left = (column * _WIDTH + _LEFT) / width
+            _draw(fig.add_axes((left, bottom, (_WIDTH - _LEFT - _RIGHT) / width, _HEIGHT / height)), one)
+        top -= of_row
     for number, line in enumerate(lines):
         y = (top - _LINE * number - 2) / height
-        fig.text(8 / _WIDTH, y, line, va="top", fontsize=_SMALL, color=GREY)
+        fig.text(8 / width, y, line, va="top", fontsize=_SMALL, color=GREY)
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": "CANet-Bench"} if format == "svg" else None
     fig.savefig(buffer, format=format, metadata=metadata, dpi=150, facecolor=PAGE)

@@ -243,7 +243,7 @@ def _most_telling(shown: Sequence[Seen], wanted: Sequence[int]) -> list[int]:
     for one in shown:
         missed += np.bincount(scene.gt_image[small & ~one.hit], minlength=n)
         wrong = np.bincount(one.scene.dt_image[one.reported & ~one.found.true], minlength=n).astype(float)
-        alarms += np.where(scene.defective, 0.0, wrong)
+        alarms += np.where(scene.good, wrong, 0.0)
         hits.append(one.hit)
         false.append(wrong)
     apart = np.zeros(n)

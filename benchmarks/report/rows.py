@@ -533,6 +533,6 @@ def _images(name: str, runs: list[RunRecord]) -> int:
     for run in runs:
         if run.metrics is not None and run.metrics.inspection is not None:
             clean = run.metrics.inspection.defect_free_images
-            images = clean if name.endswith("overkill") else run.metrics.images - clean
+            images = clean if name.endswith("overkill") else run.metrics.defective_images
             by_fold[run.cell.fold] = images * (run.metrics.groups or run.metrics.images) / run.metrics.images
     return math.floor(sum(by_fold.values()))

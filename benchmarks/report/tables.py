@@ -12,6 +12,7 @@ from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
 from benchmarks.datasets.splits import SUPERSEDED
 from benchmarks.metrics.spread import pooled
+from benchmarks.report import headline
 from benchmarks.report.budget import titles
 from benchmarks.report.comparisons import by_result, compared, rankable, verdict
 from benchmarks.report.escaping import markdown as md
@@ -277,7 +278,7 @@ def recipe_text(stored: Stored) -> str:
 
 def markdown(found: Sequence[Row], records: Iterable[Stored], more: Sequence[str] = ()) -> str:
     """`summary.md` of records and their rows: a table per data set, lines of `more`, the models, and how to read it."""
-    lines = ["# Summary", ""]
+    lines = ["# Summary", "", *headline.table(sections(found))]
     for title, section in sections(found).items():
         lines += [f"## {md(title)}", "", *(f"- {md(sentence)}" for sentence in verdict(section)), "", *_head(_HEAD)]
         leaders = {label: best(section, name) for label, name in HEADLINE.items()}

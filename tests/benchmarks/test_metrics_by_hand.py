@@ -169,6 +169,34 @@ def test_froc() -> None:
     assert got.FROC_defect_free["0.5"] == pytest.approx(2 / 3)
 
 
+def test_an_image_with_nothing_but_ignored_boxes_is_neither_good_nor_defective() -> None:
+    """What is found elsewhere in it is false, but no overkill; where nothing is, nothing escapes."""
+    blank: list[Image] = [([(A, *BOX)], [(A, 0.95, *FAR)]), ([(A, *BOX)], [])]
+    got, before = (
+        measure(images, validation=FOUR_IMAGES, crowd=crowd)
+        for images, crowd in (
+            (FOUR_IMAGES + blank, (3, 4)),
+            (FOUR_IMAGES, ()),
+        )
+    )
+    seen, known = got.inspection, before.inspection
+    assert (got.images, got.defective_images, seen.defect_free_images) == (6, 2, 2)
+    assert seen.image_level == known.image_level
+    assert (seen.operating_point.escape, seen.operating_point.overkill) == (
+        known.operating_point.escape,
+        known.operating_point.overkill,
+    )
+    assert seen.FROC_defect_free == known.FROC_defect_free
+    assert seen.operating_point.precision < known.operating_point.precision
+
+
+def test_counts_of_an_older_evaluator_stay_what_they_were() -> None:
+    got = measure(FOUR_IMAGES)
+    old = got.model_dump(mode="json")
+    del old["inspection"]["defective_images"]
+    assert Metrics.model_validate(old).defective_images == 2
+
+
 def test_froc_takes_ties_together() -> None:
     tied: list[Image] = [([(A, *BOX)], [(A, 0.5, *BOX)]), ([(A, *BOX)], [(A, 0.5, *FAR)])]
     got = measure(tied).inspection

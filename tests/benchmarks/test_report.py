@@ -347,9 +347,14 @@ def test_parameters_are_those_that_run_in_evaluation_or_say_that_they_are_not(st
     assert "as built" not in draw._caption([found["CANet"]])
 
 
-def test_the_readme_has_the_models_table_of_the_records() -> None:
+def test_the_readme_has_the_tables_of_the_records() -> None:
     root = Path(__file__).parents[2]
-    assert models_table(scan(root / "results")) in (root / "README.md").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert models_table(scan(root / "results")) in readme
+    found = rows(scan(root / "results"), published=scan(root / "results" / "_budget"))
+    lines = [line for line in tables.headline.table(sections(found)) if line.startswith("|")]
+    assert lines
+    assert "\n".join(lines) in readme
 
 
 def test_rows_differ_by_every_field_of_the_cell_and_say_in_what(stored, tmp_path: Path) -> None:
@@ -699,6 +704,37 @@ def test_what_became_of_a_lead_at_twice_the_schedule_stands_beside_it(
     first = verdict([replace(row, learning="converged") for row in known])[0]
     assert first.startswith("Best on AP50: CANet, 60.0, +10.0 (")
     assert said in first
+
+
+def test_the_two_ends_stand_in_one_table_by_folds_and_schedule(stored, tmp_path: Path) -> None:
+    """Of several folds, however often each was trained; of the first alone, since only that one was trained longer."""
+
+    def of(folder: str, model: str, fold: int, seeds: int, ap50: float, epochs: int = 4, **changes: object) -> None:
+        recipe = RECIPE.model_copy(update={"epochs": epochs})
+        for seed in range(seeds):
+            value = ap50 + 0.008 * seed * (model == "canet")
+            metrics = make_metrics(value, AP_small=value / 2, draws={"AP50": (value,) * 50}, groups=40)
+            cell = make_cell(model=model, fold=fold, seed=seed, recipe=recipe, **changes)
+            stored(folder, cell, metrics=metrics)
+
+    for model, first, other, longer in (("canet", 0.6, 0.8, 0.64), ("fasterrcnn_fpn", 0.5, 0.74, 0.62)):
+        of("results", model, 0, 4, first), of("results", model, 1, 1, other)
+        of("longer", model, 0, 3, longer, epochs=8)
+    known = rows(scan(tmp_path / "results"), published=scan(tmp_path / "longer"))
+    assert [line.split(" | ")[-2:] for line in tables.headline.table(sections(known)) if line.startswith("| syn")] == [
+        ["not ranked", "not ranked |"]
+    ] * 3
+    ended = sections([replace(row, learning="converged") for row in known])
+    lines = [line.split(" | ") for line in tables.headline.table(ended) if line.startswith("| syn")]
+    assert [line[1:6] for line in lines] == [
+        ["0, 1", "4", "5", "70.6 (35.3)", "62.0 (31.0)"],
+        ["0", "4", "4", "61.2 (30.6)", "50.0 (25.0)"],
+        ["0", "8", "3", "64.8 (32.4)", "62.0 (31.0)"],
+    ]
+    assert [line[6].partition(" ")[0] for line in lines] == ["+8.6", "+11.2", "+2.8"]
+    single = [row for row in known if row.name == "canet"]
+    few = [replace(row, samples=dict(list(row.samples.items())[:2]), twice={}) for row in known]
+    assert tables.headline.table(sections(single)) == tables.headline.table(sections(few)) == []
 
 
 def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path) -> None:

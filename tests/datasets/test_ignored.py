@@ -156,7 +156,7 @@ def test_exports_have_the_ids_of_the_source(tmp_path, root):
 
 
 def test_images_with_nothing_but_ignored_objects_are_said(tmp_path, root):
-    """They count as good parts, and a detector that is right about them has false alarms."""
+    """Whether they are good parts, nobody says: `test_metrics_by_hand` has how they count."""
     files = crowd_files()
     (name,) = [n for n in files if n.endswith(".json")]
     content = json.loads(files[name])
