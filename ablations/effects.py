@@ -22,6 +22,8 @@ LEAST_RUNS = 3
 
 CONVERGED_BELOW = 0.02
 """What doubling a schedule may gain, in units of the metric, before a model counts as still learning."""
+UNTRAINED_BELOW = 0.1
+"""AP50 under which a model is shown as untrained, not as bad, and is neither at its end nor ranked."""
 RUNS_ONCE, RUNS_TWICE = 5, 3
 """Trainings at the schedule and at twice the schedule that a verdict rests on."""
 
@@ -189,7 +191,8 @@ def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: 
     """Whether a model is trained to its end; None where one of the two schedules has no training.
 
     *Still learning*: twice the schedule gains `CONVERGED_BELOW` or more. *Converged*: from five trainings at the
-    schedule and three at twice, the one-sided 90% bound of that gain lies below. Else *not told*.
+    schedule and three at twice, the one-sided 90% bound of that gain lies below. Else *not told*, as where nothing was
+    learned at either (`UNTRAINED_BELOW`).
 
     Args:
         sd, freedom: of trainings, pooled over the models that share data set and recipe (`spread_of`).
@@ -204,7 +207,7 @@ def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: 
     verdict: Learning = "not told"
     if gain >= CONVERGED_BELOW:
         verdict = "still learning"
-    elif enough and bound is not None and bound < CONVERGED_BELOW:
+    elif enough and bound is not None and bound < CONVERGED_BELOW and statistics.fmean(twice) >= UNTRAINED_BELOW:
         verdict = "converged"
     return Doubling(gain, bound, verdict, len(once), len(twice))
 

@@ -60,6 +60,8 @@ def main(
     if detections is not None:
         if rewrite:
             raise RequestError("--rewrite is for records; with --detections use --out")
+        if evaluator != "ours":
+            raise RequestError(f"--evaluator {evaluator} is for records; leave it out")
         _of_file(detections, validation, dataset, split, fold, ids, out, data_root)
         return
     for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("ids", ids), ("out", out)):
@@ -171,7 +173,10 @@ def summary(title: str, m: Metrics) -> Table:
     def row(label: str, name: str, over: str, span: Interval | None = None, scale: int = 100) -> None:
         value, span = m.value(name), span or m.intervals.get(name)
         shown = "-" if value is None else f"{scale * value:.1f}"
-        table.add_row(label, shown, "-" if span is None else " to ".join(f"{scale * v:.1f}" for v in span), over)
+        ends = "-" if span is None else " to ".join(f"{scale * v:.1f}" for v in span)
+        if span is not None and span[0] == span[1]:
+            ends = "degenerate"  # nothing varied, which says nothing of other images
+        table.add_row(label, shown, ends, over)
 
     images, everything = f"{m.images} images", f"{m.boxes} boxes in {m.images} images"
     for name in ("AP50", "AP", "AP75"):

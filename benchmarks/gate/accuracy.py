@@ -19,7 +19,7 @@ from scipy.stats import t
 
 from ablations.effects import LEAST_RUNS, Effect, Key, caught, holm, paired
 from benchmarks.gate.checks import ROUNDING, Check, Pair, Verdict, name_of
-from benchmarks.metrics.spread import DIFFERENCE, RunMetric, Training, estimate, pooled
+from benchmarks.metrics.spread import DIFFERENCE, RunMetric, Training, estimate, independent, pooled
 from benchmarks.report.rows import run_metric, test_share
 from benchmarks.store import Stored
 from benchmarks.suites import GateLimits
@@ -83,7 +83,7 @@ def _one(
         if new is None:
             out.append(Check(name_of(pair.old), what, "fail", f"{old.value:.4f}", "missing"))
             continue
-        theirs[pair.key], ours[pair.key] = old, new
+        theirs[pair.key], ours[pair.key] = old, independent(new, old)
     share = test_share([pair.old.run for pair in pairs])
     effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=share, training=training, given=True))
     if effect is None:

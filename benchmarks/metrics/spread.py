@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -150,7 +150,7 @@ def estimate(
         error, freedom, covers = math.sqrt(over_images), image_freedom, "images only"
     elif runs < LEAST_RUNS and borrowed is None:
         pass  # two values are two values
-    elif folds == 1 and not known:
+    elif not known and folds < LEAST_RUNS:
         pass  # of other images nothing is known: an interval over trainings alone would look like one over both
     elif folds == 1 and trained is not None:
         terms = [(over_images, image_freedom), (trained.variance / runs, trained.freedom)]
@@ -160,7 +160,7 @@ def estimate(
         least = trained.variance / per_fold if trained is not None else 0.0
         between = statistics.variance(means)
         share = 1 / folds + test_share
-        if folds < LEAST_RUNS or between - over_images < least:
+        if between - over_images < least:
             assumed = trained.freedom if trained is not None else folds - 1
             terms = [(over_images / folds, image_freedom), (least * share, assumed)]
         else:
@@ -217,6 +217,17 @@ def span(mean: float, error: float, freedom: float, bounds: Bounds = SHARE) -> I
     at = (mean - low) / (high - low)
     middle, width = math.log(at / (1 - at)), half / (high - low) / (at * (1 - at))
     return tuple(low + (high - low) / (1 + math.exp(-x)) for x in (middle - width, middle + width))  # type: ignore[return-value]
+
+
+def independent(one: RunMetric, other: RunMetric) -> RunMetric:
+    """The first, with the error that its difference to the second has if they were tested on other images.
+
+    For metrics whose draws are not kept: more than on the same images, which are hard for both. Without one of the
+    errors, or where it is 0 since nothing varied, the difference has none.
+    """
+    if not one.error or not other.error:
+        return replace(one, error=None)
+    return replace(one, error=math.hypot(one.error, other.error))
 
 
 def effective(sizes: np.typing.NDArray[np.integer]) -> float:

@@ -26,8 +26,9 @@ Table = tuple[str, str, int, str | None]
 class Course:
     """A model on one data set under one recipe but for its length: AP50 in [0, 1] of each training by epochs.
 
-    once: the epochs of the schedule that is judged. seconds: of training. diverged: trainings that did, by epochs; with
-    any of them at the schedule or at twice it, no model is converged. doubling: None where none of a length ended.
+    once: the epochs of the schedule that is judged. seconds: of a training of it, at most. diverged: trainings that
+    did, by epochs; with any of them at the schedule or at twice it, no model is converged. doubling: None where none of
+    a length ended.
     """
 
     dataset: str
@@ -39,7 +40,7 @@ class Course:
     recipe: str
     fold: int
     values: Mapping[int, Sequence[float]]
-    seconds: Mapping[int, float]
+    seconds: float | None
     once: int
     doubling: Doubling | None
     diverged: Mapping[int, int]
@@ -71,7 +72,9 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     for (dataset, recipe, name), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
-        fastest = min((took / e for e, of in line.items() for took in _times(of)), default=None)
+        # A GPU is shared by as many trainings as fit, of one length, and a CPU by whatever else ran on it.
+        lengths = line.items() if cell.device_class is None else [(once, line[once])]
+        fastest = min((took / e for e, of in lengths for took in _times(of)), default=None)
         values = {epochs: found for epochs, of in sorted(line.items()) if (found := _values(of))}
         diverged = {e: n for e, of in sorted(line.items()) if (n := sum(run.status == "diverged" for run in of))}
         gain = doubling(values.get(once, ()), values.get(twice, ()), *spreads[dataset, recipe])
@@ -88,7 +91,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
                 recipe=recipe,
                 fold=fold,
                 values=values,
-                seconds={} if fastest is None else {e: e * fastest for e in line},
+                seconds=None if fastest is None else once * fastest,
                 once=once,
                 doubling=gain,
                 diverged=diverged,
@@ -157,8 +160,7 @@ def markdown(known: Sequence[Course]) -> str:
             cells.append("–" if gain is None else f"{100 * gain.gain:+.1f}")
             cells.append("–" if gain is None or gain.bound is None else f"{100 * gain.bound:+.1f}")
             cells.append("not told" if gain is None else gain.verdict)
-            seconds = course.seconds.get(course.once)
-            cells.append("–" if seconds is None else f"{seconds / 60:.1f}")
+            cells.append("–" if course.seconds is None else f"{course.seconds / 60:.1f}")
             lines.append(f"| {markdown_name(course.label)} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [
@@ -174,7 +176,7 @@ def markdown(known: Sequence[Course]) -> str:
         "or plain, none is new) take the worse verdict of the two, "
         "unless they were studied at as long a schedule themselves. Minutes are what training takes at most: on CPUs "
         "as the fastest epoch of all trainings of a model tells it, since what else ran on a machine slowed the "
-        "others; on a GPU as its fastest training took, beside as many others as its record says.",
+        "others; on a GPU as the fastest training of that length took, beside as many others as its record says.",
         "",
     ]
     return "\n".join(lines)

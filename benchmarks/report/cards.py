@@ -131,8 +131,8 @@ def _data(row: Row, group: Sequence[Stored], root: Path | None) -> list[str]:
     ]
     if trained:
         out.append(f"- {_listed(sorted(n for n in trained if n))} training images a fold")
-    tested = f"- tested on {row.images // max(row.runs, 1)} images a run with {row.boxes // max(row.runs, 1)} boxes, "
-    tested += f"{row.boxes_small // max(row.runs, 1)} of them small"
+    images, boxes, small = (round(n / max(row.runs, 1)) for n in (row.images, row.boxes, row.boxes_small))
+    tested = f"- tested on {images} images a run with {boxes} boxes, {small} of them small"
     tested += f", in {row.groups} groups of overlapping ones" if row.groups is not None else ""
     tested += f"; {row.good} of the images are good parts" if row.good is not None else ""
     return [*out, tested, ""]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from functools import partial
 
 from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
 from benchmarks import models
-from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate
+from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate, independent
 from benchmarks.report.budget import ENDS
 from benchmarks.report.rows import Row
 
@@ -69,7 +68,7 @@ def _ranked(a: Row, b: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, 
 
 def _paired(a: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetric]) -> Effect | None:
     """The difference over what both have; without interval and p where the error over images is not known, or is 0."""
-    ours = {key: _independent(one, theirs[key]) for key, one in ours.items() if key in theirs}
+    ours = {key: independent(one, theirs[key]) for key, one in ours.items() if key in theirs}
     effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=a.test_share))
     if effect is None:
         return None
@@ -78,14 +77,7 @@ def _paired(a: Row, ours: Mapping[Key, RunMetric], theirs: Mapping[Key, RunMetri
     return effect
 
 
-def _independent(one: RunMetric, other: RunMetric) -> RunMetric:
-    """The first, with the error that its difference to the second has if their images are not the same."""
-    if not one.error or not other.error:
-        return replace(one, error=None)
-    return replace(one, error=math.hypot(one.error, other.error))
-
-
-SAME = ("trainer", "epochs", "augment", "precision", "tile")
+SAME = ("trainer", "epochs", "batch_size", "optimizer", "schedule", "augment", "precision", "tile")
 """Of two rows' requests, what makes their trainings two different ones. A learning rate is each model's own."""
 
 
@@ -94,10 +86,19 @@ def unpaired(a: Row, b: Row) -> str | None:
     if a.table != b.table:
         return "Not of one table: other images, another input size or another kind of device. They are not paired."
     odd = [name for name in SAME if a.request.get(name) != b.request.get(name)]
+    if a.scale == b.scale and a.request.get("weights") != b.request.get("weights"):
+        odd.append("weights")
+    elif a.scale != b.scale and all(_has_scales_of(*pair) for pair in ((a, b), (b, a))):
+        odd.append("scale")
     if not odd:
         return None
     told = ", ".join(f"{name} {_shown(a, name)} and {_shown(b, name)}" for name in odd)
     return f"Trained by different recipes ({told}). They are not paired."
+
+
+def _has_scales_of(row: Row, other: Row) -> bool:
+    """Whether a row's model can be built at the scale of another's: scales of two libraries are no two sizes of one."""
+    return other.scale in models.get(models.split_name(row.name)[0]).scales.values()
 
 
 def _shown(row: Row, name: str) -> str:
@@ -107,6 +108,8 @@ def _shown(row: Row, name: str) -> str:
 
 def unranked(a: Row, b: Row) -> str | None:
     """Why two rows of a table are not ranked against each other, as a sentence; None where they are."""
+    if lost := [row.title for row in (a, b) if row.untrained]:
+        return f"{' and '.join(lost)} found next to nothing: untrained. Nothing is ranked."
     if gone := [row.title for row in (a, b) if row.diverged]:
         return f"Trainings of {' and of '.join(gone)} diverged: nothing is ranked."
     few = [row.title for row in (a, b) if row.runs < LEAST_RUNS]
@@ -124,21 +127,35 @@ def unranked(a: Row, b: Row) -> str | None:
 
 def rankable(row: Row) -> bool:
     """Trained to the end, often enough, each time: a mean of those that did not diverge is one of the lucky."""
-    return row.learning == "converged" and row.runs >= LEAST_RUNS and not row.diverged
+    return row.learning == "converged" and row.runs >= LEAST_RUNS and not row.diverged and not row.untrained
+
+
+def comparable(section: Sequence[Row]) -> list[Row]:
+    """Of the rows that may be ranked those that are trained alike: the most of them, of as many the first."""
+    groups: list[list[Row]] = []
+    for row in filter(rankable, section):
+        group = next((g for g in groups if all(unpaired(row, other) is None for other in g)), None)
+        groups.append([row]) if group is None else group.append(row)
+    return max(groups, key=len, default=[])
 
 
 def by_result(section: Sequence[Row], name: str) -> list[Row]:
-    """Rows that may be ranked on a metric, the best first: by their means over the folds and seeds that all have.
+    """Rows that may be ranked on a metric, the best first: by their means over the folds and seeds that all have, folds
+    counting alike, as in every table.
 
-    [] of fewer than two, or where all have fewer than `LEAST_RUNS` folds and seeds in common: means over other ones
-    order nothing.
+    [] of fewer than two that are trained alike, or where all have fewer than `LEAST_RUNS` folds and seeds in common:
+    means over other ones order nothing.
     """
-    ranked = [row for row in section if rankable(row) and row.accuracy[name].value is not None]
+    ranked = [row for row in comparable(section) if row.accuracy[name].value is not None]
     samples = [_samples(row, name) for row in ranked]
     shared = set.intersection(*map(set, samples)) if samples else set()
     if len(ranked) < 2 or len(shared) < LEAST_RUNS:
         return []
-    means = [statistics.fmean(one[key].value for key in sorted(shared)) for one in samples]
+    folds = sorted({fold for fold, _ in shared})
+    means = [
+        statistics.fmean(statistics.fmean(one[key].value for key in sorted(shared) if key[0] == f) for f in folds)
+        for one in samples
+    ]
     order = sorted(range(len(ranked)), key=lambda i: -means[i])
     return [ranked[i] for i in order]
 
@@ -155,10 +172,12 @@ def verdict(section: Sequence[Row]) -> list[str]:
         return [_gone(row) for row in section if row.diverged]
     out = []
     ranked = [row for row in measured if rankable(row)]
-    if len(ranked) > 1:
+    if len(comparable(ranked)) > 1:
         for name, what in (("AP50", "AP50"), ("AP_small", "small defects (AP small)")):
             if (sentence := _best(ranked, name, what)) is not None:
                 out.append(sentence)
+    elif len(ranked) > 1:
+        out.append(f"Trained by different recipes, and ranked against nothing: {', '.join(r.title for r in ranked)}.")
     elif all(row.runs == 1 for row in measured):
         out.append("One training each: nothing is ranked.")
     else:
@@ -176,7 +195,7 @@ def verdict(section: Sequence[Row]) -> list[str]:
     runs = sorted({row.runs for row in measured})
     first = measured[0]
     trainings = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-    each = f"{first.images // max(first.runs, 1)} test images"
+    each = f"{round(first.images / max(first.runs, 1))} test images"
     each += f" in {first.groups} groups" if first.groups is not None else ""
     each += f", {first.good} of them good parts" if first.good is not None else ""
     out.append(f"Trainings a model: {trainings}; {each}.")
@@ -208,7 +227,7 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     """Who is best, and the lead over the next that it is told from; whom it is not told from."""
     ordered = by_result(ranked, name)
     if not ordered:
-        have = sum(row.accuracy[name].value is not None for row in ranked)
+        have = sum(row.accuracy[name].value is not None for row in comparable(ranked))
         few = f"fewer than {LEAST_RUNS} folds and seeds that all of them were trained on"
         return None if have < 2 else f"Best on {what} is nobody: the models have {few}."
     first, *others = ordered
@@ -221,12 +240,12 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     }
     p = {pair: effect.p for pair, effect in effects.items() if effect is not None and effect.p is not None}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    untold, told, beaten, apart = [], [], [], []
+    untold, told, beaten = [], [], []
+    apart = [row.title for row in ranked if row not in ordered and row.accuracy[name].value is not None]
     for j, row in enumerate(others, start=1):
         effect = effects[0, j]
-        if effect is None:
-            apart.append(row.title)
-        elif (
+        assert effect is not None  # `by_result` orders what may be compared
+        if (
             effect.interval is None
             or adjusted.get((0, j), 1.0) >= LEVEL
             or effect.interval[0] <= 0 <= effect.interval[1]
@@ -246,7 +265,7 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     out += f", {told[0]}" if told else ""
     out += f"; not told from {', '.join(untold)}" if untold else ""
     out += f"; trained otherwise, and not compared: {', '.join(apart)}" if apart else ""
-    out += f"; behind {', '.join(beaten)} in all that the two have in common" if beaten else ""
+    out += f"; behind {', '.join(beaten)} in the mean of what the two have in common" if beaten else ""
     return out + "."
 
 

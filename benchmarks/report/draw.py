@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.effects import Learning
+from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models, published
 from benchmarks.report import budget, history, latency, papers, tables
-from benchmarks.report.comparisons import over_folds, rankable
+from benchmarks.report.comparisons import comparable, over_folds
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
-from benchmarks.report.rows import UNTRAINED_BELOW, Row, belonging, rows
+from benchmarks.report.rows import Row, belonging, rows
 from benchmarks.report.style import GREY, INK, PAGE, UNTRAINED, for_pages, our_style
 from benchmarks.store import Stored, scan, write_atomic
 
@@ -197,8 +197,8 @@ def published_panel() -> list[Panel]:
     return [Panel("as published", "Model parameters / (M)", "mAP50 / (%)", marks, caption)]
 
 
-def _mark(row: Row, axis: Axis, folds: tuple[int, ...]) -> Mark | None:
-    """folds: those that the means of rows on the Pareto front are over."""
+def _mark(row: Row, axis: Axis, ranked: Sequence[Row]) -> Mark | None:
+    """ranked: the rows that may stand on the Pareto front."""
     x = axis.value(row)
     if row.AP50 is None or x is None:
         return None
@@ -206,7 +206,7 @@ def _mark(row: Row, axis: Axis, folds: tuple[int, ...]) -> Mark | None:
     label = row.title + (" *" if row.pretrained else "")
     values = tuple(100 * v for v in row.accuracy["AP50"].values)
     mark = Mark(label, row.stage, x, 100 * row.AP50, interval, row.untrained, values, row.learning)
-    return replace(mark, span=axis.span(row), ranked=rankable(row) and row.folds == folds)
+    return replace(mark, span=axis.span(row), ranked=row in ranked)
 
 
 def figure(
@@ -216,8 +216,10 @@ def figure(
     panels, without = [*beside], []
     for title, section in tables.sections(all_rows).items():
         # A mean over other folds may be higher since these are easier.
-        folds = max((row.folds for row in section if rankable(row)), key=len, default=())
-        if marks := [mark for row in section if (mark := _mark(row, axis, folds)) is not None]:
+        ranked = comparable(section)
+        folds = max((row.folds for row in ranked), key=len, default=())
+        ranked = [row for row in ranked if row.folds == folds]
+        if marks := [mark for row in section if (mark := _mark(row, axis, ranked)) is not None]:
             panels.append(Panel(title, axis.label(section), "AP50 / (%)", marks, _caption(section, axis)))
         else:
             without.append(title)

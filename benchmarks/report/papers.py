@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from benchmarks import models
+from benchmarks.report.comparisons import over_folds, rankable
 from benchmarks.report.escaping import latex as escaped
 from benchmarks.report.escaping import plain
 from benchmarks.report.rows import ACCURACY, HEADLINE, Row, Value
@@ -16,6 +17,7 @@ from benchmarks.report.tables import best, sections
 _FACTS = ("dataset", "split", "image_size", "device_class", "model", "variant", "label", "scale", "recipe")
 _COUNTS = (
     "epochs",
+    "folds",
     "runs",
     "images",
     "boxes",
@@ -40,6 +42,7 @@ def as_csv(all_rows: Sequence[Row]) -> str:
         facts = [row.dataset, row.split, row.image_size, row.device_class, base, variant or "default", row.label]
         counts: list[object] = [
             row.epochs,
+            " ".join(map(str, row.folds)),
             row.runs,
             row.images,
             row.boxes,
@@ -93,6 +96,11 @@ def as_latex(all_rows: Sequence[Row]) -> str:
             values = [_latex_value(row.accuracy[name], row is leaders[name]) for name in HEADLINE.values()]
             out.append("    " + " & ".join([escaped(row.title), size, macs, *values]) + " \\\\")
         out += ["    \\bottomrule", "  \\end{tabular}"]
+        if (others := over_folds(section)) is not None:
+            out.append(f"  Means over different folds: {escaped(others)}. Differences compare, means do not.")
+        if untold := [escaped(row.title) for row in section if row.AP50 is not None and not rankable(row)]:
+            whose = "All models are" if len(untold) == len(section) else f"{', '.join(untold)}:"
+            out.append(f"  {whose} ranked against nothing, not shown to be trained to the end, or too seldom trained.")
         if alone := [row.title for row in section if row.accuracy["AP50"].covers == "images only"]:
             whose = "All intervals" if len(alone) == len(section) else f"Intervals of {', '.join(map(escaped, alone))}"
             out.append(f"  {whose}: images only; another training may lie outside.")

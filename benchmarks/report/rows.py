@@ -9,18 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ablations.effects import Learning
+from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models
 from benchmarks.cells import Cell, NativeRecipe, digest_of
 from benchmarks.errors import DataError
-from benchmarks.metrics.spread import DIFFERENCE, LEAST_RUNS, SHARE, RunMetric, Training, estimate, exact, pooled
+from benchmarks.metrics.spread import LEAST_RUNS, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
 from benchmarks.report.budget import Course
 from benchmarks.results import Interval, Metrics
 from benchmarks.store import Provenance, RunRecord, Stored
-
-UNTRAINED_BELOW = 0.1
-"""AP50 under which a model is shown as untrained, not as bad."""
 
 ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 POINT = "inspection.operating_point"
@@ -106,7 +103,7 @@ class Row:
     """AP and AP small of each run; `samples` is AP50 of each."""
     groups: int | None
     good: int | None
-    """Groups of test images of one run, and how many of these images are good parts."""
+    """Groups of test images of one run, and how many of these images are good parts: means over the runs."""
     test_share: float | None
     parameters: int | None
     """Those that run in evaluation; as built where no record says more (`as_built`)."""
@@ -192,7 +189,7 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
         groups.setdefault((cell.dataset, cell.model, cell.variant, cell.scale, rest), []).append(stored)
         tables.setdefault(_of_table(cell), []).append(stored)
     for group in groups.values():
-        _agree(group, ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator"))
+        _agree(group, (*_WITH, *_TRAINED_WITH))
     for table in tables.values():
         _agree(table, _WITH)
     order = {name: i for i, name in enumerate(models.MODELS)}
@@ -217,6 +214,8 @@ def rows(records: Iterable[Stored], published: Iterable[Stored] = ()) -> list[Ro
 
 _WITH = ("data", "split", "detection", "evaluator")
 """With what of a `Fingerprint` records must have been made to stand in one table."""
+_TRAINED_WITH = ("builder", "recipe", "transforms")
+"""With what trainings of one model must have been made to be trainings of one thing."""
 
 
 def belonging(
@@ -224,25 +223,34 @@ def belonging(
     published: Iterable[Stored],
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[Stored]:
-    """Those of `published` that were made with the data, split list, detection and evaluator of `records`.
+    """Those of `published` that were made with the data, split list, detection and evaluator of `records`, and, of a
+    model that is among these, with the same versions of builder, recipe and transforms.
 
     Args:
         say: takes a line for each table of which some were left out.
     """
     made_with: dict[tuple[object, ...], set[tuple[object, ...]]] = {}
+    trained_with: dict[tuple[object, ...], set[tuple[object, ...]]] = {}
     for s in records:
         if s.run.metrics is not None:
             made_with.setdefault(_of_table(s.run.cell), set()).add(_made_with(s))
+        trained_with.setdefault((_of_table(s.run.cell), s.run.cell.name), set()).add(_made_with(s, _TRAINED_WITH))
     kept, left_out = [], Counter[tuple[str, ...]]()
     for one in published:
         ours = made_with.get(_of_table(one.run.cell))
         # What was not measured, since it diverged, was not by any evaluator.
         fields = len(_WITH) if one.run.metrics is not None else _WITH.index("evaluator")
         its = _made_with(one)[:fields]
-        if ours is None or its in {made[:fields] for made in ours}:
+        odd = []
+        if ours is not None and its not in {made[:fields] for made in ours}:
+            odd = [name for name, a, b in zip(_WITH, min(ours, key=repr), its, strict=False) if a != b]
+        own = trained_with.get((_of_table(one.run.cell), one.run.cell.name))
+        if own is not None and (trained := _made_with(one, _TRAINED_WITH)) not in own:
+            first = min(own, key=repr)
+            odd += [name for name, a, b in zip(_TRAINED_WITH, first, trained, strict=True) if a != b]
+        if not odd:
             kept.append(one)
             continue
-        odd = [name for name, a, b in zip(_WITH, min(ours, key=repr), its, strict=False) if a != b]
         left_out[one.run.cell.dataset, str(one.paths.root), " and ".join(odd)] += 1
     for (dataset, root, what), n in sorted(left_out.items()):
         say(f"{n} published trainings of {dataset} in {root} are left out: another {what} than the records here")
@@ -253,8 +261,8 @@ def _of_table(cell: Cell) -> budget.Table:
     return cell.dataset, cell.split, cell.image_size, cell.device_class
 
 
-def _made_with(stored: Stored) -> tuple[object, ...]:
-    return tuple(getattr(stored.run.fingerprint, name) for name in _WITH)
+def _made_with(stored: Stored, fields: Sequence[str] = _WITH) -> tuple[object, ...]:
+    return tuple(getattr(stored.run.fingerprint, name) for name in fields)
 
 
 def _agree(together: list[Stored], fields: Iterable[str]) -> None:
@@ -413,8 +421,8 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         samples=samples_of("AP50", [s.run for s in group]),
         samples_AP=samples_of("AP", [s.run for s in group]),
         samples_small=samples_of("AP_small", [s.run for s in group]),
-        groups=measured[0].groups if measured else None,
-        good=measured[0].inspection.defect_free_images if measured and measured[0].inspection else None,
+        groups=_a_run([m.groups for m in measured]),
+        good=_a_run([m.inspection.defect_free_images if m.inspection else None for m in measured]),
         test_share=test_share([s.run for s in group]),
         parameters=parameters_of(group)[0],
         as_built=parameters_of(group)[1],
@@ -438,6 +446,12 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         timed_on=_circumstances(profile.provenance) if profile is not None and latency is not None else "",
         twice={name: samples_of(name, lengths.twice(cell)) for name in ("AP50", "AP_small")},
     )
+
+
+def _a_run(counts: Sequence[int | None]) -> int | None:
+    """Mean over runs, whose folds may differ; None where one does not say."""
+    known = [n for n in counts if n is not None]
+    return round(statistics.fmean(known)) if known and len(known) == len(counts) else None
 
 
 class _Lengths:
@@ -515,10 +529,9 @@ def test_share(runs: Iterable[RunRecord]) -> float | None:
 
 def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
     """A metric of a row's runs, by its name as `Metrics.value` takes it."""
-    bounds = DIFFERENCE if name in GAINS.values() else SHARE
     samples = samples_of(name, runs)
     training = spreads.of(name, runs) if len(samples) < LEAST_RUNS else None
-    got = estimate(samples, bounds=bounds, test_share=test_share(runs), training=training)
+    got = estimate(samples, test_share=test_share(runs), training=training)
     if got is None:
         return Value(None, None)
     interval, covers = got.interval, got.covers

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
-from ablations.effects import LEAST_RUNS, Effect
+from ablations.effects import LEAST_RUNS, UNTRAINED_BELOW, Effect
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
@@ -22,7 +22,6 @@ from benchmarks.report.rows import (
     HEADLINE,
     INSPECTION,
     PROTOCOLS,
-    UNTRAINED_BELOW,
     Row,
     Value,
     label_of,

@@ -123,6 +123,11 @@ def test_a_doubling_by_hand() -> None:
     assert doubling(once, [], 0.01, 10) is None
 
 
+def test_what_never_began_has_not_come_to_its_end() -> None:
+    assert doubling([0.001] * 5, [0.002] * 3, 0.01, 8).verdict == "not told"
+    assert doubling([0.101] * 5, [0.102] * 3, 0.005, 8).verdict == "converged"
+
+
 def test_the_properties_of_the_verdict_that_the_docs_state() -> None:
     """SD 1.5 points, four models' spread pooled: flat passes 7 times in 10, a gain of 3 points once in 80."""
     rng = np.random.default_rng(0)
@@ -130,7 +135,7 @@ def test_the_properties_of_the_verdict_that_the_docs_state() -> None:
     def passes(gain: float) -> float:
         told = 0
         for _ in range(2000):
-            once, twice = rng.normal(0, 0.015, 5).tolist(), rng.normal(gain, 0.015, 3).tolist()
+            once, twice = rng.normal(0.6, 0.015, 5).tolist(), rng.normal(0.6 + gain, 0.015, 3).tolist()
             sd = 0.015 * (rng.chisquare(24) / 24) ** 0.5  # of four models with five and three trainings
             told += doubling(once, twice, sd, 24).verdict == "converged"
         return told / 2000

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy.stats import t
 
 from benchmarks.gate.judge import compare
 from benchmarks.gate.reproduction import reproduced
@@ -194,9 +195,23 @@ def verdicts(base: list[Stored], head: list[Stored]) -> list[str]:
 def test_a_training_is_reproduced_within_the_spread_of_published_ones() -> None:
     """Of seeds at 60, 62, 64 (an SD of 1.4 without the one at hand) two trainings lie within t sqrt(2) SD."""
     base = trained([0.60, 0.62, 0.64])
-    limit = 12.706 * math.sqrt(2) * 0.01 * math.sqrt(2)  # one freedom: the first is judged by the two others
+    # One freedom: the first is judged by the two others. Of it AP50 and AP are asked, each at 1 - 0.05/2.
+    limit = 25.452 * math.sqrt(2) * 0.01 * math.sqrt(2)
     for shift, verdict in ((0.98 * limit, "pass"), (1.02 * limit, "fail"), (-1.02 * limit, "fail"), (0.0, "pass")):
         assert verdicts(base, trained([0.60 + shift])) == [verdict], shift
+
+
+def test_of_many_trainings_one_that_would_be_odd_alone_is_none() -> None:
+    """Of 5 trainings with two numbers each, ten are asked, each at 1 - 0.05/10."""
+    base = trained([0.60, 0.62, 0.64, 0.61, 0.63])
+    values = [s.run.metrics.AP50 for s in base]
+    rest = values[1:]
+    sd = math.sqrt(sum((v - sum(rest) / 4) ** 2 for v in rest) / 3)
+    for n, rank in ((1, 2), (5, 10)):
+        limit = float(t.ppf(1 - 0.025 / rank, 3)) * math.sqrt(2) * sd
+        for share, verdict in ((0.98, "pass"), (1.02, "fail")):
+            head = trained([values[0] + share * limit, *(v + 0.001 for v in values[1:n])])
+            assert verdicts(base, head) == [verdict, *["pass"] * (n - 1)], (n, share)
 
 
 def test_without_other_trainings_nothing_is_told() -> None:

@@ -433,6 +433,26 @@ def test_a_training_that_diverged_stops_no_others(published, data_root: Path, tm
         assert "diverged, there is nothing to evaluate" in " ".join(done.stdout.split())
 
 
+def test_options_of_records_are_refused_beside_detections(tmp_path: Path) -> None:
+    for option in (("--rewrite",), ("--evaluator", "pycocotools")):
+        done = call("evaluate", "--detections", tmp_path / "found.json", "--dataset", "synthetic_small", *option)
+        assert done.returncode == 2
+        assert f"{option[0]} " in done.stderr
+
+
+def test_an_interval_without_width_is_called_degenerate() -> None:
+    from rich.console import Console
+
+    from benchmarks.evaluate import summary
+    from tests.benchmarks.test_metrics_by_hand import BOX, A, measure
+
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(summary("perfect", measure([([(A, *BOX)], [(A, 0.9, *BOX)])] * 20)))
+    rows = [[cell.strip() for cell in line.split("│")] for line in capture.get().splitlines()]
+    assert next(row[3] for row in rows if row[1:3] == ["AP50", "100.0"]) == "degenerate"
+
+
 def test_a_record_of_another_split_list_is_refused(published, data_root: Path) -> None:
     record, paths = published
     elsewhere = record.fingerprint.model_copy(update={"split": "0" * 64})

@@ -61,6 +61,19 @@ def test_latex_has_the_best_in_bold_where_two_may_be_ranked_and_else_none(found:
     assert "\\textbf{40.0}" not in ranked
 
 
+def test_folds_and_what_is_ranked_against_nothing_stand_with_the_numbers(stored, tmp_path: Path) -> None:
+    for fold in range(2):
+        stored("results", make_cell(fold=fold))
+    stored("results", make_cell(model="retinanet"))
+    found = rows(scan(tmp_path / "results"))
+    assert [line["folds"] for line in csv.DictReader(io.StringIO(as_csv(found)))] == ["0 1", "0"]
+    text = as_latex(found)
+    assert "Means over different folds: CANet of folds 0, 1; RetinaNet of fold 0." in text
+    assert "All models are ranked against nothing" in text
+    mixed = as_latex([thrice(found[0]), found[1]])
+    assert "  RetinaNet: ranked against nothing" in mixed
+
+
 def test_bibtex_is_of_what_is_used_and_says_what_has_no_entry(found: list[Row]) -> None:
     text = as_bibtex([replace(found[0], dataset="neu_det"), *found[1:]])
     assert re.findall(r"^@\w+\{(\w+),", text, re.M) == ["canet", "coco", "tide", "neu_det", "retinanet", "ultralytics"]

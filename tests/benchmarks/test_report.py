@@ -19,8 +19,8 @@ from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
 from benchmarks.gate.costs import Side, training_time
 from benchmarks.report import draw, latency, tables
+from benchmarks.report.comparisons import by_result, comparable, difference, unpaired, unranked, verdict
 from benchmarks.report.comparisons import counterpart as _counterpart
-from benchmarks.report.comparisons import difference, verdict
 from benchmarks.report.papers import as_latex
 from benchmarks.report.rows import Value, _with_one_reference, _with_training_ratios, belonging, rows
 from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
@@ -581,7 +581,52 @@ def test_rows_of_other_recipes_have_no_difference_in_any_table(stored, tmp_path:
     many(stored, {0: 0.5, 1: 0.501, 2: 0.502}, model="fasterrcnn_fpn", recipe=longer)
     found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
     assert _differences(found) == []
+    assert verdict(found)[0] == "Trained by different recipes, and ranked against nothing: CANet, Faster R-CNN FPN."
+    many(stored, {0: 0.55, 1: 0.551, 2: 0.552}, model="fcos")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    best = "Best on AP50: CANet, 60.1, +5.0 (+5.0 to +5.0) over FCOS"
+    assert verdict(found)[0].startswith(best)
     assert verdict(found)[0].endswith("; trained otherwise, and not compared: Faster R-CNN FPN.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"scale": "r50"}, "scale lite0 and r50"),
+        ({"recipe": RECIPE.model_copy(update={"batch_size": 16})}, "batch_size"),
+        ({"recipe": RECIPE.model_copy(update={"weights": "imagenet"})}, "weights"),
+    ],
+)
+def test_other_networks_and_starts_are_not_paired(changes: dict, what: str, stored, tmp_path: Path) -> None:
+    three = {0: 0.6, 1: 0.601, 2: 0.602}
+    many(stored, three, scale="lite0"), many(stored, three, model="fasterrcnn_fpn", **{"scale": "lite0", **changes})
+    a, b = (replace(row, learning="converged") for row in rows(scan(tmp_path / "results")))
+    assert what in (unpaired(a, b) or "")
+    assert difference(a, b, a.samples, b.samples) is None
+    many(stored, three, model="yolov8n", scale="n")
+    of_another = next(row for row in rows(scan(tmp_path / "results")) if row.name == "yolov8n")
+    assert unpaired(a, of_another) is None, "scales of two libraries are no two sizes of one network"
+
+
+def test_what_has_learned_nothing_is_ranked_against_nothing(stored, tmp_path: Path) -> None:
+    many(stored, {0: 0.6, 1: 0.601, 2: 0.602}), many(stored, {0: 0.5, 1: 0.501, 2: 0.502}, model="fasterrcnn_fpn")
+    many(stored, {0: 0.001, 1: 0.002, 2: 0.0015}, model="fcos")
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert [row.name for row in comparable(found)] == ["canet", "fasterrcnn_fpn"]
+    assert "FCOS" not in " ".join(verdict(found)[:2])
+    assert sum(line.startswith(("| CANet", "| FCOS")) for line in _differences(found)) == 1
+    nothing = next(row for row in found if row.name == "fcos")
+    assert unranked(found[0], nothing) == "FCOS found next to nothing: untrained. Nothing is ranked."
+
+
+def test_folds_count_alike_in_who_is_best_too(stored, tmp_path: Path) -> None:
+    """Four trainings of a fold on which one model is ahead, one of a fold on which the other is by more."""
+    for model, first, second in (("canet", 0.62, 0.70), ("fasterrcnn_fpn", 0.60, 0.76)):
+        many(stored, dict.fromkeys(range(4), first), model=model)
+        stored("results", make_cell(model=model, fold=1), metrics=make_metrics(second))
+    found = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+    assert [row.name for row in by_result(found, "AP50")] == ["fasterrcnn_fpn", "canet"]
+    assert "the order is that" not in verdict(found)[0]
 
 
 def test_the_best_of_many_equal_models_leads_nobody(stored, tmp_path: Path) -> None:
@@ -644,6 +689,23 @@ def test_published_trainings_on_other_data_are_left_out_and_that_is_said(stored,
     assert said == [
         f"1 published trainings of synthetic_small in {where} are left out: another {what} than the records here"
         for what in ("data", "data and evaluator")
+    ]
+
+
+def test_published_trainings_by_other_code_of_a_model_are_left_out(stored, tmp_path: Path) -> None:
+    """They decide whether it is trained to the end, and what became of its lead."""
+    mine = [stored("mine")]
+    for seed, name in enumerate(("builder", "recipe", "transforms")):
+        changed = make_record().fingerprint.model_copy(update={name: 99})
+        stored("published", make_cell(seed=seed), fingerprint=changed)
+        stored("published", make_cell(seed=seed, model="fcos"), fingerprint=changed)
+    said: list[str] = []
+    kept = belonging(mine, scan(tmp_path / "published"), said.append)
+    assert {one.run.cell.model for one in kept} == {"fcos"}, "nothing here says what its version is"
+    assert [line.partition("left out: ")[2].partition(" than")[0] for line in said] == [
+        "another builder",
+        "another recipe",
+        "another transforms",
     ]
 
 

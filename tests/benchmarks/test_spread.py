@@ -87,6 +87,19 @@ def test_a_fold_with_one_seed_is_no_better_known_for_the_seeds_of_another() -> N
     assert got.error == pytest.approx(math.sqrt(0.011 / 2 + 0.0055 * (1 / 2 + 1 / 3)))
 
 
+def test_two_folds_that_differ_have_an_interval_that_says_so() -> None:
+    """Means 0.6 and 0.8, variance 0.02: 0.011/2 + (0.02 - 0.011) (1/2 + 1/3), of one freedom at least."""
+    runs = {(f, s): RunMetric(0.6 + 0.2 * f, DRAWS, groups=11) for f in range(2) for s in range(3)}
+    got = estimate(runs, test_share=1 / 3)
+    assert got.error == pytest.approx(math.sqrt(0.011 / 2 + 0.009 * (1 / 2 + 1 / 3)))
+    assert got.freedom < 10, "what two folds say of a third is little"
+
+
+def test_two_folds_of_whose_images_nothing_is_known_have_no_interval() -> None:
+    runs = {(f, s): RunMetric(0.05 + 0.03 * f + 0.0005 * s) for f in range(2) for s in range(2)}
+    assert estimate(runs, test_share=1 / 3).covers == "nothing"
+
+
 def test_intervals_stay_within_their_bounds() -> None:
     wild = {(f, 0): RunMetric(v, groups=20, error=0.0) for f, v in enumerate((0.02, 0.5, 0.98))}
     low, high = estimate(wild, test_share=1 / 3).interval
