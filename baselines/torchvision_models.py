@@ -12,15 +12,16 @@ MobileNetV3 have one scale, the backbone that they are named after.
 
     Faster R-CNN         CANet's of the same scale (r50: 8 to 512 px; others: 16 to 256 px); own: 32 to 512 px
     ... on MobileNetV3   five sizes on each of its three levels, 16 to 256 px; own: 32 to 512 px
-    RetinaNet            from 16 px on P3, three sizes per octave; own: from 32 px
-    SSD300, SSDLite      0.04, 0.08, 0.16, 0.32, 0.5, 0.7 and 0.9 of the image; own: 0.07 to 1.05 and 0.2 to 1
+    RetinaNet            from 12 px on P3 (r50: 16 px), three sizes per octave; own: from 32 px
+    SSD300               0.08, 0.16, 0.3, 0.45, 0.6, 0.75 and 0.9 of the image; own: 0.07 to 1.05
+    SSDLite              0.1, 0.2, 0.35, 0.5, 0.65, 0.8 and 0.95 of the image; own: 0.2 to 1
     FCOS                 has none; a level is responsible for the sides that torchvision gives it
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -67,8 +68,11 @@ from canet.ignore import IgnoringRPN, any_ignored, covered, ignored_boxes, insid
 from canet.initialisation import initialised_by_name
 
 _SMALL = (16, 32, 64, 128, 256)
+_RETINANET_SMALL = (12, 24, 48, 96, 192)
+"""At the scales below r50: as many boxes have an anchor of IoU 0.5 as of Faster R-CNN's (docs/recipes.md)."""
 _LIBRARY = (32, 64, 128, 256, 512)
-_SSD_SMALL = (0.04, 0.08, 0.16, 0.32, 0.5, 0.7, 0.9)
+_SSD_SMALL = {300: (0.08, 0.16, 0.3, 0.45, 0.6, 0.75, 0.9), 320: (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)}
+"""By the size that the network is made for: smaller first ones lie between the cells of the finest map."""
 _RATIOS = (0.5, 1.0, 2.0)
 
 
@@ -167,7 +171,8 @@ def build_retinanet(
     """
     config = _plain(scale, weights, anchors)
     if anchors == "small":
-        sizes = [[round(size * 2 ** (octave / 3)) for octave in range(3)] for size in _SMALL]
+        smallest = _SMALL if scale == "r50" else _RETINANET_SMALL
+        sizes = [[round(size * 2 ** (octave / 3)) for octave in range(3)] for size in smallest]
     else:
         sizes = [[int(size * 2 ** (octave / 3)) for octave in range(3)] for size in _LIBRARY]
     generator = Anchors(sizes, _RATIOS, exact=False)
@@ -312,7 +317,12 @@ class IgnoringRetinaNetHead(RetinaNetHead):
 
 
 class IgnoringFCOSHead(FCOSHead):
-    """torchvision's head; locations in an ignored box that are no box's are left out of the classification loss."""
+    """torchvision's head; locations in an ignored box that are no box's are left out of the classification loss.
+
+    matched: of the last batch, which box each location is for, below 0 for none.
+    """
+
+    matched: list[Tensor]
 
     def compute_loss(
         self,
@@ -321,6 +331,7 @@ class IgnoringFCOSHead(FCOSHead):
         anchors: list[Tensor],
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
+        self.matched = matched_idxs
         if any_ignored(targets):
             out = torch.zeros_like(torch.stack(matched_idxs), dtype=torch.bool)
             for i, target in enumerate(targets):
@@ -378,6 +389,8 @@ class RetinaNetDetector(PyramidDetector, RetinaNet):
 class FCOSDetector(PyramidDetector, FCOS):
     """torchvision's FCOS under the contract."""
 
+    head: IgnoringFCOSHead
+
     def __init__(self, backbone: nn.Module, num_classes: int, transform: ResizeNormalizePad) -> None:
         FCOS.__init__(
             self,
@@ -398,6 +411,28 @@ class FCOSDetector(PyramidDetector, FCOS):
         per_level: list[int],
     ) -> dict[str, Tensor]:
         return self.compute_loss(targets, outputs, anchors, per_level)
+
+    @torch.no_grad()
+    def boxes_without_target(self, images: Sequence[Tensor], targets: Sequence[Target]) -> tuple[int, int]:
+        """How many boxes no location is for, whatever the weights are, and how many there are.
+
+        A box that holds no location's centre within one and a half strides of its own, or that a smaller box takes all
+        of them from, is never learned.
+
+        Args:
+            images, targets: of one batch, as in training.
+        """
+        batch, training = self.preprocess(images, targets), self.training
+        self.eval()  # batch norms would move
+        try:
+            features = list(self.backbone(batch.images.tensors).values())
+        finally:
+            self.train(training)
+        outputs, anchors = self.head(features), self.anchor_generator(batch.images, features)
+        self.losses(batch.targets, outputs, anchors, [x.shape[2] * x.shape[3] for x in features])
+        found = [len(matched[matched >= 0].unique()) for matched in self.head.matched]
+        there = [len(target["boxes"]) for target in targets]
+        return sum(there) - sum(found), sum(there)
 
 
 class DefaultBoxes(DefaultBoxGenerator):
@@ -427,7 +462,7 @@ class SSDDetector(Detector, SSD):
         generator, (size, _) = shipped.anchor_generator, shipped.transform.fixed_size
         generator = DefaultBoxes(
             generator.aspect_ratios,
-            scales=list(_SSD_SMALL) if anchors == "small" else generator.scales,
+            scales=list(_SSD_SMALL[size]) if anchors == "small" else generator.scales,
             steps=generator.steps,
             clip=generator.clip,
         )
