@@ -57,9 +57,16 @@ class Tier(_Strict):
     def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe | NativeRecipe:
         """The recipe of one cell: the tier's, then the data set's, then the family's changes.
 
-        Where `trainer: library` results, all but the fields of `NativeRecipe` is left out.
+        Where `trainer: library` results, all but the fields of `NativeRecipe` is left out of what was said before it;
+        what is said with it must be such a field.
         """
         changes = [self.by_dataset.get(dataset, {}), self.by_family.get(family, {})]
+        for one in (self.recipe, *changes):
+            native = one.get("trainer") == "library"
+            fields = NativeRecipe.model_fields if native else {**Recipe.model_fields, **NativeRecipe.model_fields}
+            if strays := sorted(set(one) - set(fields) - ({"length"} if one is not self.recipe else set())):
+                of = "a recipe of trainer: library" if native else "a recipe"
+                raise ValueError(f"{strays[0]!r} is no field of {of}; {nearest(strays[0], fields)}")
         merged = {**self.recipe, **{k: v for one in changes for k, v in one.items() if k != "length"}}
         length = math.prod([self.length, *map(_length, changes)])
         merged["epochs"] = _longer(merged.get("epochs"), length)
@@ -70,6 +77,14 @@ class Tier(_Strict):
         if merged.get("trainer") == "library":
             return NativeRecipe(**{k: v for k, v in merged.items() if k in NativeRecipe.model_fields})
         return Recipe(**merged)
+
+
+def _known_set(name: str, root: Path | None) -> bool:
+    try:
+        catalogue.get(name, root)
+    except RequestError:
+        return False
+    return True
 
 
 def _length(changes: Mapping[str, Any]) -> float:
@@ -162,9 +177,12 @@ class Suite(_Strict):
             families = {models.get(m.model).family for m in tier.models or self.models}
             datasets = tier.datasets or self.datasets
             for field, named in (("by_dataset", tier.by_dataset), ("tile", tier.tile), ("split", tier.split)):
-                for extra in set() if tier.like else set(named) - set(datasets):
-                    raise ValueError(f"tiers.{name}.{field}: {extra!r} is not one of its data sets")
-            for extra in set() if tier.like else set(tier.by_family) - families:
+                for extra in sorted(set(named) - set(datasets)):
+                    if not (tier.like and _known_set(extra, root)):
+                        raise ValueError(f"tiers.{name}.{field}: {extra!r} is not one of its data sets")
+            # What a tier is like may have other models and data sets; a name that nothing has is a slip.
+            possible = {spec.family for spec in models.MODELS.values()} if tier.like else families
+            for extra in sorted(set(tier.by_family) - possible):
                 raise ValueError(f"tiers.{name}.by_family: none of its models is of family {extra!r}")
             for dataset in datasets:
                 for family in families:
@@ -320,7 +338,7 @@ def _text(name: str) -> str:
 def parse(text: str, where: str, root: Path | None = None) -> Suite:
     """A suite from YAML text; `where` names it in error messages."""
     try:
-        return Suite.model_validate(_written_out(yaml.safe_load(text)), context={"root": root})
+        return Suite.model_validate(_written_out(yaml.load(text, _Once)), context={"root": root})
     except yaml.YAMLError as e:
         raise DataError(f"{where} is not YAML: {' '.join(str(e).split())}") from None
     except RequestError as e:
@@ -329,6 +347,16 @@ def parse(text: str, where: str, root: Path | None = None) -> Suite:
         first = e.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "suite"
         raise DataError(f"{where}, {field}: {first['msg']}") from None
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which a key that is said twice is an error: the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        said = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in dict.fromkeys(said) if said.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is said twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _written_out(content: Any) -> Any:

@@ -298,3 +298,25 @@ def test_a_set_of_images_below_what_models_take_is_enlarged(monkeypatch) -> None
     monkeypatch.setattr(catalogue, "get", lambda *a: replace(get(*a), native_size=24))
     cells = suites.load("small_defects").cells("quick", datasets=["neu_det"], select=["canet"])
     assert {cell.image_size for cell in cells} == {32}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("    by_family: {canet: {trainer: library, epoch: 100}}\n", "'epoch' is no field of a recipe of trainer"),
+        ("    by_family: {canet: {trainer: library, epochs: 9, imgsz: 640}}\n", "'imgsz' is no field"),
+        ("    by_family: {canet: {optimzer: sgd}}\n", "'optimzer' is no field of a recipe; did you mean 'optimizer'"),
+        ("  half: {like: small_defects.quick, by_family: {retinanett: {lr: 0.1}}}\n", "family 'retinanett'"),
+        ("  half: {like: small_defects.quick, by_dataset: {synthetic_smal: {epochs: 9}}}\n", "'synthetic_smal' is not"),
+        ("    recipe: {epochs: 2}\n", "'recipe' is said twice"),
+    ],
+)
+def test_a_slip_in_a_suite_is_refused(more: str, message: str) -> None:
+    """It would be another training than was asked for, with exit 0."""
+    with pytest.raises(DataError, match=message):
+        suites.parse(MINIMAL + more, "x.yaml")
+
+
+def test_what_a_tier_is_like_may_name_what_its_own_models_are_not() -> None:
+    text = "  half: {like: small_defects.study, models: [{model: canet}], by_family: {yolo: {lr: 0.1}}}\n"
+    assert suites.parse(MINIMAL + text, "x.yaml").tiers["half"].by_family == {"yolo": {"lr": 0.1}}
