@@ -548,7 +548,7 @@ def _facts_of(body: Backbone, config: CANetConfig, weights: str | None) -> dict[
     return {
         "weights": None if weights is None else load_backbone(body, config),
         "frozen": list(body.frozen_modules()),
-        "norm": "batch" if config.norm == "batch" else "frozen_batch",
+        "norm": config.norm,
     }
 
 

@@ -136,8 +136,14 @@ class UltralyticsDetector(Detector):
             data: data file of a set in the library's own format, with parts train and val.
             folder: where everything it writes goes, as `folder`/train.
             epoch_ended: called with the epoch (from 0), mean losses and learning rate.
+
+        Raises ValueError for an input size that is no multiple of the largest stride: the library would train on a
+        larger one, with objects of another size than they are tested at.
         """
         library = import_ultralytics()
+        step = int(self.detector.stride.max())  # type: ignore[operator]
+        if self.transform.max_size % step:
+            raise ValueError(f"the library's own trainer takes multiples of {step} px, not {self.transform.max_size}")
         device = next(self.parameters()).device
         threads, environment = torch.get_num_threads(), dict(os.environ)
 

@@ -140,21 +140,24 @@ class Libraries:
     """Builds and runs a model of each builder that comes from an extra or from the user, in another process.
 
     So it does with a model of each scale that starts from ImageNet weights which are downloaded: a model has none, or
-    the network is missing. It works beside this one until it is asked.
+    the network is missing; and with every model that starts from a weights file, which may not be its own. It works
+    beside this one until it is asked.
 
     Args:
-        wanted: model, scale of its builder, variant, image size and the recipe's weights; the first of each builder,
-            scale and weights is taken.
+        wanted: model, scale of its builder, variant, image size and what it starts from: None, "imagenet" or the path
+            of a weights file; the first of each builder, scale and start is taken.
     """
 
     def __init__(self, wanted: Iterable[tuple[str, str, str, int, str | None]]) -> None:
         first: dict[tuple[str, ...], tuple[str, str, str, int, str | None]] = {}
         for name, scale, variant, size, weights in wanted:
             spec = models.get(name)
-            pretrained = "imagenet" if weights == "imagenet" else None  # files' digests are checked where they are read
-            if spec.extra is not None or models.is_own(name) or (pretrained and scale != "lite0"):
-                key = (spec.builder, scale, pretrained) if pretrained else (spec.builder,)
-                first.setdefault(key, (name, scale, variant, size, pretrained))
+            file = weights is not None and weights != "imagenet"
+            if spec.extra is not None or models.is_own(name) or file or (weights and scale != "lite0"):
+                key: tuple[str, ...] = (spec.builder,)
+                if weights is not None:
+                    key = (name, scale, variant, weights) if file else (spec.builder, scale, weights)
+                first.setdefault(key, (name, scale, variant, size, weights))
         self._wanted = list(first.values())
         self._child: subprocess.Popen[str] | None = None
         if self._wanted:
@@ -177,7 +180,8 @@ class Libraries:
         bad = []
         for (name, why), one in zip(answers, self._wanted, strict=False):
             if why:
-                remedy = "; --suite baselines --tier shared starts from random weights" if one[4] else ""
+                random = "; --suite baselines --tier shared starts from random weights"
+                remedy = random if one[4] == "imagenet" else ""
                 bad.append(f"model {name!r} cannot be used here: {why}{remedy}")
         if len(answers) < len(self._wanted):
             last = next(reversed([line for line in noise.splitlines() if line.strip()]), "")

@@ -196,7 +196,9 @@ def main(
     todo = [cell for cell in cells if done[cell] is None]
     if publish and todo and before.dirty is not False:
         raise RequestError("--publish: the source differs from its commit, or is no clone; commit first, then run")
-    with preflight.Libraries((c.model, c.scale, c.variant, c.image_size, c.recipe.weights) for c in todo) as libraries:
+    file = None if weights is None else str(weights)
+    wanted = [(c.model, c.scale, c.variant, c.image_size, file or c.recipe.weights) for c in todo]
+    with preflight.Libraries(wanted) as libraries:
         if todo:
             preflight.require_operators()
             preflight.require_cache(data.values())

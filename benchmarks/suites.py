@@ -30,6 +30,9 @@ class SuiteModel(_Strict):
     variants: tuple[str, ...] = ("default",)
 
 
+_LIBRARY_STEP = 32
+"""A library's own trainer enlarges images to a multiple, and tests on them: so does then every part of a cell."""
+
 _RESULTS = "^(_[a-z]+)?$"
 
 
@@ -53,6 +56,7 @@ class Tier(_Strict):
     tile: dict[str, Tile] = Field({}, description="data sets whose images are cut into tiles")
     length: float = Field(1.0, gt=0, description="times the epochs and milestones of the recipes")
     results: str | None = Field(None, pattern=_RESULTS, description="instead of the suite's")
+    closed: bool = Field(False, description="no other model may be asked for by name: the recipes are not for it")
 
     def resolve(self, dataset: str, family: str, epochs: int | None = None) -> Recipe | NativeRecipe:
         """The recipe of one cell: the tier's, then the data set's, then the family's changes.
@@ -77,6 +81,10 @@ class Tier(_Strict):
         if merged.get("trainer") == "library":
             return NativeRecipe(**{k: v for k, v in merged.items() if k in NativeRecipe.model_fields})
         return Recipe(**merged)
+
+
+def _name(model: str, variant: str) -> str:
+    return model if variant == "default" else f"{model}:{variant}"
 
 
 def _known_set(name: str, root: Path | None) -> bool:
@@ -260,8 +268,13 @@ class Suite(_Strict):
                             raise RequestError(
                                 f"model {model!r} has no trainer of its own; use another tier than {tier!r}"
                             )
-                        if isinstance(recipe, NativeRecipe) and cut is not None:
-                            raise RequestError(f"tier {tier!r}: a library's own trainer takes whole images, not tiles")
+                        size = native if t.image_size == "native" else t.image_size
+                        if isinstance(recipe, NativeRecipe):
+                            if cut is not None:
+                                raise RequestError(
+                                    f"tier {tier!r}: a library's own trainer takes whole images, not tiles"
+                                )
+                            size = -(-size // _LIBRARY_STEP) * _LIBRARY_STEP
                         out.append(
                             Cell(
                                 dataset=dataset,
@@ -271,7 +284,7 @@ class Suite(_Strict):
                                 variant=variant,
                                 scale=entry.scale(t.scale),
                                 seed=seed,
-                                image_size=native if t.image_size == "native" else t.image_size,
+                                image_size=size,
                                 recipe=recipe,
                                 tile=cut,
                             )
@@ -281,7 +294,8 @@ class Suite(_Strict):
     def selected(self, select: Collection[str], tier: str) -> list[tuple[str, str]]:
         """(model, variant) pairs of a tier that `select` names, in the suite's order.
 
-        A registered model that the suite does not list may be asked for by name and then joins.
+        A registered model that the suite does not list may be asked for by name and then joins, unless the tier is
+        `closed`.
         """
         listed = [(m.model, v) for m in self.tier(tier).models or self.models for v in m.variants]
         if not select:
@@ -301,6 +315,9 @@ class Suite(_Strict):
                 models.check_variant(model, "default")
                 wanted.append((model, "default"))
         unique = dict.fromkeys(wanted)
+        if self.tier(tier).closed and (others := [_name(*p) for p in unique if p not in listed]):
+            able = ", ".join(_name(*p) for p in listed)
+            raise RequestError(f"tier {tier!r} has no recipe for {', '.join(others)}; it is for {able}")
         return [p for p in listed if p in unique] + [p for p in unique if p not in listed]
 
 

