@@ -95,6 +95,23 @@ def test_two_folds_that_differ_have_an_interval_that_says_so() -> None:
     assert got.freedom < 10, "what two folds say of a third is little"
 
 
+@pytest.mark.parametrize(("apart", "covered"), [(0.0, 0.97), (0.02, 0.93), (0.05, 0.86)])
+def test_two_folds_cover_what_the_docs_state(apart: float, covered: float) -> None:
+    """Three trainings each (SD 1.4 points), images 2 points, folds `apart` beyond their images."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(800):
+        runs = {}
+        for fold in range(2):
+            mean = 0.6 + rng.normal(0, 0.02) + rng.normal(0, apart)
+            drawn = rng.normal(0, 1, 41)
+            drawn = 0.6 + 0.02 * math.sqrt(rng.chisquare(40) / 40) * (drawn - drawn.mean()) / drawn.std(ddof=1)
+            runs |= {(fold, s): RunMetric(mean + rng.normal(0, 0.014), drawn, groups=41) for s in range(3)}
+        low, high = estimate(runs, test_share=1 / 3).interval
+        hits += low <= 0.6 <= high
+    assert hits / 800 == pytest.approx(covered, abs=0.025)
+
+
 def test_two_folds_of_whose_images_nothing_is_known_have_no_interval() -> None:
     runs = {(f, s): RunMetric(0.05 + 0.03 * f + 0.0005 * s) for f in range(2) for s in range(2)}
     assert estimate(runs, test_share=1 / 3).covers == "nothing"
