@@ -65,6 +65,7 @@ class Detections:
     def dumps(self) -> bytes:
         """Compressed npz. Boxes keep 1/32 px (coarser above 2,047 px), scores 1/65,535."""
         largest = float(self.boxes.max(initial=1.0))
+        kind = np.uint16 if largest <= 65535 else np.uint32
         steps = 32
         while steps > 1 and largest * steps > 65535:
             steps //= 2
@@ -74,7 +75,7 @@ class Detections:
             file_names=np.asarray(self.file_names, dtype=np.str_),
             offsets=self.offsets.astype(np.int32),
             box_steps=np.int32(steps),
-            boxes=np.clip(np.rint(self.boxes.astype(np.float64) * steps), 0, 65535).astype(np.uint16),
+            boxes=np.clip(np.rint(self.boxes.astype(np.float64) * steps), 0, np.iinfo(kind).max).astype(kind),
             scores=np.rint(np.clip(self.scores.astype(np.float64), 0, 1) * _SCORE_STEPS).astype(np.uint16),
             labels=self.labels.astype(np.uint16),
         )
@@ -253,7 +254,17 @@ class _Images:
             for n in self._bases.get(text.rpartition("/")[2], [])
             if text.endswith("/" + n) or ("/" + n).endswith("/" + text)
         ]
-        return same[0] if len(same) == 1 else self._stems.get(text)
+        if same:
+            return same[0] if len(same) == 1 else None
+        # A picture that was encoded anew has another suffix than in its source.
+        anew = str(Path(text).with_suffix(".png")) if Path(text).suffix else ""
+        if anew in self._names:
+            return anew
+        return None if self._stands_for_several(text) else self._stems.get(text)
+
+    def _stands_for_several(self, stem: str) -> bool:
+        """Whether a stem without a folder is that of images in several."""
+        return "/" not in stem and sum(name.rpartition("/")[2].rpartition(".")[0] == stem for name in self._names) > 1
 
     def choose(self, numbers: Collection[int], path: Path) -> None:
         """Decide what the numbers of a file are: ids of the source or of our export, or file names that are numbers and
@@ -268,6 +279,14 @@ class _Images:
                 raise DataError(
                     f"{path}: image_id may be that of the COCO file that {self._data.name} was prepared from, or that "
                     "of an export of it, which has others; write file_name beside it, or say with --ids FILE which "
+                    "COCO file has these ids"
+                )
+        for n in numbers:
+            as_text = self._by_id.get(str(n))
+            if as_text is not None and self._by_id.get(n, as_text) != as_text:
+                raise DataError(
+                    f"{path}: image_id {n} may be the id {str(n)!r} of the source or the number {n} of "
+                    f"{self._data.root / 'annotations.json'}; write file_name beside it, or say with --ids FILE which "
                     "COCO file has these ids"
                 )
         stems: dict[_Id, list[str]] = {}
@@ -354,6 +373,13 @@ class _Classes:
                 )
             return label
         labels = list(self._labels)
+        as_text = self._by_id.get(str(number)) if isinstance(number, int) else None
+        if as_text is not None and by_id not in (None, as_text):
+            assert by_id is not None
+            raise DataError(
+                f"{where}: category_id {number} may be the id {str(number)!r} of the source, "
+                f"{labels[as_text - 1]!r}, or ours, {labels[by_id - 1]!r}; write category_name, or --ids FILE"
+            )
         # With ids that files do not agree on, an export counts from 1.
         if self._unclear and isinstance(number, int) and by_id not in (None, number) and 1 <= number <= len(labels):
             raise DataError(
@@ -420,16 +446,28 @@ def _coco(path: Path, data: PreparedDataset, part: Sequence[str], ids: Path | No
 def _yolo(folder: Path, data: PreparedDataset) -> Iterator[_Row]:
     from benchmarks.datasets.exporting import yolo_names  # metrics need no data sets
 
-    files = sorted(folder.rglob("*.txt"))
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".txt" and file.is_file())
     if not files:
         raise DataError(f"{folder} holds no .txt file; YOLO's predictions lie in the folder labels/ of a run")
     stems = _stems(data) | {str(Path(called).with_suffix("")): name for name, called in yolo_names(data).items()}
     bases: dict[str, list[str]] = {}
     for stem in stems:
         bases.setdefault(stem.rpartition("/")[2], []).append(stem)
+    shared: dict[str, list[str]] = {}
+    for image in data.images:
+        shared.setdefault(Path(image["file_name"]).with_suffix("").as_posix(), []).append(image["file_name"])
+    flat = all(file.parent == folder for file in files)
     k = len(data.classes)
     for file in files:
         stem = file.relative_to(folder).with_suffix("").as_posix()
+        several = shared.get(stem, [])
+        if len(several) < 2 and flat:
+            several = [stems[one] for one in bases.get(stem, [])]
+        if len(several) > 1:
+            raise DataError(
+                f"{file} may hold the detections of {several[0]} and of {several[1]}, since tools name both so; predict "
+                "on an export (benchmarks.datasets export), where each has its own name, or evaluate COCO results"
+            )
         if stem not in stems and len(bases.get(stem, [])) == 1:
             (stem,) = bases[stem]  # tools write all labels into one folder
         if stem not in stems:
@@ -437,7 +475,7 @@ def _yolo(folder: Path, data: PreparedDataset) -> Iterator[_Row]:
         image = data.image(stems[stem])
         width, height = image["width"], image["height"]
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise DataError(f"{file} is not text") from None
         for number, line in enumerate(lines, start=1):
@@ -483,4 +521,7 @@ def _checked(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

@@ -344,7 +344,15 @@ def train_natively(
 
     It is given the split's training and validation parts as files, which are removed afterwards. An interrupted
     training starts anew. Meanwhile all lies in a folder of this process's own, since another run may train the same.
+
+    Raises:
+        DataError: the split has no validation part. That trainer chooses its best epoch, and would by the test images.
     """
+    if not split.val:
+        raise DataError(
+            f"{split.name}, fold {split.fold}, has no validation part, by which the library's own trainer chooses its "
+            "best epoch; train by another tier, or on a list that has one (--split)"
+        )
     own = f"{folder.name}-{socket.gethostname()}-"
     for left in folder.parent.glob(f"{glob.escape(own)}*"):
         pid = left.name.removeprefix(own)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -306,7 +307,14 @@ def overlap_candidates(
         np.asarray(Image.fromarray(decode(paths[n].read_bytes(), n)).convert("L"), dtype=np.float32) for n in names
     ]
     found: list[Overlap] = []
-    for shape in sorted({grey.shape for grey in greys}):
+    shapes = Counter(grey.shape for grey in greys)
+    if len(shapes) > 1:
+        others = len(greys) - max(shapes.values())
+        report(
+            f"overlap search: images of {len(shapes)} sizes are compared within each size alone; {others} images have "
+            "another than most: crop or pad them to one size if they may show one place"
+        )
+    for shape in sorted(shapes):
         chosen = [i for i, grey in enumerate(greys) if grey.shape == shape]
         factor = min(max(2, -(-max(shape) // _LONGEST)), *shape)
         small = np.stack([_reduced(greys[i], factor) for i in chosen])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -54,10 +55,12 @@ def _in_source_ids(data: PreparedDataset, content: dict[str, Any]) -> dict[str, 
 def yolo_names(data: PreparedDataset) -> dict[str, str]:
     """Name -> what an image is called in an export to YOLO: as it is, unless its label file would be another's too.
 
-    YOLO finds labels by the stem, so beside `a.png` an `a.jpg` becomes `a_jpg.jpg`. Ultralytics reads no .jfif.
+    YOLO finds labels by the stem, so `a.png` and `a.jpg` become `a_png.png` and `a_jpg.jpg`: results called `a.txt` are
+    then of the images as they were, and of nobody knows which. Ultralytics reads no .jfif.
     """
     out: dict[str, str] = {}
-    taken: set[str] = set()
+    stems = Counter(str(PurePosixPath(i["file_name"]).with_suffix("")).casefold() for i in data.images)
+    taken = {stem for stem, count in stems.items() if count > 1}
     for image in data.images:
         name = PurePosixPath(image["file_name"])
         suffix = ".jpg" if name.suffix.lower() == ".jfif" else name.suffix

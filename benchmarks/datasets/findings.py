@@ -276,15 +276,19 @@ class Inspector:
             same = f"the image has the very pixels of {self._pixels[digest]}"
             if self.report("duplicate_image", name, same) != "keep":
                 return None
-        if sample.size is not None and sample.size != (width, height):
-            stated = f"size is stated as {sample.size[0]}x{sample.size[1]}, the pixels are {width}x{height}"
+        if (size := sample.size) is not None and size != (width, height):
+            stated = f"size is stated as {size[0]}x{size[1]}, the pixels are {width}x{height}"
+            aside = decoded.orientation > 4 and size == (height, width)
+            if aside:
+                stated += " after they were turned; the boxes, of the image as it lay, are turned with them"
             action = self.report("size_differs", sample.origin, stated)
             if action not in ("fix", "scale"):
                 return None
-            if not sample.relative and (action == "scale" or sample.measured):
-                sample = replace(
-                    sample, boxes=_stretched(sample.boxes, width / sample.size[0], height / sample.size[1])
-                )
+            if aside:
+                frame = (1.0, 1.0) if sample.relative else (float(height), float(width))
+                sample = replace(sample, boxes=_turned(sample.boxes, decoded.orientation, *frame))
+            elif not sample.relative and (action == "scale" or sample.measured):
+                sample = replace(sample, boxes=_stretched(sample.boxes, width / size[0], height / size[1]))
         if name != sample.file_name:
             self.renamed[name] = sample.file_name
         self._pixels.setdefault(digest, name)
@@ -367,6 +371,19 @@ def are_fractions(boxes: Iterable[Box]) -> bool:
     """Whether boxes that should be in pixels are fractions of their images: all within 0 to 1, and not whole."""
     corners = [v for box in boxes for v in (box.x1, box.y1, box.x2, box.y2)]
     return bool(corners) and all(-0.001 <= v <= 1.001 for v in corners) and any(v != round(v) for v in corners)
+
+
+def _turned(boxes: tuple[Box, ...], orientation: int, width: float, height: float) -> tuple[Box, ...]:
+    """Boxes of a frame of that size where EXIF's orientations 5 to 8 leave them."""
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return {5: (y, x), 6: (height - y, x), 7: (height - y, width - x), 8: (y, width - x)}[orientation]
+
+    out = []
+    for b in boxes:
+        (x1, y1), (x2, y2) = at(b.x1, b.y1), at(b.x2, b.y2)
+        out.append(replace(b, x1=min(x1, x2), y1=min(y1, y2), x2=max(x1, x2), y2=max(y1, y2)))
+    return tuple(out)
 
 
 def _stretched(boxes: tuple[Box, ...], x: float, y: float) -> tuple[Box, ...]:

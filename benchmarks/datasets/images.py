@@ -27,6 +27,8 @@ class Decoded:
     pixels: NDArray[np.uint8]
     peculiar: tuple[str, ...]
     """Kinds of finding: "rotated_image", "deep_image", "many_frames"."""
+    orientation: int = 1
+    """EXIF's, that of the file: 5 to 8 have exchanged its sides."""
 
 
 @contextlib.contextmanager
@@ -100,8 +102,6 @@ def _mask_values(image: Image.Image, data: bytes, where: str, whole: bool) -> ND
             f"{where}: a mask of {pages} pages; it needs a file for each, of which an image may have several"
         )
     deep = _deep(image, data)
-    if deep is not None and image.format == "TIFF" and deep.shape[2] > 1:  # of which Pillow keeps the upper bytes
-        raise DataError(f"{where}: a TIFF mask of 16 bits in colours; it needs one value per class, as grey")
     pixels = deep if deep is not None else np.asarray(image)[..., None] if image.mode in ("1", "L") else _opaque(image)
     if (pixels != pixels[..., :1]).any():
         raise DataError(f"{where}: a mask in colours; it needs one value per class, as grey or as a palette")
@@ -138,7 +138,8 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
         deep: what becomes 0 and 255 of an image with more than 8 bits a channel.
     """
     with _opened(data, where, load=False) as image:  # Pillow turns a TIFF when it is loaded, and forgets that it did
-        turned_tiff = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turned_tiff = image.format == "TIFF" and orientation in range(2, 9)
     with _opened(data, where) as image:
         peculiar = []
         frames = getattr(image, "n_frames", 1)  # before it is replaced by its pixels
@@ -159,7 +160,8 @@ def examine(data: bytes, where: str, deep: Range = FULL) -> Decoded:
             peculiar.insert(0, "rotated_image")
         if frames > 1:
             peculiar.append("many_frames")
-        return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar))
+        turned = orientation if "rotated_image" in peculiar else 1
+        return Decoded(np.asarray(image.convert("RGB")), tuple(peculiar), turned)
 
 
 _TURNS = {
@@ -177,7 +179,8 @@ _TURNS = {
 def _deep(image: Image.Image, data: bytes) -> NDArray[np.float64] | None:
     """The (H, W, 1 or 3) values of an image with more than 8 bits a channel, without its alpha; None for others.
 
-    DataError where one is no finite number, as height maps have them: no grey value stands for it.
+    DataError where one is no finite number, as height maps have them: no grey value stands for it; and for a TIFF in
+    colours, of which Pillow keeps the upper byte alone.
     """
     if image.mode.startswith("I") or image.mode == "F":
         pixels = np.asarray(image).astype(np.float64)[..., None]
@@ -192,7 +195,7 @@ def _deep(image: Image.Image, data: bytes) -> NDArray[np.float64] | None:
         channels = whole.to(torch.int32).permute(1, 2, 0).numpy().astype(np.float64)
         return channels[..., : 1 if channels.shape[2] < 3 else 3]
     if image.format == "TIFF" and max(image.tag_v2.get(258, (8,)), default=8) > 8:  # type: ignore[attr-defined]
-        return np.asarray(image.convert("RGB")).astype(np.float64) * 257  # Pillow keeps the upper byte only
+        raise DataError("a TIFF of more than 8 bits in colours, of which only the upper bits can be read; write a PNG")
     return None
 
 

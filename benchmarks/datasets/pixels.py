@@ -8,11 +8,12 @@ It is made in a folder of its own and renamed, and made again when the set was p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ class PixelFile:
         if name not in self.index:
             return None
         if self._map is None:
-            self._map = np.memmap(self.path, np.uint8, mode="c")
+            try:
+                self._map = np.memmap(self.path, np.uint8, mode="c")
+            except OSError as e:
+                raise DataError(f"{self.path}: {e.strerror or e}; run again, it is made again") from None
         offset, c, h, w, checksum = self.index[name]
         pixels = self._map[offset : offset + c * h * w]
         if name not in self._sound:
@@ -98,7 +102,7 @@ def cached_on_disk(data: PreparedDataset, read: Callable[[str], Tensor], budget:
             if known is None:
                 shutil.rmtree(folder, ignore_errors=True)  # a stale one only takes room
                 with placed(folder) as work:
-                    _fill(work, wanted, (image["file_name"] for image in data.images), read)
+                    _fill(work, wanted, data, read)
                 known = _open(folder, wanted)
     except OSError as e:
         remedy = f"make room, or set {ENVIRONMENT} to fewer GiB (0 for no cache on disk)"
@@ -128,12 +132,16 @@ def _open(folder: Path, wanted: dict[str, Any]) -> PixelFile | None:
         return None
 
 
-def _fill(work: Path, wanted: dict[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+def _fill(work: Path, wanted: dict[str, Any], data: PreparedDataset, read: Callable[[str], Tensor]) -> None:
+    """DataError where a file is not the one that the manifest tells of: the set was prepared again meanwhile."""
     images: dict[str, tuple[int, ...]] = {}
     size = 0
     with (work / "pixels.bin").open("wb") as f:
-        for name in names:
+        for name in (image["file_name"] for image in data.images):
             pixels = read(name)
+            path, facts = data.path(name), data.manifest["files"][f"images/{name}"]
+            if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+                raise DataError(f"{path} is not the image that this run began with: the set was changed; run again")
             if size + pixels.numel() > wanted["budget"]:
                 break
             if shutil.disk_usage(work).free < pixels.numel() + _FREE:

@@ -62,7 +62,7 @@ def update(record: RunRecord, paths: CellPaths, data_root: Path | None) -> RunRe
         update={
             "metrics": recompute(record, paths, data_root),
             "fingerprint": record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION}),
-            "train_images": len(split.train),
+            "train_images": len(split.train) if record.train_images is None else record.train_images,
             "provenance": record.provenance.model_copy(update={"packages": made_by}),
         }
     )

@@ -16,7 +16,7 @@ from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections, read
 from benchmarks.errors import DataError, RequestError
 from benchmarks.metrics import EVALUATOR_VERSION
-from benchmarks.metrics.records import agree, measure, recompute
+from benchmarks.metrics.records import agree, measure, recompute, update
 from benchmarks.store import CellPaths, RunRecord, write_atomic, write_record
 from tests.benchmarks.conftest import make_record
 from tests.benchmarks.test_metrics import oracle
@@ -489,3 +489,78 @@ def test_what_rests_on_resamples_comes_out_again_too(published, data_root: Path,
     assert agree(record.model_copy(update={"metrics": altered}), again) is same
     before = record.fingerprint.model_copy(update={"evaluator": EVALUATOR_VERSION - 1})
     assert agree(record.model_copy(update={"metrics": altered, "fingerprint": before}), again), "others drew them"
+
+
+def test_numbers_that_are_a_sources_texts_and_ours_too_are_refused(tmp_path: Path) -> None:
+    """Tools that call int() on ids write 1 for "1", which is another image's number in the prepared set."""
+    content = coco_of(
+        NAMES, [str(k) for k in range(6, 0, -1)], [{"id": "2", "name": "dent"}, {"id": "1", "name": "burr"}]
+    )
+    data, names = own_set(tmp_path, content)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(perfect(content)))
+    assert read(file, data, names).detections.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    whole = [{**row, "image_id": int(row["image_id"])} for row in perfect(content)]
+    file.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match="image_id 1 may be the id '1' of the source or the number 1 of"):
+        read(file, data, names)
+    file.write_text(json.dumps([{**row, "category_id": int(row["category_id"])} for row in perfect(content)]))
+    with pytest.raises(DataError, match="category_id 1 may be the id '1' of the source, 'burr', or ours, 'dent'"):
+        read(file, data, names)
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [(["a.png", "a.bmp", "b.png", "c.png", "d.png"], "a"), (["a.png", "sub/a.png", "b.png", "c.png", "d.png"], "a")],
+)
+def test_a_label_file_of_several_images_is_given_to_none(tmp_path: Path, names: list[str], label: str) -> None:
+    data, order = own_set(tmp_path, coco_of(names, list(range(5)), CATEGORIES))
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for stem in (label, "b"):
+        (labels / f"{stem}.txt").write_text("0 0.5 0.5 0.2 0.2 0.9\n")
+    with pytest.raises(DataError, match=r"a.txt may hold the detections of a.png and of (a.bmp|sub/a.png)"):
+        read(labels, data, order)
+    (labels / f"{label}.txt").unlink()
+    (labels / "B.TXT").unlink(missing_ok=True)
+    (labels / "b.txt").rename(labels / "b.TXT")
+    (labels / "c.txt").write_bytes(b"\xef\xbb\xbf0 0.5 0.5 0.2 0.2 0.9\n")
+    assert len(read(labels, data, order).detections.boxes) == 2, "of any capitals, with a mark of the encoding or none"
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{"image_id": label, "category_id": 2, "bbox": [1, 1, 4, 4], "score": 0.5}]))
+    with pytest.raises(DataError, match="has no image 'a'"):
+        read(file, data, order)
+
+
+def test_names_of_the_source_are_understood_where_an_image_was_encoded_anew(tmp_path: Path) -> None:
+    content = coco_of(["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"], list(range(6)), CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    file = tmp_path / "found.json"
+    file.write_text(
+        json.dumps([{**row, "file_name": f"{n[0]}.jpg"} for n, row in zip(names, perfect(content), strict=True)])
+    )
+    assert read(file, data, names).detections.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_boxes_of_very_long_images_are_kept(tmp_path: Path) -> None:
+    boxes = np.array([[70000.0, 10, 70020, 30], [3, 4, 5, 6]])
+    one = Detections.from_images(["a.png"], [(boxes, np.array([0.9, 0.8]), np.array([1, 1]))])
+    np.testing.assert_array_equal(Detections.loads(one.dumps(), "here").boxes, boxes)
+
+
+def test_a_number_of_hundreds_of_digits_is_no_number(tmp_path: Path) -> None:
+    data, names = own_set(tmp_path, coco_of(NAMES, list(range(6)), CATEGORIES))
+    file = tmp_path / "found.json"
+    huge = "1" + "0" * 400
+    file.write_text(f'[{{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, {huge}], "score": 0.5}}]')
+    with pytest.raises(DataError, match="not four finite numbers"):
+        read(file, data, names)
+
+
+def test_evaluating_again_keeps_what_a_training_left_out(published, data_root: Path) -> None:
+    """Images that a model cannot be trained on are none of its training images (`starting.trainable`)."""
+    record, paths = published
+    write_record(paths.record, record.model_copy(update={"train_images": 7}))
+    assert update(record.model_copy(update={"train_images": 7}), paths, data_root).train_images == 7
+    split = load_split("synthetic_small", SPLIT, 0)
+    assert update(record.model_copy(update={"train_images": None}), paths, data_root).train_images == len(split.train)

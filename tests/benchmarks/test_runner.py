@@ -15,6 +15,7 @@ import torch
 from benchmarks import runner
 from benchmarks.cells import Cell
 from benchmarks.datasets.prepared import PreparedDataset, require_unchanged
+from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections
 from benchmarks.devices import SourceState
 from benchmarks.errors import DataError
@@ -138,3 +139,12 @@ def test_a_training_that_went_on_took_the_time_of_all_its_epochs(tmp_path: Path,
 
 def make_point(loss: float) -> runner.EpochPoint:
     return runner.EpochPoint(epoch=0, lr=1e-3, losses={"loss": loss}, images_per_second=1.0)
+
+
+def test_a_librarys_trainer_does_not_choose_by_the_test_images(synthetic: PreparedDataset, tmp_path: Path) -> None:
+    """Without a validation part the export names the test part as one, since the library asks for one."""
+    split = load_split("synthetic_small", "synthetic_small-4fold-v2", 0)
+    none = dataclasses.replace(split, val=())
+    with pytest.raises(DataError, match="has no validation part"):
+        runner.train_natively(torch.nn.Identity(), synthetic, none, make_cell(), tmp_path / "x", CellProgress(print))
+    assert not list(tmp_path.iterdir())

@@ -823,7 +823,7 @@ def test_masks_of_other_depths(tmp_path, kind):
         cv2 = pytest.importorskip("cv2")
 
         suffix = ".png" if kind == "deep_colours" else ".tif"
-        refused = "" if suffix == ".png" else "16 bits in colours"
+        refused = "" if suffix == ".png" else "8 bits in colours"
         classes = b"dent\n"
         data = cv2.imencode(suffix, np.dstack([seen.astype(np.uint16)] * 3))[1].tobytes()
     files = {f"images/p{i}.png": image(i) for i in range(6)} | {f"masks/p{i}{suffix}": data for i in range(6)}
@@ -885,3 +885,71 @@ def test_a_class_that_is_tested_and_never_trained_is_said(tmp_path):
     said = [line for line in lines if "not in what is trained on" in line]
     assert len(said) == 1
     assert "mine-3fold-v1: class 'scratch'" in said[0]
+
+
+def two_files(first: list[str], second: list[str], names: tuple[str, str]) -> Files:
+    """COCO files, each of some images, by bare names."""
+    return {
+        file: json.dumps(
+            {
+                "images": [{"id": i, "file_name": n, "width": 48, "height": 32} for i, n in enumerate(listed)],
+                "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": BASE} for i in range(len(listed))],
+                "categories": [{"id": 1, "name": "dent", "supercategory": ["odd"]}],
+            }
+        ).encode()
+        for file, listed in zip(names, (first, second), strict=True)
+    }
+
+
+def test_boxes_of_vals_file_do_not_go_to_an_image_of_train(tmp_path):
+    """annotations/instances_val.json calls it p3.png; the only file of that name lies in images/train/."""
+    train, val = [f"p{i}.png" for i in range(3)], ["p3.png", "p4.png", "p5.png"]
+    names = ("annotations/instances_train.json", "annotations/instances_val.json")
+    files = {f"images/train/{n}": image(int(n[1])) for n in train} | {f"images/val/{n}": image(int(n[1])) for n in val}
+    files |= two_files(train, val, names)
+    own.prepare("whole", tmp_path / "data", write_folder(tmp_path / "whole", files))
+    files["images/train/p3.png"] = files.pop("images/val/p3.png")
+    with pytest.raises(DataError, match=r"image 'p3.png' is not in the source"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files))
+
+
+def test_a_coco_file_that_names_no_part_beside_those_that_do_is_said(tmp_path):
+    listed = [f"p{i}.png" for i in range(6)]
+    files = {f"images/{n}": image(int(n[1])) for n in listed}
+    files |= two_files(listed[:3], listed[3:], ("train.json", "holdout.json"))
+    lines: list[str] = []
+    own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), report=lines.append)
+    assert any("holdout.json" in line and "names no part" in line for line in lines)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_stated_for_an_image_that_lay_on_its_side_are_turned_with_it(tmp_path, orientation):
+    pixels = np.zeros((32, 48), dtype=np.uint8)
+    pixels[12:20, 18:30] = 255  # BASE, as the pixels lie in the file
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    files = coco()
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", exif=exif)
+    files["images/p3.png"] = out.getvalue()
+    source = write_folder(tmp_path / "s", files)
+    with pytest.raises(DataError, match="after they were turned; the boxes, of the image as it lay"):
+        own.prepare("mine", tmp_path / "data", source, policy={"rotated_image": "fix"})
+    for k, action in enumerate(("fix", "scale")):
+        policy = {"rotated_image": "fix", "size_differs": action}
+        data = own.prepare(f"mine{k}", tmp_path / "data", source, policy=policy)
+        seen = np.asarray(Image.open(data.path("p3.png"))) > 0
+        assert seen.shape[:2] == (48, 32)
+        rows, columns = np.nonzero(seen.reshape(48, 32, -1).any(axis=2))
+        x, y, w, h = boxes_of(data)["p3.png"][0]
+        assert (x, y, x + w, y + h) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert boxes_of(data)["p1.png"] == [BASE]
+
+
+def test_a_tiff_of_more_than_8_bits_in_colours_is_refused(tmp_path):
+    """Pillow keeps its upper bytes alone: of 12 bits, 16 values."""
+    cv2 = pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 4096, (32, 48, 3)).astype(np.uint16)
+    files = without(yolo(), "images/p3.png") | {"images/p3.tif": cv2.imencode(".tif", pixels)[1].tobytes()}
+    with pytest.raises(DataError, match=r"TIFF of more than 8 bits in colours.*write a PNG"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), policy={"deep_image": "fix"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import resource
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +40,13 @@ def data(tmp_path) -> PreparedDataset:
         )
         entries.append({"id": i, "file_name": f"{i}.png", "width": w, "height": h})
     (root / "annotations.json").write_text(json.dumps({"images": entries, "annotations": [], "categories": []}))
-    return PreparedDataset("some", root, ("x",), 64, {}, "digest-1")
+    return PreparedDataset("some", root, ("x",), 64, {"files": files_of(root)}, "digest-1")
+
+
+def files_of(root: Path) -> dict[str, dict[str, str]]:
+    """What a manifest says of the images."""
+    paths = sorted((root / "images").iterdir())
+    return {f"images/{p.name}": {"sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in paths}
 
 
 @pytest.fixture
@@ -192,3 +200,11 @@ def test_workers_share_the_file(data, small_memory) -> None:
     alone = [image for images, _ in batches(cached, **arguments) for image in images]
     shared = [image for images, _ in batches(cached, **arguments, workers=2) for image in images]
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_pixels_of_another_set_of_the_same_names_are_not_kept_as_these(data) -> None:
+    """It was prepared again from other pictures after this run had opened it."""
+    Image.fromarray(np.zeros((30, 40), dtype=np.uint8)).save(data.path("1.png"))
+    with pytest.raises(DataError, match="is not the image that this run began with"):
+        cached_on_disk(data, lambda name: torch.zeros(1, 2, 2, dtype=torch.uint8), 10**9)
+    assert not (data.root.parent / ".cache" / "some").exists()

@@ -374,3 +374,13 @@ def test_near_duplicates_survive_brightness_and_noise(tmp_path):
     assert near_duplicates({}) == []
     flat = perceptual_hash(np.full((50, 70, 3), 9, dtype=np.uint8))
     assert flat.shape == (255,)
+
+
+def test_images_of_other_sizes_are_said_not_to_be_compared(tmp_path):
+    paths = {}
+    for i, width in enumerate((100, 100, 96)):
+        paths[f"{i}"] = tmp_path / f"{i}.png"
+        paths[f"{i}"].write_bytes(encode_png(np.rint(np.clip(texture(i)[:100, :width], 0, 255)).astype(np.uint8)))
+    lines: list[str] = []
+    overlapping(paths, {name: ["x"] for name in paths}, report=lines.append)
+    assert any("images of 2 sizes are compared within each size alone; 1 images" in line for line in lines)

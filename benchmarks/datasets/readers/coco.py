@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.datasets.findings import are_fractions
-from benchmarks.datasets.readers.base import PARTS, Content, Names, Problem, Tell, load_json
+from benchmarks.datasets.readers.base import PARTS, Content, Names, Problem, Tell, folders, load_json
 from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
@@ -52,7 +52,7 @@ def read(source: Source, tell: Tell) -> Content:
         tuple(classes),
         _samples(source, contents, names, fractions, believed),
         _category_ids(contents),
-        _parts(contents, names),
+        _parts(contents, names, source, tell),
     )
 
 
@@ -83,7 +83,9 @@ def _roots(contents: dict[str, Any]) -> list[str]:
     for content in contents.values():
         category = {_key(c.get("id")): c["name"] for c in content["categories"]}
         used |= {category.get(_key(a.get("category_id"))) for a in content["annotations"] if isinstance(a, dict)}
-        groups |= {c.get("supercategory") for c in content["categories"] if c.get("supercategory") != c["name"]}
+        groups |= {
+            over for c in content["categories"] if isinstance(over := c.get("supercategory"), str) and over != c["name"]
+        }
         names += category.values()
     return [label for label in dict.fromkeys(names) if label in groups and label not in used]
 
@@ -120,16 +122,35 @@ def part_of_file(name: str) -> str | None:
     return None
 
 
-def _parts(contents: dict[str, Any], names: Names) -> dict[str, str]:
+def _image(names: Names, called: str, file: str) -> str | None:
+    """The image that a COCO file calls so; None where it states no folder and the only one is in another part's."""
+    found = names.find(called, posixpath.dirname(file))
+    part = part_of_file(file)
+    if found is None or part is None or "/" in called.replace("\\", "/"):
+        return found
+    there = {PARTS[folder] for folder in folders(found) if folder in PARTS}
+    return found if part in there or not there else None
+
+
+def _parts(contents: dict[str, Any], names: Names, source: Source, tell: Tell) -> dict[str, str]:
     """Image -> part, where each of several files is a part."""
     of_file = {name: part_of_file(name) for name in contents}
-    if len(contents) < 2 or None in of_file.values() or len(set(of_file.values())) < 2:
+    if len(contents) < 2 or len(set(of_file.values())) < 2:
+        return {}
+    if None in of_file.values():
+        odd = next(name for name, part in of_file.items() if part is None)
+        known = next(name for name, part in of_file.items() if part is not None)
+        tell(
+            "unusable_part",
+            source.where(odd),
+            f"it names no part, train, val or test, beside {posixpath.basename(known)}",
+        )
         return {}
     out: dict[str, str] = {}
     for name, content in contents.items():
         for image in content["images"]:
             called = image.get("file_name") if isinstance(image, dict) else None
-            found = names.find(called, posixpath.dirname(name)) if isinstance(called, str) and called else None
+            found = _image(names, called, name) if isinstance(called, str) and called else None
             if found is not None:
                 out.setdefault(names.short(found), of_file[name] or "")
     return out
@@ -179,7 +200,7 @@ def _samples(
                 yield RawSample(called, None, (), where, (*told, problem))
                 continue
             done.add(number)
-            found = names.find(called, posixpath.dirname(name))
+            found = _image(names, called, name)
             if found is None:
                 problem = ("missing_image", where, f"image {called!r} is not in the source, or more than once")
                 yield RawSample(called, None, (), where, (*told, problem))
