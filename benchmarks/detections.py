@@ -465,8 +465,8 @@ def _yolo(folder: Path, data: PreparedDataset) -> Iterator[_Row]:
             several = [stems[one] for one in bases.get(stem, [])]
         if len(several) > 1:
             raise DataError(
-                f"{file} may hold the detections of {several[0]} and of {several[1]}, since tools name both so; predict "
-                "on an export (benchmarks.datasets export), where each has its own name, or evaluate COCO results"
+                f"{file} may hold the detections of {several[0]} and of {several[1]}, since tools name both so; "
+                "predict on an export (benchmarks.datasets export), where each has its own, or use COCO results"
             )
         if stem not in stems and len(bases.get(stem, [])) == 1:
             (stem,) = bases[stem]  # tools write all labels into one folder
