@@ -394,6 +394,10 @@ PY
   cp source.json "$site/@snapshot@"
   touch environment/installed
 fi
+case " $* " in
+  *" --dataset"[\ =]*) ;;
+  *) set -- @datasets@ "$@" ;;
+esac
 exec environment/bin/python -m benchmarks.run --suite suite.yaml --data-root data --out "${CANET_BENCH_OUT:-runs}" "$@"
 """
 
@@ -412,6 +416,7 @@ def _script(facts: dict[str, Any]) -> str:
         "extras": repr(facts["extras"]),
         "snapshot": SNAPSHOT,
         "ours": OURS,
+        "datasets": " ".join(f"--dataset {shlex.quote(name)}" for name in facts["datasets"]),
         "system_site": "--system-site-packages " if beside else "",
         "visible": _BESIDE.rstrip() if beside else ":  # nothing is left to the other machine",
     }
@@ -432,7 +437,10 @@ def _check(archive: Path, runs: Sequence[Sequence[str]]) -> None:
                 tar.extractall(work, filter="data")
         except (OSError, tarfile.TarError) as e:
             raise DataError(f"{archive} cannot be unpacked: {e}") from None
-        (folder,) = (p for p in work.iterdir() if p.is_dir())
+        folders = [p for p in work.iterdir() if p.is_dir()]
+        if len(folders) != 1 or not (folders[0] / "run.sh").is_file():
+            raise DataError(f"{archive} is no archive of benchmarks.bundle: it has not one folder with a run.sh")
+        (folder,) = folders
         require_whole(folder)
         say(f"{archive}: every file has its digest")
         home = work / "home"

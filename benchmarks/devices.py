@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmarks.errors import RequestError
 from benchmarks.store import Provenance, now
@@ -212,6 +212,11 @@ def compute_with(arithmetic: Arithmetic) -> None:
     os.environ.update(PORTABLE)
 
 
+def arithmetic_in_use() -> Literal["portable"] | None:
+    """ "portable" where this process computes so; None for a CPU's own."""
+    return "portable" if all(os.environ.get(k) == v for k, v in PORTABLE.items()) else None
+
+
 def _has_avx2() -> bool:
     """Whether the CPU has AVX2; taken for granted where no /proc/cpuinfo says."""
     try:
@@ -228,12 +233,15 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance(*, started: str, device: torch.device, before: SourceState | None = None) -> Provenance:
+def provenance(
+    *, started: str, device: torch.device, before: SourceState | None = None, other_source: bool = False
+) -> Provenance:
     """Provenance of something that began at `started` on `device` and ends now.
 
     Args:
         before: the source as the run began, where that is not this process's own start (`source_at_start`); where it is
             another now, the record says so.
+        other_source: a part of it was made with other source files, in an earlier run.
     """
     import torch
 
@@ -243,13 +251,13 @@ def provenance(*, started: str, device: torch.device, before: SourceState | None
     return Provenance(
         commit=before.commit,
         dirty=before.dirty,
-        changed_meanwhile=before != after,
+        changed_meanwhile=before != after or other_source,
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         packages=package_versions(*PACKAGES),
         cpu=_cpu_name(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        arithmetic="portable" if all(os.environ.get(k) == v for k, v in PORTABLE.items()) else None,
+        arithmetic=arithmetic_in_use(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         device=str(device),

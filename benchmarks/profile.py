@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.cells import digest_of
+from benchmarks.cells import LEAST_PX, digest_of
 from benchmarks.cli import console, run_app, say
 from benchmarks.cost.clock import NETWORK_ON_GPU, PHASES
 from benchmarks.cost.engines import Form
@@ -72,7 +72,9 @@ def main(
         typer.Option(metavar="NAME", help="Precision of the forms that name none; repeat it. Default: fp32."),
     ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the models.")] = "nano",
-    image_size: Annotated[int, typer.Option(help="Longer side in pixels that images are resized to.")] = 160,
+    image_size: Annotated[
+        int, typer.Option(help="Longer side in pixels that images are resized to.", min=LEAST_PX)
+    ] = 160,
     dataset: Annotated[str, typer.Option(help="Set that the images come from.")] = "synthetic_small",
     images: Annotated[int, typer.Option(help="How many of its images.", min=1)] = 8,
     trained: Annotated[
@@ -125,11 +127,15 @@ def main(
     from benchmarks.datasets.catalogue import get as get_dataset
 
     root = default_root(data_root)
-    if rewrite is not None:
-        _complete(rewrite, root)
-        return
     if counter not in (None, "fvcore"):
         raise RequestError(f"unknown --counter {counter!r}; there is fvcore, beside our own")
+    if counter is not None and (out is not None or rewrite is not None):
+        raise RequestError("--counter shows a table, and writes nothing: leave out --out and --rewrite")
+    if rewrite is not None:
+        if not rewrite.is_dir():
+            raise RequestError(f"--rewrite {rewrite}: no such folder")
+        _complete(rewrite, root)
+        return
     of_suite = suites.load(suite)
     first_tier = next(iter(of_suite.tiers))
     listed = [m if v == "default" else f"{m}:{v}" for m, v in of_suite.selected((), first_tier)]
@@ -145,6 +151,8 @@ def main(
     classes = len(get_dataset(dataset, root).classes)
     wanted = {f"{shown} {one}".strip(): (shown, one) for shown in names for one in _forms(form, precision, device)}
     reference = reference or next(iter(wanted))
+    if reference in names:  # of a model the first form that is asked for
+        reference = next(entry for entry, (shown, _) in wanted.items() if shown == reference)
     if reference not in wanted:
         raise RequestError(f"the reference {reference!r} is not among what is measured: {', '.join(wanted)}")
     if out is not None:
@@ -188,6 +196,13 @@ def main(
         "image_size": image_size,
         "scale": scale,
         "images": len(inputs),
+        "asked": {
+            "forms": list(form or ()),
+            "batch_sizes": list(plan.batch_sizes),
+            "latency_batch_sizes": list(plan.latency_batches),
+            "rounds": runs,
+            "warmup": warmup,
+        },
     }
     forms = {name: [shown, str(one)] for name, (shown, one) in wanted.items()}
     built = {name: module.to(target) for name, module in built.items()}
@@ -540,7 +555,14 @@ def _trained_cell(runs: Path, dataset: str, base: str, variant: str, scale: str,
             f"{runs} holds no trained {name} for {dataset} at scale {asked[3]} and {image_size} px, untiled; "
             "train it with benchmarks.run, or leave out --trained"
         )
-    return min(found, key=lambda cell: (cell.fold, cell.seed, cell.id))
+    first = min(found, key=lambda cell: (cell.fold, cell.seed, cell.id))
+    ways = {digest_of(cell.model_dump(mode="json", exclude={"fold", "seed"})): cell for cell in found}
+    if len(ways) > 1:
+        shown = ", ".join(sorted(f"{cell.id[:8]} ({cell.recipe.epochs} epochs)" for cell in ways.values()))
+        raise RequestError(
+            f"{runs} holds {first.name} for {dataset} trained in {len(ways)} ways: {shown}; move all but one away"
+        )
+    return first
 
 
 def _asked(cell: Cell) -> tuple[object, ...]:

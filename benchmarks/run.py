@@ -24,7 +24,15 @@ from benchmarks.cells import Cell, Tile
 from benchmarks.cli import console, print_table, run_app, say
 from benchmarks.cost import latency_files
 from benchmarks.datasets import catalogue
-from benchmarks.devices import Arithmetic, SourceState, compute_with, device_class, pick_device, source_at_start
+from benchmarks.devices import (
+    Arithmetic,
+    SourceState,
+    arithmetic_in_use,
+    compute_with,
+    device_class,
+    pick_device,
+    source_at_start,
+)
 from benchmarks.errors import RequestError, nearest
 from benchmarks.executors import Ended, Limits, Progress, Started
 from benchmarks.executors.local import Local
@@ -153,6 +161,14 @@ def main(
     for name in dataset or ():
         catalogue.get(name, root)
     tier = tier or _default_tier(loaded, device)
+    if publish:
+        changed = {"--epochs": epochs, "--tile": tile, "--weights": weights}
+        if given := [name for name, value in changed.items() if value is not None]:
+            raise RequestError(f"--publish: {given[0]} makes other trainings than the tier's; leave one of the two out")
+        if loaded.results_of(tier) == "_gate":
+            raise RequestError(
+                "--publish: the gate's baseline is kept by benchmarks.compare --update-baseline --reason"
+            )
     names, absent = _available(loaded.datasets_of(tier), dataset, root)
     cells = loaded.cells(
         tier,
@@ -191,6 +207,7 @@ def main(
     if list_only:
         _show_states(cells, out, {c for c, r in done.items() if r is not None})
         return
+    _say_what_was_computed_otherwise([r for r in done.values() if r is not None], threads)
     context.with_resource(running.marked(out, say))
     _evaluate_again([r for r in done.values() if r is not None], out, root)
     todo = [cell for cell in cells if done[cell] is None]
@@ -204,8 +221,9 @@ def main(
             preflight.require_cache(data.values())
         preflight.require_figure()
         libraries.require()
+    timed = True
     if loaded.latency is not None and not model:
-        _latency(loaded, next(iter(data), None), where, root, out, limits)
+        timed = _latency(loaded, next(iter(data), None), where, root, out, limits)
     at_once = workers or (1 if loaders else _default_workers(where, threads, len(todo)))
     if loaders and at_once != 1:
         raise RequestError(f"--loaders {loaders} goes with --workers 1: processes of cells start none of their own")
@@ -257,7 +275,7 @@ def main(
     for cell in failed:
         record = stored[cell].run
         say(Text.assemble((record.status, "red"), f" {cell.name} on {cell.dataset}: {record.error}"))
-    if failed:
+    if failed or not timed:
         raise typer.Exit(1)
 
 
@@ -378,25 +396,25 @@ def _show_states(cells: list[Cell], out: Path, finished: set[Cell]) -> None:
 
 def _latency(
     suite: suites.Suite, dataset: str | None, device: torch.device, root: Path, out: Path, limits: Limits
-) -> None:
+) -> bool:
     """Measure what the suite wants measured before anything is trained, by the profile command in a process of its own.
 
     It is there once it is complete, in `out`/_latency, and then not measured again; what a limit cut is. Of a run's
     time limit it gets what its own limit asks for, or what is left with room for what precedes the timing, from half of
-    that limit on. What was measured stays where the run is asked to stop meanwhile.
+    that limit on. What was measured stays where the run is asked to stop meanwhile. False where the command failed.
     """
     phase, path = suite.latency, _latency_path(out, suite, device)
     if phase is None or dataset is None:
-        return
+        return True
     if _is_complete(path):
         if odd := _asked_otherwise(path, suite, dataset):
             say(f"latency not measured: {path} holds what was asked of another {odd}; move it away")
-        return
+        return True
     left, limit = limits.deadline - time.monotonic(), plan.seconds(phase.limit)
     granted = min(limit, left / _LATENCY_SLACK)
     if limits.stopping() or granted < limit / 2:
         console.print(f"latency not measured: it gets {phase.limit}, and {left:.0f} s are left", highlight=False)
-        return
+        return True
     names = [m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants]
     command = [sys.executable, "-m", "benchmarks.profile", "--device", str(device), "--dataset", dataset]
     command += ["--scale", phase.scale, "--image-size", str(phase.image_size), "--reference", suite.reference]
@@ -413,7 +431,11 @@ def _latency(
     # What it counts before it times knows no limit.
     ended = _within(command, limits, _LATENCY_SLACK * granted)
     if not _is_complete(path):
-        say(Text.assemble(("latency is not complete", "red"), f": {ended}; the same command goes on with it"))
+        failed = ended.startswith("exit code")
+        more = "" if failed else "; the same command goes on with it"
+        say(Text.assemble(("latency is not complete", "red"), f": {ended}{more}"))
+        return not failed
+    return True
 
 
 def _is_complete(path: Path) -> bool:
@@ -436,6 +458,16 @@ def _asked_otherwise(path: Path, suite: suites.Suite, dataset: str) -> str | Non
     for name, value in wanted.items():
         if content.get(name) != value:
             return name
+    asked = content.get("asked", {})  # a file of an earlier version does not say
+    for name, its in (
+        ("forms", list(phase.forms)),
+        ("batch_sizes", list(phase.batch_sizes)),
+        ("latency_batch_sizes", list(phase.batch_sizes)),
+        ("rounds", phase.rounds),
+        ("warmup", phase.warmup),
+    ):
+        if asked.get(name, its) != its:
+            return name.replace("_", " ")
     names = {m.model if v == "default" else f"{m.model}:{v}" for m in suite.models for v in m.variants}
     entries = [*content.get("models", {}), *content.get("not_measured", {})]  # NAME, or NAME and its form
     told = {entry.partition(" ")[0] for entry in entries}
@@ -664,6 +696,17 @@ def _say_what_is_left(left: list[Cell], out: Path) -> None:
         console.print(f"  {cell.name} on {cell.dataset}, fold {cell.fold}, seed {cell.seed}: {state}", highlight=False)
 
 
+def _say_what_was_computed_otherwise(records: list[RunRecord], threads: int) -> None:
+    """Finished cells stay as they are; where they were computed in another way than is asked for now, that is said."""
+    asked = arithmetic_in_use() or "native"
+    for what, odd in (
+        (f"in other arithmetic than {asked}", [r for r in records if (r.provenance.arithmetic or "native") != asked]),
+        (f"with other than {threads} threads", [r for r in records if r.provenance.threads != threads]),
+    ):
+        if cpu := [r for r in odd if r.cell.device_class is None]:
+            say(f"{len(cpu)} finished cells were trained {what}, and stay so: another --out trains them again")
+
+
 def _evaluate_again(records: list[RunRecord], out: Path, root: Path) -> None:
     """Bring records of another evaluator up to date, from the detections beside them."""
     from benchmarks.metrics import EVALUATOR_VERSION
@@ -705,8 +748,11 @@ def _profile(
     for name, prepared in data.items():
         first: dict[str, Cell] = {}
         for cell in cells:
-            if cell.dataset == name:
+            if cell.dataset == name and CellPaths.of(out, cell).weights.exists():
                 first.setdefault(cell.name, cell)
+        gone = {cell.name for cell in cells if cell.dataset == name} - set(first)
+        if gone:
+            say(f"not profiled on {name}, since their weights are not in {out}: {', '.join(sorted(gone))}")
         chosen = list(first.values())
         sessions: set[str] = set()
         done = [profiles.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]

@@ -86,7 +86,8 @@ def finished(cell: Cell, runs: Path, data: PreparedDataset) -> RunRecord | None:
         return None
     if record.status == "diverged":
         return record
-    return record if record.status == "ok" and paths.detections.exists() else None
+    there = paths.detections.exists() and (record.val_detections_sha256 is None or paths.val_detections.exists())
+    return record if record.status == "ok" and there else None
 
 
 def _damage(paths: CellPaths) -> list[tuple[Path, str]]:
@@ -245,13 +246,14 @@ def run_cell(
     except Exception as e:
         status = "out_of_memory" if _is_out_of_memory(e) else "failed"
         error = "".join(traceback.format_exception_only(e)).strip() + _where(e)
+    other_source = known.pop("other_source", False)
     record = RunRecord(
         cell_id=cell.id,
         cell=cell,
         fingerprint=mark,
         status=status,
         timings_s={k: round(v, 3) for k, v in timings.items()},
-        provenance=provenance(started=started, device=device, before=before),
+        provenance=provenance(started=started, device=device, before=before, other_source=other_source),
         error=error,
         beside=beside,
         mps=mps.in_use() if device.type == "cuda" else None,
@@ -317,6 +319,7 @@ def _train_and_evaluate(
                 )
         finally:  # a training that diverged has begun too
             known["first_steps"] = beginning.summary()
+            known["other_source"] = beginning.other_source
             known["graphs"] = beginning.graphs.replayed if device.type == "cuda" else None
         # What went on from a file took its time before that, too.
         timings["train"] = max(timings["train"], _seconds_of(known["curve"], cell.recipe, len(split.train)))

@@ -6,6 +6,7 @@ after any epoch and goes on to the same numbers, to the last bit, on the same ma
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cell, NativeRecipe, Recipe, canonical, digest_of
 from benchmarks.datasets.loading import Batches, DetectionDataset
+from benchmarks.devices import arithmetic_in_use, source_digest
 from benchmarks.progress import CellProgress, Stopped
 from benchmarks.store import EpochPoint, FirstSteps, write_atomic
 from canet.contract import Detector
@@ -105,12 +107,14 @@ class Beginning:
 
     Attributes:
         graphs: whether its steps replay CUDA graphs.
+        other_source: it went on from a file that other source files wrote.
     """
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] | None = []
         """None: not known, since the training went on from a file that does not say."""
         self.graphs = Graphs()
+        self.other_source = False
 
     def add(self, step: int, losses: dict[str, float]) -> None:
         """The losses of iteration `step`, counted from 0."""
@@ -162,7 +166,7 @@ def train(
     per_epoch = iterations_per_epoch(len(dataset), recipe)
     optimizer = build_optimizer(model, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    autocast = _autocast(recipe, device)
+    autocast = autocast_of(recipe, device)
     first, curve = 0, list[EpochPoint]()
     beginning = beginning or Beginning()
     if checkpoint is not None and checkpoint.exists():
@@ -264,10 +268,26 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> Callable[[], torch.autocast]:
+def autocast_of(recipe: Recipe, device: torch.device) -> Callable[[], torch.autocast]:
+    """The context that a training step's forward pass runs in."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     enabled = recipe.precision != "fp32"
     return lambda: torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled)
+
+
+def computed_with() -> dict[str, str]:
+    """What a training's numbers depend on beside its cell: it goes on with the same, or begins anew."""
+    return {
+        "torch": torch.__version__,
+        "arithmetic": arithmetic_in_use() or "native",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+@functools.cache
+def _source() -> str:
+    """Of the source files when this process first asked."""
+    return source_digest()
 
 
 def _save(
@@ -291,6 +311,7 @@ def _save(
         "epoch": str(epoch),
         "curve": json.dumps([p.model_dump() for p in curve]),
         "beginning": json.dumps(beginning.steps),
+        "made_by": json.dumps({**computed_with(), "source": None if beginning.other_source else _source()}),
         "scaler": json.dumps(scaler.state_dict()),
     }
     write_atomic(path, save(tensors, metadata={**header, "seal": _seal(header, tensors)}))
@@ -322,6 +343,10 @@ def _restore(
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
         if header.get("tag") != tag:
             raise ValueError("it belongs to another version of this cell")
+        made_by = json.loads(header.get("made_by", "{}"))  # a file of an earlier version has none
+        other_source = made_by.pop("source", None) != _source()
+        if odd := [f"{k} {made_by[k]}, not {v}" for k, v in computed_with().items() if made_by.get(k, v) != v]:
+            raise ValueError(f"it was computed with {odd[0]}, which makes other numbers")
         if header.pop("seal", None) != _seal(header, tensors):
             raise ValueError("it is not as it was written")
         curve = [EpochPoint(**p) for p in json.loads(header["curve"])]
@@ -344,9 +369,11 @@ def _restore(
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
     scaler.load_state_dict(scale)
-    beginning.steps = steps
+    beginning.steps, beginning.other_source = steps, other_source
     if progress is not None:
         progress.line(f"resuming after epoch {epoch}")
+        if other_source:
+            progress.line("it began with other source files than these: its record will say so, and is not published")
     return epoch, curve
 
 

@@ -16,7 +16,7 @@ from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
 from benchmarks.devices import provenance, source_digest
 from benchmarks.store import CellPaths, Latency, Macs, ProfileRecord, Provenance, Stored, load, now, write_record
-from benchmarks.train import build_optimizer
+from benchmarks.train import autocast_of, build_optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,9 @@ def profile_cells(
     for cell in cells:
         if isinstance(cell.recipe, Recipe):  # a library's own trainer takes its steps out of sight
             samples = [training[i] for i in range(min(cell.recipe.batch_size, len(training)))]
-            steps[cell.name] = Step(samples, partial(build_optimizer, recipe=cell.recipe))
+            steps[cell.name] = Step(
+                samples, partial(build_optimizer, recipe=cell.recipe), autocast_of(cell.recipe, device)
+            )
     found = {cell.id: load(CellPaths.of(runs, cell)).run for cell in cells}
     weights = {name: run.weights_sha256 for name, run in found.items()}
     trained = {name: weights[name] or run.provenance.ended for name, run in found.items()}

@@ -39,8 +39,12 @@ def training_memory(
     *,
     device: torch.device,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    forward_in: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> int:
-    """Peak memory of a training step of a copy: forward, backward, gradients and the state of `optimizer`."""
+    """Peak memory of a training step of a copy: forward, backward, gradients and the state of `optimizer`.
+
+    forward_in: the context of the forward pass, as autocast.
+    """
     import torch
 
     model = copy.deepcopy(model).to(device).train()
@@ -49,7 +53,9 @@ def training_memory(
     def step() -> None:
         inputs = [image.to(device) for image in images]
         goals = [{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in targets]
-        sum(model(inputs, goals).values()).backward()
+        with forward_in():
+            loss = sum(model(inputs, goals).values())
+        loss.backward()
         stepper.step()
         stepper.zero_grad(set_to_none=True)
 

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,10 +60,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """The training step whose memory is measured: images with their targets as one batch, and the optimiser."""
+    """The training step whose memory is measured: images with their targets as one batch, the optimiser, and what the
+    forward pass runs in (`torch.autocast`, of the recipe's precision).
+    """
 
     samples: Sequence[tuple[Tensor, Mapping[str, Any]]]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    forward_in: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -475,7 +479,7 @@ def _inference_memory(entry: ProfiledModel, images: Sequence[Tensor], device: to
 
 def _training_memory(model: nn.Module, step: Step, device: torch.device) -> dict[str, Any]:
     images, targets = [image for image, _ in step.samples], [target for _, target in step.samples]
-    peak = training_memory(model, images, targets, device=device, optimizer=step.optimizer)
+    peak = training_memory(model, images, targets, device=device, optimizer=step.optimizer, forward_in=step.forward_in)
     return {"training_batch": len(images), "training_memory_bytes": peak}
 
 

@@ -18,7 +18,9 @@ def main(
     results: Annotated[Path, typer.Option(help="folder with records")] = Path("results"),
     reports: Annotated[Path, typer.Option(help="folder to draw into")] = Path("reports"),
     html: Annotated[bool, typer.Option("--html", help="one self-contained HTML page instead (extra html)")] = False,
-    out: Annotated[Path, typer.Option(help="the page's file, with --html")] = Path("runs/report/page.html"),
+    out: Annotated[
+        Path | None, typer.Option(help="the page's file, with --html (default: runs/report/page.html)")
+    ] = None,
     with_images: Annotated[bool, typer.Option("--with-images", help="put small test images into the page")] = False,
     data_root: Annotated[Path | None, typer.Option(help="folder with the prepared data sets, for the gallery")] = None,
     cards: Annotated[
@@ -32,6 +34,9 @@ def main(
 
     if not results.is_dir():
         raise RequestError(f"no folder {results}: run it from the repository's root, or name one with --results")
+    of_page = {"--open": open_page, "--serve": serve, "--with-images": with_images, "--out": out is not None}
+    if not html and (given := [name for name, value in of_page.items() if value]):
+        raise RequestError(f"{', '.join(given)}: of the page alone; add --html")
     if cards is not None:
         from benchmarks.report.cards import write_cards
 
@@ -40,13 +45,12 @@ def main(
         say(f"{len(write_cards(results, cards, data_root))} cards -> {cards}")
         return
     if not html:
-        if open_page or serve or with_images:
-            raise RequestError("--open, --serve and --with-images belong to the page: add --html")
         count = draw.write_all(results, reports)
         console.print(f"{count} records -> {reports / 'trade_off.svg'}, {reports / 'summary.md'}", highlight=False)
         return
     from benchmarks.report import page, serving
 
+    out = out or Path("runs/report/page.html")
     count = page.write_page(results, out, data_root=data_root, with_images=with_images, say=say)
     say(f"{count} records -> {out} ({out.stat().st_size / 1e6:.2f} MB)")
     if serve:

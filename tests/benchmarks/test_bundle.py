@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 
@@ -90,6 +91,31 @@ def test_a_wrong_request_writes_nothing(tmp_path: Path, monkeypatch, arguments, 
     with pytest.raises(RequestError, match=hint):
         bundled(*arguments, "--data-root", tmp_path / "data")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_runs_on_the_sets_that_are_in_it(tmp_path: Path) -> None:
+    """One of the user's own is none of its suite's, and nothing runs on it that is not told to."""
+    facts = {**bundle.here(), "extras": [], "datasets": ["my_parts", "b c"], "without": []}
+    last = bundle._script(facts).partition("touch environment/installed\nfi\n")[2]
+    last = last.replace("exec environment/bin/python -m benchmarks.run", "echo")
+    for given, wanted in (
+        ([], "--dataset my_parts --dataset b c"),
+        (["--epochs", "1"], "--dataset my_parts --dataset b c --epochs 1"),
+        (["--dataset", "other"], "--dataset other"),
+        (["--dataset=other"], "--dataset=other"),
+    ):
+        done = subprocess.run(["sh", "-c", last, "run.sh", *given], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"--suite suite.yaml --data-root data --out runs {wanted}"
+
+
+def test_what_is_no_archive_of_ours_is_said_to_be_none(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare")
+    (tmp_path / "file").write_text("x")
+    with tarfile.open(tmp_path / "flat.tar", "w") as tar:
+        tar.add(tmp_path / "file", "file")
+    with pytest.raises(DataError, match=r"flat.tar is no archive of benchmarks\.bundle"):
+        bundle._check(tmp_path / "flat.tar", [[]])
 
 
 @pytest.fixture(scope="module")

@@ -288,9 +288,10 @@ def test_the_command_needs_its_extra_and_its_options_need_the_page(tmp_path: Pat
 
     (tmp_path / "results").mkdir()
     base = ["--results", str(tmp_path / "results")]
-    got = CliRunner().invoke(app, [*base, "--open"])
-    assert isinstance(got.exception, RequestError)
-    assert "add --html" in str(got.exception)
+    for options in (["--open"], ["--with-images"], ["--out", str(tmp_path / "page.html")], ["--cards", "x", "--open"]):
+        got = CliRunner().invoke(app, [*base, *options])
+        assert isinstance(got.exception, RequestError)
+        assert "add --html" in str(got.exception)
     monkeypatch.setattr("benchmarks.extras.missing", lambda extra: f"vl_convert: install {extra}")
     got = CliRunner().invoke(app, [*base, "--html", "--out", str(tmp_path / "page.html")])
     assert "--html needs vl_convert" in str(got.exception)

@@ -290,7 +290,9 @@ def test_tables_fit_a_terminal_of_100_columns():
     [
         ("--model canet --form graphs", "--device cuda"),
         ("--suite small_defect", "small_defects"),
-        ("--model canet --reference canet --form torch:bf16", "reference"),
+        ("--model canet --reference fasterrcnn_fpn --form torch:bf16", "reference"),
+        ("--model canet --counter fvcore --out x.json", "--counter shows a table"),
+        ("--model canet --rewrite nowhere", "no such folder"),
         ("--model canet --trained nowhere", "no trained canet"),
         ("--model fastrcnn_fpn", "fasterrcnn_fpn"),
         ("--model canet:no_sea", "no_sae"),

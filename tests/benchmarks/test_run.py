@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from filelock import FileLock
 
 from benchmarks import suites
@@ -419,6 +420,35 @@ def test_the_latency_phase_is_gone_on_with_until_it_is_complete(
     assert "latency is not complete: its time limit cut it" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_latency_phase_that_fails_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from benchmarks import run
+    from benchmarks.executors import Limits
+
+    suite = suites.load("gpu_study")
+    for how, well in (("exit code of the command: 2", False), ("its time limit cut it", True)):
+        monkeypatch.setattr(run, "_within", lambda *_, how=how: how)
+        assert run._latency(suite, "neu_det", torch.device("cpu"), tmp_path, tmp_path, Limits()) is well
+        assert ("goes on with it" in " ".join(capsys.readouterr().out.split())) is well
+
+
+def test_what_was_computed_otherwise_stays_and_is_said(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    from benchmarks import run
+
+    records = [make_record(), make_record()]
+    threads = records[0].provenance.threads
+    run._say_what_was_computed_otherwise(records, threads)
+    assert "finished cells" not in capsys.readouterr().out
+    monkeypatch.setattr(run, "arithmetic_in_use", lambda: "portable")
+    run._say_what_was_computed_otherwise(records, threads + 1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 finished cells were trained in other arithmetic than portable" in said
+    assert f"2 finished cells were trained with other than {threads + 1} threads" in said
+
+
 def test_what_is_published_is_of_the_training_that_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored) -> None:
     """A training that diverged is a finding; a profile of the training before is none of this one's."""
     from benchmarks import run
@@ -441,6 +471,9 @@ def test_what_is_published_is_of_the_training_that_is(tmp_path: Path, monkeypatc
         ({"scale": "lite0"}, "scale"),
         ({"image_size": 320}, "image_size"),
         ({"models": {"ssd300": {}}}, "models"),
+        ({"asked": {"forms": ["deploy"]}}, "forms"),
+        ({"asked": {"batch_sizes": [1]}}, "batch sizes"),
+        ({"asked": {"rounds": 3}}, "rounds"),
     ],
 )
 def test_latencies_that_another_suite_asked_for_are_not_taken_for_ours(
@@ -668,18 +701,29 @@ def test_publish_copies_what_belongs_in_a_repository(
     shutil.copytree(finished[0], out)
     done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
     assert done.returncode == 2
+    assert "--epochs makes other trainings" in " ".join(done.stderr.split())
+    done = call("run", "--suite", "smoke", "--out", out, "--data-root", data_root, "--publish", cwd=tmp_path)
+    assert "--update-baseline" in " ".join(done.stderr.split())
+    mine = yaml.safe_load((Path(suites.__file__).parent / "suites" / "smoke.yaml").read_text())
+    mine["results"], mine["datasets"] = "_mine", ["synthetic_small"]
+    mine["tiers"]["quick"] |= {"split": {"synthetic_small": TINY}, "models": [{"model": "retinanet"}]}
+    mine["tiers"]["quick"]["recipe"]["epochs"] = 1
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    publish = ("run", "--suite", "mine.yaml", "--device", "cpu", "--out", out, "--data-root", data_root, "--publish")
+    done = call(*publish, cwd=tmp_path)
+    assert done.returncode == 2
     assert "repository's root" in done.stderr
     (tmp_path / "results").mkdir()
     made_from(out, dirty=True)
-    done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
+    done = call(*publish, cwd=tmp_path)
     assert done.returncode == 2
     assert "nothing is published" in done.stderr
     assert "differs from its commit 00000000 and 1 more" in " ".join(done.stderr.split())
-    assert not list(scan(tmp_path / "results" / "_gate"))
+    assert not list(scan(tmp_path / "results" / "_mine"))
     made_from(out, dirty=False)
-    done = call("run", *smoke(out, data_root), "--publish", cwd=tmp_path)
+    done = call(*publish, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (stored,) = scan(tmp_path / "results" / "_gate")
+    (stored,) = scan(tmp_path / "results" / "_mine")
     names = {p.name.split(".", 1)[1] for p in stored.paths.record.parent.iterdir()}
     assert names == {"json", "profile.json", "detections.npz", "val.detections.npz"}
 

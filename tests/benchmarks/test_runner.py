@@ -60,6 +60,13 @@ def test_a_damaged_cell_alone_is_set_aside_and_run_again(tmp_path: Path, synthet
     assert other.record.exists()
 
 
+def test_lost_validation_detections_are_made_again(tmp_path: Path, synthetic) -> None:
+    """A run that began with another evaluator would ask for them before anything else, at every try."""
+    paths = done(tmp_path, synthetic, make_cell())
+    paths.val_detections.unlink()
+    assert runner.finished(make_cell(), tmp_path, synthetic) is None
+
+
 def test_a_damaged_profile_costs_no_training(tmp_path: Path, synthetic) -> None:
     cell = make_cell()
     paths = done(tmp_path, synthetic, cell)

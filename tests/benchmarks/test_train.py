@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -214,6 +215,11 @@ def rewritten(content: bytes, path: Path, *, drop: str = "", sealed: bool = Fals
     return save(tensors, metadata=new)
 
 
+def made_otherwise(content: bytes, path: Path, **changed: str) -> bytes:
+    made_by = {**training.computed_with(), "source": training._source(), **changed}
+    return rewritten(content, path, made_by=json.dumps(made_by), sealed=True)
+
+
 DAMAGES = {
     "truncated": (lambda content, path: content[:1000], "not resuming"),
     "empty": (lambda content, path: b"", "not resuming"),
@@ -225,6 +231,12 @@ DAMAGES = {
     "sealed without a state": (lambda c, path: rewritten(c, path, drop="optimizer/", sealed=True), "does not fit"),
     "sealed with a later epoch": (lambda c, path: rewritten(c, path, epoch="5", sealed=True), "epoch 5 of 2"),
     "sealed with a damaged curve": (lambda c, path: rewritten(c, path, curve="[{", sealed=True), "not resuming"),
+    "of other arithmetic": (
+        lambda c, path: made_otherwise(c, path, arithmetic="portable"),
+        "arithmetic portable, not nat",
+    ),
+    "of more threads": (lambda c, path: made_otherwise(c, path, threads="7"), "threads 7, not"),
+    "of another torch": (lambda c, path: made_otherwise(c, path, torch="2.0"), "torch 2.0, not"),
 }
 
 
@@ -253,6 +265,25 @@ def test_a_resume_file_that_does_not_fit_is_left_out_whole(dataset, saved, tmp_p
         resumed, curve = fit(cell, dataset, checkpoint=path, tag="t")
         assert len(curve) == 2
         assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("source", ["another", None])
+def test_a_training_that_other_source_began_goes_on_and_says_so(dataset, saved, tmp_path: Path, source) -> None:
+    """Its record is then not published: nobody knows what its first epochs were made with."""
+    whole, content = saved
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(content)
+    beginning = training.Beginning()
+    fit(make_cell(), dataset, checkpoint=path, tag="t", beginning=beginning)
+    assert not beginning.other_source
+    path.write_bytes(made_otherwise(content, path, source=source))
+    lines: list[str] = []
+    progress = CellProgress(lambda event: lines.append(str(event)))
+    beginning = training.Beginning()
+    resumed, _ = fit(make_cell(), dataset, checkpoint=path, tag="t", beginning=beginning, progress=progress)
+    assert beginning.other_source
+    assert any("other source files" in line for line in lines)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])

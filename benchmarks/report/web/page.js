@@ -32,8 +32,14 @@
 
   // ---------------------------------------------------------------- numbers as text
 
-  const number = (v, digits = 1, factor = 1) => (v === null || v === undefined ? "–" : (v * factor).toFixed(digits));
-  const signed = (v) => (v > 0 ? "+" : v < 0 ? "−" : "±") + Math.abs(100 * v).toFixed(1);
+  // Ties to even, as in the tables: 6.25 is 6.2 there, and 6.3 by toFixed. Only fractions of powers of two can be ties.
+  const fixed = (v, digits) => {
+    const tenths = v * 10 ** digits;
+    const tie = Number.isInteger(v * 2 ** (digits + 1)) && Math.abs(tenths % 1) === 0.5;
+    return (tie ? (2 * Math.round(tenths / 2)) / 10 ** digits : v).toFixed(digits);
+  };
+  const number = (v, digits = 1, factor = 1) => (v === null || v === undefined ? "–" : fixed(v * factor, digits));
+  const signed = (v) => (v > 0 ? "+" : v < 0 ? "−" : "±") + fixed(Math.abs(100 * v), 1);
   const range = (low, high, digits = 1, factor = 1) => `${number(low, digits, factor)}–${number(high, digits, factor)}`;
   function percent(value) {
     if (!value) return "–";

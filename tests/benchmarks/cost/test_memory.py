@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from benchmarks.cost.memory import _peak, peak_memory, training_memory
+from benchmarks.train import autocast_of
+from tests.benchmarks.conftest import RECIPE
 from tests.benchmarks.cost.planted import Planted
 
 CPU = torch.device("cpu")
@@ -59,6 +63,33 @@ def test_memory_of_a_training_step_has_gradients_and_optimiser_state():
     assert whole <= step(foreach=True)
     assert torch.equal(model.weight, torch.ones(10**6)), "a copy was trained"
     assert model.weight.grad is None
+
+
+def test_the_forward_pass_of_a_training_step_runs_in_what_the_recipe_does() -> None:
+    class Wide(nn.Module):
+        """Four layers whose outputs, of 4 MB each in float32, are kept for the backward pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(4)))
+
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+            return {"loss": self.layers(torch.ones(1000, 1000)).float().sum()}
+
+    def measured(precision: str) -> int:
+        recipe = RECIPE.model_copy(update={"precision": precision})
+        samples, targets = [torch.rand(3, 8, 8)], [{"boxes": torch.zeros(0, 4)}]
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        return training_memory(
+            Wide(),
+            samples,
+            targets,
+            device=CPU,
+            optimizer=lambda m: sgd(m.parameters()),
+            forward_in=autocast_of(recipe, CPU),
+        )
+
+    assert measured("bf16") < 0.95 * measured("fp32")
 
 
 def test_a_block_of_before_that_is_freed_meanwhile_counts_for_nothing():
