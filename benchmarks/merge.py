@@ -103,6 +103,9 @@ def merge(folders: list[Path], into: Path) -> Merged:
             except DataError as e:
                 out.damaged.append(f"left out: {e}")
                 continue
+            if published and theirs.run.status not in _ANSWERED:
+                out.notes.append(f"left out: {path} {theirs.run.status}, which is no result ({theirs.run.error})")
+                continue
             _join(theirs, files, into, out)
         for path in timed:
             _join_latencies(path, into, published, out)

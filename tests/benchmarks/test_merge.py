@@ -243,6 +243,20 @@ def test_what_failed_replaces_nothing_that_was_measured(tmp_path: Path) -> None:
         assert there.paths.detections.read_bytes() == good.detections.read_bytes()
 
 
+def test_what_failed_is_no_published_result(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    failed = put(tmp_path / "failed", commit="0" * 40)
+    gone = {"status": "failed", "metrics": None, "detections_sha256": None, "error": "the disk is full"}
+    made = read_record(failed.record, RunRecord)
+    clean = made.provenance.model_copy(update={"dirty": False, "changed_meanwhile": False})
+    write_record(failed.record, made.model_copy(update={**gone, "provenance": clean}))
+    found = merge([tmp_path / "failed"], Path("results"))
+    assert (found.joined, found.damaged) == (0, [])
+    assert "failed, which is no result (the disk is full)" in found.notes[0]
+    assert merge([tmp_path / "failed"], Path("runs")).joined == 1, "runs/ tries it again"
+
+
 @pytest.mark.parametrize("changed", [{"builder": 2}, {"evaluator": 2}], ids=["training", "evaluation"])
 def test_an_older_version_replaces_no_newer_one(tmp_path: Path, changed: dict[str, int]) -> None:
     for seed in range(8):  # in which of two digests is the lower there is luck
