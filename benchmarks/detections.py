@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,6 +218,7 @@ class _Images:
         self._data = data
         self._stems = _stems(data)
         self._names = {image["file_name"] for image in data.images}
+        self._bare = Counter(Path(name).stem for name in self._names)
         self._bases: dict[str, list[str]] = {}
         for name in self._names:
             self._bases.setdefault(name.rpartition("/")[2], []).append(name)
@@ -260,11 +262,8 @@ class _Images:
         anew = str(Path(text).with_suffix(".png")) if Path(text).suffix else ""
         if anew in self._names:
             return anew
-        return None if self._stands_for_several(text) else self._stems.get(text)
-
-    def _stands_for_several(self, stem: str) -> bool:
-        """Whether a stem without a folder is that of images in several."""
-        return "/" not in stem and sum(name.rpartition("/")[2].rpartition(".")[0] == stem for name in self._names) > 1
+        # A stem without a folder may be that of images in several.
+        return None if self._bare.get(text, 0) > 1 else self._stems.get(text)
 
     def choose(self, numbers: Collection[int], path: Path) -> None:
         """Decide what the numbers of a file are: ids of the source or of our export, or file names that are numbers and
