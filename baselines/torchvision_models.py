@@ -390,6 +390,8 @@ class FCOSDetector(PyramidDetector, FCOS):
     """torchvision's FCOS under the contract."""
 
     head: IgnoringFCOSHead
+    assigns_by_weights = False
+    """Which location is for which box is geometry alone."""
 
     def __init__(self, backbone: nn.Module, num_classes: int, transform: ResizeNormalizePad) -> None:
         FCOS.__init__(

@@ -73,7 +73,9 @@ def cannot_start(
         without, boxes = without + some, boxes + there
     if not without:
         return None
-    remedies = ["a larger image size", "tiles", "pretrained weights"]
+    remedies = ["a larger image size", "tiles"]
+    if getattr(model, "assigns_by_weights", True):
+        remedies.append("pretrained weights")
     if cell.variant == "default" and "near_start" in models.get(cell.model).variants:
         remedies.append(f"the variant {cell.model}:near_start")
     return (

@@ -525,5 +525,9 @@ def test_the_run_says_which_boxes_cannot_start_and_what_helps(synthetic):
     assert re.fullmatch(rf"\d+ of {boxes} boxes in 8 training images get no target .* yolov8n:near_start", line)
     near = make_cell(model="yolov8n", scale="n", variant="near_start")
     assert cannot_start(build_cell_model(near, 6), near, synthetic, names, torch.device("cpu")) is None
-    other = make_cell(model="fcos")  # without such an assigner
+    other = make_cell(model="retinanet")  # without such an assigner
     assert cannot_start(build_cell_model(other, 6), other, synthetic, names, torch.device("cpu")) is None
+    places = make_cell(model="fcos")  # by geometry alone, whatever its weights are
+    line = cannot_start(build_cell_model(places, 6), places, synthetic, names, torch.device("cpu"))
+    assert line is not None
+    assert line.endswith("what helps: a larger image size or tiles")
