@@ -162,10 +162,12 @@ def main(
         catalogue.get(name, root)
     tier = tier or _default_tier(loaded, device)
     if publish:
+        from benchmarks.report.draw import GATE
+
         changed = {"--epochs": epochs, "--tile": tile, "--weights": weights}
         if given := [name for name, value in changed.items() if value is not None]:
             raise RequestError(f"--publish: {given[0]} makes other trainings than the tier's; leave one of the two out")
-        if loaded.results_of(tier) == "_gate":
+        if loaded.results_of(tier) == GATE:
             raise RequestError(
                 "--publish: the gate's baseline is kept by benchmarks.compare --update-baseline --reason"
             )

@@ -74,11 +74,9 @@ def _line(
 ) -> str:
     trainings = [len(each[0]) for each in samples]
     values = ["{} ({})".format(*(_mean(metric) for metric in each)) for each in samples]
-    told = [_told(effect) for effect in effects]
-    if effects[0] is None:
-        told = ["not ranked", "not ranked"]
+    shown = ["not ranked"] * 2 if effects[0] is None else [told(effect) for effect in effects]
     counts = f"{trainings[0]}" if trainings[0] == trainings[1] else f"{trainings[0]}, {trainings[1]}"
-    return f"| {md(title)} | {', '.join(map(str, folds))} | {epochs} | {counts} | {' | '.join([*values, *told])} |"
+    return f"| {md(title)} | {', '.join(map(str, folds))} | {epochs} | {counts} | {' | '.join([*values, *shown])} |"
 
 
 def _mean(samples: Mapping[Key, RunMetric]) -> str:
@@ -87,7 +85,8 @@ def _mean(samples: Mapping[Key, RunMetric]) -> str:
     return "–" if got is None else f"{100 * got.mean:.1f}"
 
 
-def _told(effect: Effect | None) -> str:
+def told(effect: Effect | None) -> str:
+    """A difference in points, with its interval where it has one, as every table shows it."""
     if effect is None:
         return "–"
     if effect.interval is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
-from ablations.effects import LEAST_RUNS, UNTRAINED_BELOW, Effect
+from ablations.effects import LEAST_RUNS, UNTRAINED_BELOW
 from benchmarks import models
 from benchmarks.cells import NativeRecipe
 from benchmarks.cli import console, print_table
@@ -169,19 +169,9 @@ def _differences(section: Sequence[Row]) -> list[str]:
     for c in found:
         p = ("–", "–") if c.AP50.p is None or c.adjusted is None else (_p(c.AP50.p), _p(c.adjusted))
         better = f"{c.AP50.better} of {c.AP50.runs} runs"
-        cells = (md(c.row.title), md(c.against.title), _effect(c.AP50), *p, better, _effect(c.AP_small))
+        cells = (md(c.row.title), md(c.against.title), headline.told(c.AP50), *p, better, headline.told(c.AP_small))
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def _effect(effect: Effect | None) -> str:
-    if effect is None:
-        return "–"
-    shown = f"{100 * effect.mean:+.1f}"
-    if effect.interval is None:
-        return shown
-    low, high = (f"{100 * v:+.1f}" for v in effect.interval)
-    return f"{shown} ({low} to {high})"
 
 
 def _p(value: float) -> str:
