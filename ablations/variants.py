@@ -112,7 +112,14 @@ VARIANTS: dict[str, Variant] = by_name(
             "mean query",
             {"sae_query": "mean"},
         ),
-        Variant("pixel_shuffle", "a 2x2-periodic output of SAE", "pixel shuffle", {"sae_pixel_shuffle": True}),
+        Variant(
+            "pixel_shuffle",
+            # On lite0 34.2 M parameters instead of 6.5, and inputs padded to multiples of 64 instead of 32.
+            "a 2x2-periodic output of SAE, with keys and values of all pixels by one more convolution: far more "
+            "parameters, and more padding",
+            "pixel shuffle",
+            {"sae_pixel_shuffle": True},
+        ),
     )
 )
 

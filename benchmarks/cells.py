@@ -69,7 +69,7 @@ class Recipe(Hashed):
     optimizer: Literal["sgd", "adamw"]
     lr: float = Field(gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
-    weight_decay: float = Field(0.0, ge=0, description="not applied to norms and biases")
+    weight_decay: float = Field(0.0, ge=0, description="not of what has one dimension or none: norms, biases, gates")
     backbone_lr_factor: float = Field(1.0, gt=0, description="times lr, for parameters under `backbone.`")
     schedule: Literal["one_cycle", "cosine", "step", "constant"]
     milestones: tuple[int, ...] = Field((), description="step only: epochs before which lr is multiplied by gamma")

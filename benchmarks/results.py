@@ -91,6 +91,9 @@ class Inspection(Hashed):
     defect_free_images: int
     """Those without any box: one with nothing but ignored boxes is neither free of defects nor defective."""
     defective_images: int | None = None
+    effective_defect_free: float | None = None
+    """Effective number of the groups that these images are of, by the images in them (Kish's); None in old records."""
+    effective_defective: float | None = None
     FROC: dict[str, float | None]
     """Recall by false positives per image."""
     FROC_defect_free: dict[str, float | None] | None

@@ -70,9 +70,10 @@ def _cosine(a: float, b: float, t: float) -> float:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Trainable parameters, by whether they are decayed and whether they belong to the backbone.
 
-    Norms and biases (one-dimensional) are not decayed. A pyramid or further layers that torchvision's RetinaNet, FCOS
-    and SSD keep within their backbone are no part of it here, as they are none of CANet's and Faster R-CNN's: no
-    weights come with them.
+    What has one dimension or none (norms, biases, and of CANet the gates and the shared query of SAE) is not decayed;
+    CANet's authors decay all but what is called a norm or a bias. A pyramid or further layers that torchvision's
+    RetinaNet, FCOS and SSD keep within their backbone are no part of it here, as they are none of CANet's and Faster
+    R-CNN's: no weights come with them.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, p in model.named_parameters():
@@ -189,7 +190,7 @@ def train(
             model.on_epoch(epoch, recipe.epochs)
             model.train()
             sums: dict[str, float] = defaultdict(float)
-            began, seen = time.monotonic(), 0
+            began, seen, taken = time.monotonic(), 0, 0
             factor = 1.0
             for i, (images, targets) in enumerate(batches.epoch(epoch)):
                 step = epoch * per_epoch + i
@@ -220,8 +221,12 @@ def train(
                         raise Diverged(f"gradient not finite {when} ({_not_finite_gradient(model)}); {_REMEDY}")
                     if recipe.clip_norm is not None:
                         nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+                scale = scaler.get_scale()
                 scaler.step(optimizer)
                 scaler.update()
+                taken += scaler.get_scale() >= scale
+                if scaler.is_enabled() and scaler.get_scale() < 1:
+                    raise Diverged(f"gradient not finite in float16 at any scale {when}; {_REMEDY}")
                 for k, v in values.items():
                     sums[k] += v
                 seen += len(images)
@@ -229,6 +234,8 @@ def train(
                     progress.iteration(epoch, recipe.epochs, values, seen / (time.monotonic() - began))
             rate = seen / (time.monotonic() - began)
             require_finite(model, f"after epoch {epoch + 1}")
+            if not taken and epoch + 1 == recipe.epochs:  # before, the scale may still be on its way down
+                raise Diverged(f"no step of the last epoch was taken: gradients not finite in float16; {_REMEDY}")
             mean = {k: v / per_epoch for k, v in sums.items()}
             last_lr = recipe.lr * factor
             scalars = model.curve_scalars()

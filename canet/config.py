@@ -73,6 +73,8 @@ class CANetConfig:
     anchor_grid: Literal["torchvision", "mmdet"] = "torchvision"
     """"torchvision": corners rounded to pixels, stride = image // map; "mmdet": neither."""
     rpn_iou: tuple[float, float] = (0.7, 0.3)
+    rpn_best_iou: float = 0.0
+    """Least IoU at which a box that no anchor fits by `rpn_iou` takes those that fit it best; 0: always."""
     rpn_batch: int = 256
     rpn_positive: float = 0.5
     rpn_pre_nms: tuple[int, int] = (2000, 1000)
@@ -177,6 +179,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "mutual_attention": True,
         "anchor_sizes": tuple((8 * s,) for s in (4, 8, 16, 32, 64)),
         "anchor_grid": "mmdet",
+        "rpn_best_iou": 0.3,
         "roi_levels": 4,
         "roi_sampling": 0,
         "roi_aligned": True,

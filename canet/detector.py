@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -123,14 +124,32 @@ class Anchors(AnchorGenerator):
         return [self._cache[1]] * len(image_list.image_sizes)
 
 
+class BestAnchors(Matcher):
+    """torchvision's matcher; a box that no anchor fits takes its best ones from an IoU of `least` on only.
+
+    MMDetection's `min_pos_iou`.
+    """
+
+    def __init__(self, high: float, low: float, *, least: float) -> None:
+        super().__init__(high, low, allow_low_quality_matches=True)
+        self.least = least
+
+    def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
+        reached = match_quality_matrix.amax(dim=1) >= self.least
+        super().set_low_quality_matches_(matches, all_matches, match_quality_matrix[reached])
+
+
 class ProposalNetwork(IgnoringRPN):
     """torchvision's RPN with the width of smooth-L1 as a choice, and its losses on the sampled anchors only.
 
     torchvision encodes a regression target for every anchor and then uses a few; the numbers are the same.
     """
 
-    def __init__(self, *args: Any, loss_beta: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, best_iou: float, loss_beta: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if best_iou > 0:
+            known = self.proposal_matcher
+            self.proposal_matcher = BestAnchors(known.high_threshold, known.low_threshold, least=best_iou)
         self.loss_beta = loss_beta
 
     def forward(
@@ -281,6 +300,7 @@ def build_rpn(config: CANetConfig) -> ProposalNetwork:
         {"training": pre[0], "testing": pre[1]},
         {"training": post[0], "testing": post[1]},
         config.rpn_nms,
+        best_iou=config.rpn_best_iou,
         loss_beta=config.box_loss_beta,
     )
 

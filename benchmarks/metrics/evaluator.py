@@ -38,7 +38,7 @@ RELATIVE_BINS = {
     "1% to 10%": (1e-2, 1e-1),
     "above 10%": (1e-1, np.inf),
 }
-"""Box area over image area; an upper end belongs to the next bin."""
+"""The area of the box, not of a mask in it, over image area; an upper end belongs to the next bin."""
 DEEP_PCB_IOU = float(np.nextafter(0.33, 1))
 """DeepPCB asks for more than 0.33."""
 
@@ -121,6 +121,7 @@ def evaluate(
     loose = match_all(scene, DEEP_PCB_IOU)
     other = None if validation is None else Scene.of(*validation, classes, per_image=MAX_DETECTIONS)
     loose_at = None if other is None else _best_threshold(other, DEEP_PCB_IOU)
+    seen = _inspect(scene, weights, found, other, group, resampled)
     measured = dict(
         AP=coco.mean(precision[:, :, :, 0]),
         AP50=coco.mean(precision[coco.AT_50, :, :, 0]),
@@ -146,9 +147,10 @@ def evaluate(
         boxes_large=within[3],
         sizes=in_bins,
         per_class=per_class,
-        inspection=_inspect(scene, weights, found, other, resampled),
+        inspection=seen,
     )
-    intervals, deviations = _spans(resampled, scene, number, alike)
+    alone = {"escape": seen.effective_defective, "overkill": seen.effective_defect_free}
+    intervals, deviations = _spans(resampled, alone, len(real), number, alike)
     draws = {
         name: tuple(np.round(values[1:], 4).tolist())
         for name in DRAWN
@@ -175,22 +177,24 @@ def _groups(truth: Mapping[str, Any], groups: Mapping[str, int] | None) -> Ints:
 
 
 def _spans(
-    resampled: Mapping[str, Floats], scene: Scene, groups: int, alike: float
+    resampled: Mapping[str, Floats], alone: Mapping[str, float], boxes: int, groups: int, alike: float
 ) -> tuple[dict[str, Interval], dict[str, float]]:
-    """Intervals over images by name, those of counts exact, and standard errors of the others."""
+    """Intervals over images by name, those of counts exact, and standard errors of the others.
+
+    Args:
+        alone: effective number of the groups whose images escape and overkill are shares of.
+        alike: the same of the groups that `boxes` lie in.
+    """
     intervals: dict[str, Interval] = {}
     errors: dict[str, float] = {}
-    alone = groups / max(scene.images, 1)
-    shares = {"escape": int(scene.defective.sum()), "overkill": int(scene.good.sum())}
-    boxes = int((~scene.gt_ignored).sum())
     for name, values in sorted(resampled.items()):
         what = name.rpartition(".")[2]
-        counted = shares.get(what) if "operating_point" in name else None
+        counted = alone.get(what) if "operating_point" in name else None
         if counted is None and boxes < FEW_BOXES and (what == "recall" or "FROC" in name):
-            counted = boxes
+            counted = alike
         value = point(values)
         if counted is not None:
-            if value is not None and (exactly := exact(value, math.floor(counted * alone))) is not None:
+            if value is not None and (exactly := exact(value, math.floor(counted))) is not None:
                 intervals[name] = exactly
             continue
         span = over_images(values, groups, alike, RATE if what == "false_positives_per_image" else SHARE)
@@ -201,11 +205,12 @@ def _spans(
 
 def _views(scene: Scene) -> tuple[dict[str, int], tuple[Bools, Bools]]:
     """COCO's four bins and then ours: boxes of each of ours by name, and what lies outside of each bin, see `match`."""
-    relative = scene.gt_area / scene.image_areas[scene.gt_image], scene.dt_area / scene.image_areas[scene.dt_image]
+    areas = scene.gt_boxes[:, 2] * scene.gt_boxes[:, 3], scene.dt_area
+    relative = areas[0] / scene.image_areas[scene.gt_image], areas[1] / scene.image_areas[scene.dt_image]
     outside = [
         [(area < low) | (area > high) for area in (scene.gt_area, scene.dt_area)] for low, high in coco.BINS.values()
     ]
-    outside.append([area >= TINY for area in (scene.gt_area, scene.dt_area)])
+    outside.append([area >= TINY for area in areas])
     outside += [[(area < low) | (area >= high) for area in relative] for low, high in RELATIVE_BINS.values()]
     ours = [~gt & ~scene.gt_ignored for gt, _ in outside[len(coco.BINS) :]]
     sizes = {name: int(which.sum()) for name, which in zip(("below 16 x 16 px", *RELATIVE_BINS), ours, strict=True)}
@@ -240,6 +245,7 @@ def _inspect(
     weights: Weights,
     found: Found,
     validation: Scene | None,
+    group: Ints,
     resampled: dict[str, Floats],
 ) -> Inspection:
     """Everything in `Metrics.inspection`; adds to `resampled`."""
@@ -262,6 +268,8 @@ def _inspect(
     return Inspection(
         defect_free_images=int(scene.good.sum()),
         defective_images=int(scene.defective.sum()),
+        effective_defect_free=effective(np.bincount(group[scene.good])),
+        effective_defective=effective(np.bincount(group[scene.defective])),
         FROC=froc,
         FROC_defect_free=froc_clean,
         operating_point=point_chosen,

@@ -243,12 +243,11 @@ def everything(scene: Scene) -> tuple[Bools, Bools]:
 def match_voc(scene: Scene, threshold: float, *, plus: float = 0.0) -> Found:
     """VOC's matching: a detection goes with the box of its class that it overlaps most, and is false if that is taken.
 
-    Crowds count as VOC's difficult boxes. Arrays of (N,).
+    Crowds count as VOC's difficult boxes, by IoU: by the share of a detection inside it, as COCO has it, a crowd would
+    take the detection of every box that lies in it. Arrays of (N,).
     """
-    pairs = scene.pairs
-    if plus:
-        iou = overlaps(scene.dt_boxes[pairs.dt], scene.gt_boxes[pairs.gt], plus=plus)
-        pairs = Pairs(pairs.dt, pairs.gt, iou)
+    dt, gt = scene.pairs.dt, scene.pairs.gt
+    pairs = Pairs(dt, gt, overlaps(scene.dt_boxes[dt], scene.gt_boxes[gt], plus=plus))
     n = len(scene.dt_image)
     iou, gt = pairs.only(scene.same_class(pairs)).best(n)
     gt = np.where(iou >= threshold, gt, NONE)

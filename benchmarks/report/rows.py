@@ -541,11 +541,13 @@ def value_of(name: str, runs: list[RunRecord], spreads: Spreads) -> Value:
 
 
 def _images(name: str, runs: list[RunRecord]) -> int:
-    """The images that a share is of, as far as they show other places: those of each fold once, however many seeds."""
-    by_fold = {}
+    """The images that a share is of, as far as they show other places: those of each fold once, however many seeds.
+
+    0 where a record does not say, which leaves the share without an interval.
+    """
+    by_fold: dict[int, float] = {}
     for run in runs:
-        if run.metrics is not None and run.metrics.inspection is not None:
-            clean = run.metrics.inspection.defect_free_images
-            images = clean if name.endswith("overkill") else run.metrics.defective_images
-            by_fold[run.cell.fold] = images * (run.metrics.groups or run.metrics.images) / run.metrics.images
+        if run.metrics is not None and (seen := run.metrics.inspection) is not None:
+            alone = seen.effective_defect_free if name.endswith("overkill") else seen.effective_defective
+            by_fold[run.cell.fold] = alone or 0.0
     return math.floor(sum(by_fold.values()))

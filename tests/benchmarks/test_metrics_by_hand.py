@@ -190,6 +190,44 @@ def test_an_image_with_nothing_but_ignored_boxes_is_neither_good_nor_defective()
     assert seen.operating_point.precision < known.operating_point.precision
 
 
+def test_in_voc_a_crowd_around_a_box_does_not_take_its_detection() -> None:
+    """VOC's difficult boxes are matched by IoU: 0.04 with what encloses, and 0.9 with the box."""
+    around, near = (5, 5, 90, 90), (11, 10, 20, 20)
+    got = measure([([(A, *BOX), (A, *around)], [(A, 0.9, *near)])], crowd=(1,))
+    assert (got.AP50, got.VOC07_AP50, got.VOC12_AP50, got.VOC07_AP50_plus1) == (1, 1, 1, 1)
+    inside = measure([([(A, *BOX), (A, *around)], [(A, 0.9, *around), (A, 0.8, *near)])], crowd=(1,))
+    assert (inside.VOC12_AP50, inside.VOC07_AP50_plus1) == (1, 1), "what finds the crowd itself is ignored"
+
+
+def test_bins_of_relative_size_are_of_boxes_and_not_of_masks() -> None:
+    truth, found = build([([(A, 10, 10, 40, 40)], [(A, 0.9, 10, 10, 40, 40)])])
+    truth["annotations"][0]["area"] = 9.0  # a scratch across it
+    got = metrics.evaluate(truth, found, CLASSES, resamples=20)
+    assert (got.boxes_small, got.boxes_medium) == (1, 0)
+    assert {name: (its.boxes, its.AP50) for name, its in got.sizes.items() if its.boxes} == {"above 10%": (1, 1.0)}
+
+
+def test_a_count_is_of_places_and_not_of_images() -> None:
+    """30 defective images of three places beside 150 good ones of as many: three places have no interval."""
+    images: list[Image] = [([(A, *BOX)], [(A, 0.9, *BOX)])] * 20 + [([(A, *BOX)], [])] * 10 + [([], [])] * 150
+    truth, found = build(images)
+    places = [min(i // 10, 2) if i < 30 else i for i in range(180)]
+    groups = {image["file_name"]: place for image, place in zip(truth["images"], places, strict=True)}
+    got = metrics.evaluate(truth, found, CLASSES, validation=(truth, found), groups=groups, resamples=20)
+    assert (got.inspection.effective_defective, got.inspection.effective_defect_free) == (pytest.approx(3), 150)
+    assert "inspection.operating_point.escape" not in got.intervals
+    assert got.intervals["inspection.operating_point.overkill"] == (0, pytest.approx(1 - 0.025 ** (1 / 150)))
+
+
+def test_recall_of_few_boxes_is_of_the_images_that_they_lie_in() -> None:
+    """24 boxes of 3 images, two of which are found whole, are three places."""
+    boxes = [(A, 10 * x, 10 * y, 8, 8) for x in range(4) for y in range(2)]
+    hit = [(k, 0.9, *box) for k, *box in boxes]
+    got = measure([(boxes, hit), (boxes, hit), (boxes, [])], FOUR_IMAGES)
+    assert got.inspection.operating_point.recall == pytest.approx(2 / 3)
+    assert "inspection.operating_point.recall" not in got.intervals
+
+
 def test_counts_of_an_older_evaluator_stay_what_they_were() -> None:
     got = measure(FOUR_IMAGES)
     old = got.model_dump(mode="json")

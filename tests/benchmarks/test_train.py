@@ -20,6 +20,7 @@ from benchmarks.progress import CellProgress
 from benchmarks.runner import build_cell_model
 from benchmarks.store import EpochPoint
 from benchmarks.train import Diverged, build_optimizer, lr_factor, parameter_groups, train
+from canet.contract import Batch, Detector, ResizeNormalizePad
 from tests.benchmarks.conftest import RECIPE, make_cell
 
 
@@ -296,6 +297,26 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_the_step(dataset
     with pytest.raises(Diverged, match=rf"gradient not finite in epoch 2, iteration 2 of 2 \({name}\)"):
         train(model, dataset(cell), cell, device=torch.device("cpu"))
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+class Unscalable(Detector):
+    """A finite loss whose gradient is NaN at every scale."""
+
+    def __init__(self) -> None:
+        super().__init__(ResizeNormalizePad(64, 32))
+        self.w = torch.nn.Parameter(torch.zeros(1))
+
+    def network(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": (self.w * 0).sum().sqrt() + 1}
+
+
+def test_a_training_in_float16_of_which_no_step_is_taken_has_diverged(dataset) -> None:
+    """Its scaler leaves out each step and says nothing."""
+    few, many = (make_cell(recipe=recipe(epochs=epochs, precision="fp16")) for epochs in (2, 20))
+    with pytest.raises(Diverged, match=r"no step of the last epoch was taken.*float16.*lower the recipe's lr"):
+        train(Unscalable(), dataset(few), few, device=torch.device("cpu"))
+    with pytest.raises(Diverged, match="not finite in float16 at any scale"):
+        train(Unscalable(), dataset(many), many, device=torch.device("cpu"))
 
 
 def test_a_loss_that_is_not_finite_names_the_moment_and_the_remedy(dataset) -> None:

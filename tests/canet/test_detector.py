@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,23 @@ def test_rpn_equals_torchvisions(levels: dict[str, Tensor]) -> None:
         torch.testing.assert_close(a, b)
     for name, loss in expected_losses.items():
         torch.testing.assert_close(losses[name], loss)
+
+
+def test_a_box_far_smaller_than_every_anchor_has_none_in_mmdetections_variant() -> None:
+    """8 x 8 in 320 x 320: the best IoU is 0.06, below its min_pos_iou of 0.3; torchvision takes all that have it."""
+    mmdet = CANetConfig.preset("mmdet", scale="r50")
+    images = ImageList(torch.zeros(1, 3, 320, 320), [(320, 320)])
+    tiny, fitting = [100.0, 100, 108, 108], [160.0, 160, 200, 200]
+
+    def positives(config: CANetConfig, *boxes: list[float]) -> int:
+        rpn = build_rpn(config)
+        anchors = rpn.anchor_generator(images, [torch.zeros(1, 256, 320 // s, 320 // s) for s in (4, 8, 16, 32, 64)])
+        ((label,), _) = rpn.assign_targets_to_anchors(anchors, [{"boxes": torch.tensor(boxes)}])
+        return int((label == 1).sum())
+
+    assert positives(replace(mmdet, rpn_best_iou=0.0), tiny) > 20
+    assert positives(mmdet, tiny) == 0
+    assert positives(mmdet, tiny, fitting) == positives(mmdet, fitting) > 0
 
 
 def test_roi_heads_equal_torchvisions(levels: dict[str, Tensor]) -> None:
