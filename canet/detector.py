@@ -145,6 +145,8 @@ class ProposalNetwork(IgnoringRPN):
     torchvision encodes a regression target for every anchor and then uses a few; the numbers are the same.
     """
 
+    proposal_matcher: Matcher
+
     def __init__(self, *args: Any, best_iou: float, loss_beta: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if best_iou > 0:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PHASES = ("preprocess", "network", "postprocess", "end_to_end")
 
-# On CUDA, what the network took between two events on the stream: without it, the host only waits.
+# On CUDA, the time between two events on the stream around the network, waits for the host included.
 NETWORK_ON_GPU = "network_gpu"
 
 # Two windows of warm-up rounds whose medians differ by less count as stable.

@@ -149,7 +149,7 @@ def evaluate(
         per_class=per_class,
         inspection=seen,
     )
-    alone = {"escape": seen.effective_defective, "overkill": seen.effective_defect_free}
+    alone = {"escape": seen.effective_defective or 0.0, "overkill": seen.effective_defect_free or 0.0}
     intervals, deviations = _spans(resampled, alone, len(real), number, alike)
     draws = {
         name: tuple(np.round(values[1:], 4).tolist())
