@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import fdtrc, fdtri, ndtri, stdtr, stdtrit
 
 Key = tuple[int, int]
 """Fold and seed."""
@@ -185,6 +185,53 @@ def spread_of(rows: Sequence[Sequence[float]]) -> tuple[float, int]:
     freedom = sum(len(row) - 1 for row in rows if row)
     squares = sum(statistics.variance(row) * (len(row) - 1) for row in rows if len(row) > 1)
     return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Between:
+    """How far kinds of one thing lie apart, beside what trainings of one kind vary by: standard deviations.
+
+    sd: between kinds, 0 where they lie no further apart than trainings do; most: its one-sided 95% bound. F and p are
+    those of the analysis of variance, with `kinds` and `freedom` degrees of freedom.
+    """
+
+    within: float
+    freedom: int
+    kinds: int
+    F: float
+    p: float
+    sd: float
+    most: float
+
+
+def between(rows: Sequence[Sequence[Sequence[float]]]) -> Between | None:
+    """Variance between kinds within rows, by analysis of variance with unequal numbers (Searle, 1971, 11.1).
+
+    Args:
+        rows: by row the values of each kind; rows of fewer than two kinds say nothing.
+
+    Returns:
+        None where nothing varies within a kind, or no row has two.
+    """
+    rows = [kinds for row in rows if len(kinds := [values for values in row if values]) > 1]
+    within, freedom = spread_of([values for row in rows for values in row])
+    count = sum(len(row) - 1 for row in rows)
+    if not freedom or not count or within == 0:
+        return None
+    squares = spare = 0.0
+    for row in rows:
+        numbers = [len(values) for values in row]
+        mean = statistics.fmean(v for values in row for v in values)
+        squares += sum(n * (statistics.fmean(values) - mean) ** 2 for n, values in zip(numbers, row, strict=True))
+        spare += sum(numbers) - sum(n * n for n in numbers) / sum(numbers)
+    F = squares / count / within**2
+    each = spare / count  # trainings that a kind counts for
+
+    def apart(ratio: float) -> float:
+        return within * math.sqrt(max(ratio - 1, 0.0) / each)
+
+    bound = F / float(fdtri(count, freedom, 0.05))
+    return Between(within, freedom, count, F, float(fdtrc(count, freedom, F)), apart(F), apart(bound))
 
 
 def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: int) -> Doubling | None:

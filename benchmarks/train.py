@@ -97,6 +97,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
+LEAST_BATCH = 8
+"""Images that live batch norm should see at a time."""
 SHOWN_STEPS = 20
 """First iterations whose losses are kept as numbers."""
 DIGESTED_STEPS = (1, 10, 100)
@@ -175,9 +177,13 @@ def train(
         if progress is not None:
             progress.skip(first * per_epoch)
     say = progress.line if progress is not None else (lambda line: None)
+    batch_size = min(recipe.batch_size, len(dataset))
+    live = [m for m in model.train().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if live and batch_size < LEAST_BATCH:
+        say(f"batch norm takes its statistics from {batch_size} images at a time: fewer than {LEAST_BATCH} are poor")
     all_batches = Batches(
         dataset,
-        batch_size=min(recipe.batch_size, len(dataset)),
+        batch_size=batch_size,
         seed=cell.stream("order"),
         epochs=range(first, recipe.epochs),
         shuffle=True,

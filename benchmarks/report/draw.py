@@ -18,7 +18,7 @@ from typing import Any
 
 from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models, published
-from benchmarks.report import budget, history, latency, papers, tables
+from benchmarks.report import budget, history, latency, machines, papers, tables
 from benchmarks.report.comparisons import comparable, over_folds
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
@@ -116,7 +116,9 @@ def write(
         drawn["summary.csv"] = papers.as_csv(found).encode()
         drawn["summary.tex"] = papers.as_latex(found).encode()
         drawn["references.bib"] = papers.as_bibtex(found).encode()
-    summary = tables.markdown(found, records, [] if timed is None else latency.markdown(timed))
+    trained = {s.run.cell_id: s.run for s in (*published, *records)}.values()
+    more = [*machines.section(trained), *([] if timed is None else latency.markdown(timed))]
+    summary = tables.markdown(found, records, more)
     drawn["published_figure.md" if beside_published else "summary.md"] = summary.encode()
     for name, content in drawn.items():
         _keep(folder / name, content)

@@ -4,10 +4,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from scipy.stats import t, ttest_1samp
+from scipy.stats import f_oneway, t, ttest_1samp
 from statsmodels.stats.power import TTestPower
 
 from ablations.effects import (
+    between,
     differences,
     doubling,
     equivalence,
@@ -147,6 +148,34 @@ def test_the_properties_of_the_verdict_that_the_docs_state() -> None:
 def test_the_spread_is_pooled_within_rows() -> None:
     sd, freedom = spread_of([[1.0, 3.0], [2.0, 2.0, 5.0], [7.0]])
     assert (sd**2, freedom) == (pytest.approx((2 + 6) / 3), 3)
+
+
+def test_between_kinds_is_the_analysis_of_variance() -> None:
+    """One row is scipy's; a row of one kind says nothing; kinds that vary by nothing within have no F."""
+    row = [[1.0, 2.0, 4.0], [3.0, 5.0], [9.0, 8.0, 7.0]]
+    got, theirs = between([row]), f_oneway(*row)
+    assert got is not None
+    assert (got.F, got.p) == (pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
+    assert (got.kinds, got.freedom) == (2, 5)
+    assert between([row, [[1.0, 9.0]]]) == got
+    assert between([[[1.0, 1.0], [2.0, 2.0]]]) is None
+    assert between([[[1.0, 2.0]]]) is None
+
+
+@pytest.mark.parametrize("sd", [0.0, 1.0])
+def test_the_bound_of_what_lies_between_kinds_holds_in_nineteen_of_twenty(sd: float) -> None:
+    """Rows as the records have them: five of one to five trainings of two or three kinds."""
+    rng = np.random.default_rng(0)
+    numbers = [(4, 1, 5), (3, 3), (5, 3), (4, 1, 5), (3, 3)]
+    inside, sds = 0, []
+    for _ in range(1000):
+        rows = [[rng.normal(rng.normal(0, sd), 1, n).tolist() for n in row] for row in numbers]
+        got = between(rows)
+        assert got is not None
+        inside += got.most >= sd
+        sds.append(got.sd**2)
+    assert inside == pytest.approx(950 if sd else 1000, abs=25)
+    assert np.mean(sds) == pytest.approx(sd**2, abs=0.12)
 
 
 def test_of_two_ends_the_worse_verdict_holds() -> None:

@@ -18,7 +18,7 @@ from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
 from benchmarks.gate.costs import Side, training_time
-from benchmarks.report import draw, latency, tables
+from benchmarks.report import draw, latency, machines, tables
 from benchmarks.report.comparisons import by_result, comparable, difference, unpaired, unranked, verdict
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.papers import as_latex
@@ -249,6 +249,28 @@ def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stor
     titles = {title: [row.name for row in section] for title, section in sections(found).items()}
     assert titles["synthetic_small, 128 px, on nvidia-h200"] == ["canet:no_sae"]
     assert titles["synthetic_small, 128 px"] == ["canet", "canet:no_sae"]
+
+
+def test_kinds_of_machine_are_compared_where_several_trained_a_model(stored, tmp_path: Path) -> None:
+    """Four trainings on a card lie 10 points above four on a CPU; another model was trained on one kind alone."""
+    values = (0.50, 0.51, 0.52, 0.53)
+    cpu = stored("results", make_cell(), metrics=make_metrics(values[0])).run.provenance
+    card = cpu.model_copy(update={"device": "cuda", "device_name": "A Card"})
+    for seed, value in enumerate(values):
+        on_card = make_cell(seed=seed, device_class="a-card")
+        stored("results", make_cell(seed=seed), metrics=make_metrics(value))
+        stored("results", on_card, metrics=make_metrics(value + 0.1), provenance=card)
+        stored("results", make_cell(seed=seed, variant="no_sae"), metrics=make_metrics(value))
+    found = machines.section(s.run for s in scan(tmp_path / "results"))
+    kind = machines.kind(cpu)
+    assert [line for line in found if line.startswith("| synthetic")] == [
+        f"| synthetic_small | CANet | 0 | {RECIPE.epochs} | A Card 61.5 (4); {kind} 51.5 (4) |"
+    ]
+    (line,) = [line for line in found if line.startswith("- ")]
+    assert "AP50 7.0 (at most" in line
+    assert "beside 1.3, F(1, 6) = 120.00, p = 0.00" in line
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    assert "\n".join(found) in (tmp_path / "reports" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("width", [140, 100, 80, 60, 40])

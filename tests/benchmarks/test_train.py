@@ -299,6 +299,22 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_the_step(dataset
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+@pytest.mark.parametrize(("batch", "told"), [(4, True), (8, False)])
+def test_live_batch_norm_over_few_images_is_told(dataset, batch: int, told: bool) -> None:
+    cell = make_cell(recipe=recipe(epochs=1, batch_size=batch))
+    lines: list[str] = []
+    data = dataset(cell)
+    assert len(data) >= 8
+    train(
+        build_cell_model(cell, 6),
+        data,
+        cell,
+        device=torch.device("cpu"),
+        progress=CellProgress(lambda event: lines.append(str(event))),
+    )
+    assert any("batch norm takes its statistics from 4 images" in line for line in lines) == told
+
+
 class Unscalable(Detector):
     """A finite loss whose gradient is NaN at every scale."""
 

@@ -1,0 +1,100 @@
+"""Whether the kind of machine that trained it moves a model's accuracy, in Markdown. Torch-free."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from ablations.effects import Between, between
+from benchmarks import models
+from benchmarks.cells import digest_of
+from benchmarks.report import budget
+from benchmarks.report.escaping import markdown as md
+from benchmarks.store import Provenance, RunRecord
+
+LEAST_FREEDOM = 5
+"""Of the spread within kinds of machine: with less, what lies between them is not judged."""
+METRICS = {"AP50": "AP50", "AP": "AP", "AP_small": "AP small"}
+_TRAINED_WITH = ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator")
+
+Values = Mapping[str, Sequence[RunRecord]]
+"""Trainings of one request, which differ in seed alone, by kind of machine."""
+
+
+def section(runs: Iterable[RunRecord]) -> list[str]:
+    """A table of the models that several kinds of machine trained, and how far these lie apart; [] without any."""
+    rows = _rows(runs)
+    if not rows:
+        return []
+    lines = [
+        "## Kinds of machine",
+        "",
+        "| set | model | fold | epochs | AP50 (trainings) by kind of machine |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    pools: dict[tuple[str, str], list[Values]] = defaultdict(list)
+    for row in rows:
+        cell = next(iter(row.values()))[0].cell
+        shown = "; ".join(f"{kind} {100 * _mean(of):.1f} ({len(of)})" for kind, of in row.items())
+        label = models.label(cell.model, cell.variant)
+        lines.append(f"| {md(cell.dataset)} | {md(label)} | {cell.fold} | {cell.recipe.epochs} | {md(shown)} |")
+        pools[cell.dataset, budget.recipe_of(cell.model_copy(update={"device_class": None}))].append(row)
+    told = [f"- {md(dataset)}: {'; '.join(found)}." for (dataset, _), pool in pools.items() if (found := _told(pool))]
+    return [
+        *lines,
+        "",
+        *told,
+        *[""] * bool(told),
+        "SD between kinds of machine (at most: the upper end of its one-sided 95% interval), beside that between "
+        "trainings on one kind, of models that share a recipe, in points; F and p of the analysis of variance. 0.0: "
+        "the kinds lie no further apart than trainings do. Recipes whose trainings on one kind tell little (fewer than "
+        f"{LEAST_FREEDOM} degrees of freedom) are not judged.",
+        "",
+    ]
+
+
+def kind(its: Provenance) -> str:
+    """What decides how a training rounds: the card, or a CPU's widest vectors, or portable arithmetic."""
+    if its.device_name:
+        return its.device_name
+    return "CPU, portable arithmetic" if its.arithmetic else f"CPU, {its.cpu_capability or 'vectors not known'}"
+
+
+def _rows(runs: Iterable[RunRecord]) -> list[Values]:
+    """Of what more than one kind trained, in the order of sets, models, folds and lengths."""
+    found: dict[tuple[object, ...], dict[str, list[RunRecord]]] = {}
+    order = {name: i for i, name in enumerate(models.MODELS)}
+    for run in runs:
+        if run.status != "ok" or run.metrics is None or run.metrics.AP50 is None:
+            continue
+        cell = run.cell
+        asked = digest_of(cell.model_dump(mode="json", exclude={"seed", "device_class"}))
+        made = tuple(str(getattr(run.fingerprint, name)) for name in _TRAINED_WITH)
+        place = order.get(cell.model, len(order)), cell.name
+        key = cell.dataset, place, cell.fold, cell.recipe.epochs, asked, made
+        found.setdefault(key, {}).setdefault(kind(run.provenance), []).append(run)
+    return [dict(sorted(row.items())) for _, row in sorted(found.items(), key=lambda item: item[0]) if len(row) > 1]
+
+
+def _mean(runs: Sequence[RunRecord]) -> float:
+    return statistics.fmean(_values(runs, "AP50"))
+
+
+def _values(runs: Sequence[RunRecord], metric: str) -> list[float]:
+    values = (None if run.metrics is None else run.metrics.value(metric) for run in runs)
+    return [value for value in values if value is not None]
+
+
+def _told(pool: Sequence[Values]) -> list[str]:
+    out = []
+    for metric, label in METRICS.items():
+        found = between([[_values(runs, metric) for runs in row.values()] for row in pool])
+        if found is not None and found.freedom >= LEAST_FREEDOM:
+            out.append(f"{label} {_words(found)}")
+    return out
+
+
+def _words(its: Between) -> str:
+    sd, most, within = (f"{100 * value:.1f}" for value in (its.sd, its.most, its.within))
+    return f"{sd} (at most {most}) beside {within}, F({its.kinds}, {its.freedom}) = {its.F:.2f}, p = {its.p:.2f}"
