@@ -79,6 +79,8 @@ def main(
         raise RequestError("--update-baseline needs --reason: it stands in the history")
     if update_baseline and not Path(base).is_dir():
         raise RequestError(f"--update-baseline replaces the records of a folder; {base} is none")
+    if update_baseline and sides.split(head)[1] is not None:
+        raise RequestError(f"--update-baseline replaces all records of BASE, and {head} is one model of a side")
     if any_runs and reproduce:
         raise RequestError("--any and --reproduce are two questions; ask one")
     if train and not all(side.startswith("git:") and side.count(":") == 1 for side in (base, head)):
@@ -115,29 +117,41 @@ def main(
         base, head = places
         one_job = True
     turns = Turns(checkouts[0], checkouts[1], data_root) if one_job else None
-    before = sides.read(base, work)
-    if not before:
-        raise RequestError(f"no records in {base}: nothing to compare with")
-    checks = []
-    try:
-        after = sides.read(head, work)
-    except DataError as e:  # damaged, or a cell twice: the head is no good, and all outputs say so
-        after = []
-        checks = [Check(head, "records", "fail", f"{len(before)} readable", str(e))]
-        err_console.print(Text.assemble(("error:", "bold red"), f" {e}"), soft_wrap=True)
-    else:
+    before, after, checks = _read(base, head, work)
+    if update_baseline and any(s.paths.root.resolve() != Path(base).resolve() for s in before):
+        raise RequestError(f"--update-baseline: {base} is the folder of a data set; name the one that holds it")
+    if not checks:
         checks = _checks(before, after, names, limits, tolerance, any_runs=any_runs, reproduce=reproduce, turns=turns)
         checks += _recheck(before, after, data_root, any_runs=any_runs)
     _show(checks, len(before), verbose=verbose, reproduce=reproduce)
     _write(checks, names, len(before), markdown, json, junit)
     if update_baseline:
-        if not after:
-            raise RequestError("--update-baseline: the head has no records; nothing was replaced")
+        if not before or not after:
+            raise RequestError("--update-baseline: a side has no records; nothing was replaced")
+        kept = {s.run.cell_id for s in after}
         line = baseline.replace(before, after, Path(base), reason)
+        for gone in (s for s in before if s.run.cell_id not in kept):
+            say(f"removed: {gone.paths.record}")
         say(f"{base}: {len(after)} records of {(line.commit or '-')[:12]} are the baseline now: {line.reason}")
         _redraw(Path(base))
         return
     _exit(checks, strict=strict)
+
+
+def _read(base: str, head: str, work: Path) -> tuple[list[Stored], list[Stored], list[Check]]:
+    """The records of both sides; a failure, and none of that side, where they are damaged or a cell is there twice."""
+    before: list[Stored] = []
+    which = "base"
+    try:
+        before = sides.read(base, work)
+        if not before:
+            raise RequestError(f"no records in {base}: nothing to compare with")
+        which = "head"
+        return before, sides.read(head, work), []
+    except DataError as e:  # all outputs say so
+        err_console.print(Text.assemble(("error:", "bold red"), f" the {which}: {e}"), soft_wrap=True)
+        said = (f"{len(before)} readable", str(e)) if before else (str(e), "-")
+        return before, [], [Check(head if before else base, f"records of the {which}", "fail", *said)]
 
 
 def _exit(checks: Sequence[Check], *, strict: bool) -> None:

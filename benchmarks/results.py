@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import Field, model_validator
 
@@ -108,6 +109,19 @@ class Inspection(Hashed):
     errors: dict[str, ErrorShare]
 
 
+def _leads_to_a_number(kind: Any, name: str) -> bool:
+    """Whether what is of a type holds a number of that name, like `errors.missed.count`; keys may hold points."""
+    kind = next((one for one in get_args(kind) if isinstance(kind, UnionType) and one is not NoneType), kind)
+    if not name:
+        return kind in (int, float)
+    if get_origin(kind) is dict:
+        ends = [i for i, letter in enumerate(name) if letter == "."] + [len(name)]
+        return any(_leads_to_a_number(get_args(kind)[1], name[end + 1 :]) for end in ends if end)
+    key, _, rest = name.partition(".")
+    its = getattr(kind, "model_fields", {})
+    return key in its and _leads_to_a_number(its[key].annotation, rest)
+
+
 class Metrics(Hashed):
     """Metrics in [0, 1]; None where they are not defined (no box of that size), or, of newer ones, in older records.
 
@@ -175,6 +189,18 @@ class Metrics(Hashed):
     @property
     def AP50_interval(self) -> Interval | None:
         return self.intervals.get("AP50")
+
+    def boxes_of(self, name: str) -> int:
+        """How many boxes a metric is of; of a class or a bin all, where their own are not counted by size."""
+        size = name.rpartition("_")[2]
+        return int(
+            getattr(self, f"boxes_{size}" if "." not in name and size in ("small", "medium", "large") else "boxes")
+        )
+
+    @classmethod
+    def may_hold(cls, name: str) -> bool:
+        """Whether `value` finds a number of that name in some record."""
+        return _leads_to_a_number(cls, name)
 
     def value(self, name: str) -> float | None:
         """The number of a name as `intervals` has it, like `inspection.FROC.1`; None where it was not measured."""

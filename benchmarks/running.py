@@ -14,7 +14,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from benchmarks import host
-from benchmarks.store import now
+from benchmarks.store import now, writer
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def marked(out: Path, say: Callable[[str], object]) -> Iterator[None]:
     for mark in sorted(out.glob(".run-*.json")):
         if (facts := _facts(mark)) is not None and not _lives(mark, facts):
             say(_how_it_ended(facts))
-            _remove(out, facts["pid"], mark)
+            _remove(out, facts["host"], facts["pid"], mark)
     own = out / f".run-{socket.gethostname()}-{os.getpid()}.json"
     facts = {
         "pid": os.getpid(),
@@ -41,7 +41,7 @@ def marked(out: Path, say: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         held.release()
-        _remove(out, os.getpid(), own)
+        _remove(out, socket.gethostname(), os.getpid(), own)
 
 
 def _facts(mark: Path) -> dict[str, Any] | None:
@@ -67,9 +67,9 @@ def _lives(mark: Path, facts: dict[str, Any]) -> bool:
         return facts["host"] != socket.gethostname()
 
 
-def _remove(out: Path, pid: int, mark: Path) -> None:
+def _remove(out: Path, host_name: str, pid: int, mark: Path) -> None:
     """The mark, and files that its run was writing."""
-    for path in (mark, mark.with_suffix(".lock"), *out.rglob(f".*.{pid}-*.tmp")):
+    for path in (mark, mark.with_suffix(".lock"), *out.rglob(f".*.{writer(host_name, pid)}-*.tmp")):
         with contextlib.suppress(OSError):
             path.unlink()
 

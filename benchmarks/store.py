@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -246,7 +247,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer(socket.gethostname(), os.getpid())}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -262,6 +263,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     except OSError as e:
         raise DataError(f"cannot write {path}: {e.strerror or e}; free or choose another place with --out") from e
+
+
+def writer(host: str, pid: int) -> str:
+    """Part of the names of a process's temporary files: of two hosts that share a folder it is another."""
+    return f"{hashlib.sha256(host.encode()).hexdigest()[:8]}-{pid}"
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -462,7 +468,7 @@ def scan(root: Path, say: Callable[[str], None] = lambda line: print(line, file=
             say(f"{path} is not a record; left out")
             continue
         found.append(load(CellPaths(root, path.parent.name, path.name[: -len(".json")])))
-    _require_each_once(found)
+    require_each_once(found)
     return iter(found)
 
 
@@ -476,7 +482,8 @@ def is_foreign(path: Path) -> bool:
         return True
 
 
-def _require_each_once(found: list[Stored]) -> None:
+def require_each_once(found: list[Stored]) -> None:
+    """DataError where two records are of one cell, or one lies where its cell does not."""
     by_cell: dict[str, list[Path]] = {}
     for one in found:
         by_cell.setdefault(one.run.cell.id, []).append(one.paths.record)

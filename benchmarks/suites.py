@@ -148,7 +148,7 @@ class GateLimits(_Strict):
     @classmethod
     def _metrics_exist(cls, value: dict[str, float]) -> dict[str, float]:
         for name, drop in value.items():
-            if name.partition(".")[0] not in Metrics.model_fields or not 0 <= drop <= 1:
+            if not Metrics.may_hold(name) or not 0 <= drop <= 1:
                 raise ValueError(f"{name}: {drop}: not a metric of `benchmarks.results.Metrics`, or no drop in [0, 1]")
         return value
 

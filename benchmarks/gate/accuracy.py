@@ -1,8 +1,9 @@
 """Whether trainings got less accurate: the mean of a row against that of its base, as far as the runs can tell it.
 
 Trainings are paired where their seeds agree. The interval is the two-level one of `benchmarks.metrics.spread`, of the
-differences on the same resampled images; the variance between trainings is twice that within rows, pooled over the
-models of the data set on both sides, so that three trainings each can tell anything. A drop fails when it is above
+differences on the same resampled images; the variance between trainings is twice that within rows, pooled over both
+sides and the models that share data set and recipe, so that three trainings each can tell anything. A model whose own
+is larger than chance explains is judged by its own. A drop fails when it is above
 what is let pass and its one-sided p, by Holm over all checks of the comparison, is at most the level: chance then
 alarms as often as the level says. From fewer than three pairs, or where no spread is known, only a drop that is certain
 fails. The same weights on both sides leave nothing to chance.
@@ -15,14 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from scipy.stats import t
+from scipy.stats import f, t
 
 from ablations.effects import LEAST_RUNS, Effect, Key, caught, holm, paired
 from benchmarks.gate.checks import ROUNDING, Check, Pair, Verdict, name_of
 from benchmarks.metrics.spread import DIFFERENCE, RunMetric, Training, estimate, independent, pooled
+from benchmarks.report.budget import recipe_of
 from benchmarks.report.rows import run_metric, test_share
 from benchmarks.store import Stored
 from benchmarks.suites import GateLimits
+
+NOISY = 0.1
+"""Level of the one-sided F test by which a model is judged by its own variance between trainings, not the pool's."""
 
 LABELS = {"AP_small": "AP small", "AP_medium": "AP medium", "AP_large": "AP large", "AR_100": "AR 100"}
 
@@ -38,25 +43,23 @@ class _Question:
     values: tuple[float, float]
 
 
-def judged(rows: Mapping[str, Sequence[Pair]], limits: GateLimits, tolerance: float | None = None) -> list[Check]:
+def judged(
+    rows: Sequence[tuple[str, Sequence[Pair]]], limits: GateLimits, tolerance: float | None = None
+) -> list[Check]:
     """Checks of the accuracy of every row.
 
     Args:
-        rows: pairs by the row's name.
+        rows: name and pairs of each.
         tolerance: a drop of any metric's mean that fails, whoever can tell it; None: as `limits` say.
     """
     out: list[Check] = []
     asked: list[_Question] = []
-    spread = {
-        (dataset, metric): _spread([p for p in rows.values() if p and p[0].old.run.cell.dataset == dataset], metric)
-        for dataset in {pairs[0].old.run.cell.dataset for pairs in rows.values() if pairs}
-        for metric in limits.accuracy
-    }
-    for name, pairs in rows.items():
+    spreads = {metric: _spreads([pairs for _, pairs in rows], metric) for metric in limits.accuracy}
+    for at, (name, pairs) in enumerate(rows):
         measured = [pair for pair in pairs if pair.old.run.metrics is not None and pair.new.run.metrics is not None]
         for metric, limit in limits.accuracy.items() if measured else ():
-            training = spread[measured[0].old.run.cell.dataset, metric]
-            found = _one(out, name, measured, metric, limit if tolerance is None else tolerance, training)
+            let_pass = limit if tolerance is None else tolerance
+            found = _one(out, name, measured, metric, let_pass, spreads[metric][at])
             if found is None:
                 continue
             if (certain := _certain(found, measured, limits, by_hand=tolerance is not None)) is not None:
@@ -69,24 +72,33 @@ def judged(rows: Mapping[str, Sequence[Pair]], limits: GateLimits, tolerance: fl
 def _one(
     out: list[Check], name: str, pairs: Sequence[Pair], metric: str, limit: float, training: Training | None
 ) -> _Question | None:
-    """The question of one metric; None where it is not asked. What the head lacks is a failure, added to `out`."""
+    """The question of one metric; None where it is not asked.
+
+    What the head lacks is a failure, added to `out`; what no record of the base has though there are boxes, that nobody
+    can tell.
+    """
     label = LABELS.get(metric, metric)
     what = f"{label} (tolerance {limit:g})"
     ours: dict[Key, RunMetric] = {}
     theirs: dict[Key, RunMetric] = {}
+    boxes = lost = 0
     for pair in pairs:
         assert pair.old.run.metrics is not None
         assert pair.new.run.metrics is not None
         old, new = run_metric(metric, pair.old.run.metrics), run_metric(metric, pair.new.run.metrics)
         if old is None:
+            boxes += pair.old.run.metrics.boxes_of(metric)
             continue
         if new is None:
             out.append(Check(name_of(pair.old), what, "fail", f"{old.value:.4f}", "missing"))
+            lost += 1
             continue
         theirs[pair.key], ours[pair.key] = old, independent(new, old)
     share = test_share([pair.old.run for pair in pairs])
     effect = paired(ours, theirs, partial(estimate, bounds=DIFFERENCE, test_share=share, training=training, given=True))
     if effect is None:
+        if not lost and boxes:
+            out.append(Check(name, what, "inconclusive", "not measured", "-"))
         return None
     values = tuple(_mean(side) for side in (theirs, ours))
     return _Question(name, what, limit, effect, (values[0], values[1]))
@@ -142,19 +154,40 @@ def _check(q: _Question, verdict: Verdict, why: str = "", seen: float | None = N
     return Check(q.name, what, verdict, base, f"{head}{interval}", q.effect.mean, seen)
 
 
-def _spread(rows: Sequence[Sequence[Pair]], metric: str) -> Training | None:
-    """Variance of a difference of two trainings, from the spread within the rows of both sides; None without any."""
+def _spreads(rows: Sequence[Sequence[Pair]], metric: str) -> list[Training | None]:
+    """Variance of a difference of two trainings of each row, in their order; None without any.
+
+    It is pooled over the rows that share all but model and length. Of a row whose own is larger than that of the others
+    by an F test it is its own, with its own freedoms.
+    """
+    found = [_values(pairs, metric) for pairs in rows]
+    keys = [_pool(pairs) for pairs in rows]
+    out: list[Training | None] = []
+    for at, key in enumerate(keys):
+        others = [values for i, of in enumerate(found) if i != at and keys[i] == key for values in of]
+        own, rest, whole = pooled(found[at]), pooled(others), pooled([*found[at], *others])
+        noisy = own and rest and own.variance > rest.variance * float(f.isf(NOISY, own.freedom, rest.freedom))
+        within = own if noisy else whole
+        out.append(None if within is None else Training(2 * within.variance, within.freedom, within.runs))
+    return out
+
+
+def _pool(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """What rows share whose spreads are pooled: all of a request but model and length, on both sides."""
+    return tuple(recipe_of(stored.run.cell) for pair in pairs[:1] for stored in (pair.old, pair.new))
+
+
+def _values(pairs: Sequence[Pair], metric: str) -> list[list[float]]:
+    """A metric of the trainings of both sides, by fold."""
     found: list[list[float]] = []
-    for pairs in rows:
-        for stored in _apart([pair.old for pair in pairs], [pair.new for pair in pairs]):
-            by_fold: dict[int, list[float]] = {}
-            for one in stored:
-                value = None if one.run.metrics is None else one.run.metrics.value(metric)
-                if value is not None:
-                    by_fold.setdefault(one.run.cell.fold, []).append(value)
-            found += by_fold.values()
-    within = pooled(found)
-    return None if within is None else Training(2 * within.variance, within.freedom, within.runs)
+    for stored in _apart([pair.old for pair in pairs], [pair.new for pair in pairs]):
+        by_fold: dict[int, list[float]] = {}
+        for one in stored:
+            value = None if one.run.metrics is None else one.run.metrics.value(metric)
+            if value is not None:
+                by_fold.setdefault(one.run.cell.fold, []).append(value)
+        found += by_fold.values()
+    return found
 
 
 def _apart(old: Sequence[Stored], new: Sequence[Stored]) -> list[Sequence[Stored]]:

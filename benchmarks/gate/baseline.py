@@ -68,7 +68,9 @@ def replace(base: Sequence[Stored], head: Sequence[Stored], folder: Path, reason
         for source, target in zip(_files(s.paths), _files(CellPaths.of(folder, s.run.cell)), strict=True)
         if source.exists()
     }
-    for path in {path for s in base for path in _files(CellPaths.of(folder, s.run.cell))} - set(content):
+    kept = {s.run.cell_id for s in head}
+    stale = {s.run.cell_id: set(_files(CellPaths.of(folder, s.run.cell))) - set(content) for s in base}
+    for path in (path for cell, paths in stale.items() if cell in kept for path in paths):
         path.unlink(missing_ok=True)
     changed = {path for path, data in content.items() if not path.exists() or path.read_bytes() != data}
     records = [CellPaths.of(folder, s.run.cell).record for s in head]
@@ -77,6 +79,8 @@ def replace(base: Sequence[Stored], head: Sequence[Stored], folder: Path, reason
     for path, data in sorted(content.items(), key=lambda entry: entry[0] in records):
         if not path.exists() or path.read_bytes() != data:
             write_atomic(path, data)
+    for path in (path for cell, paths in stale.items() if cell not in kept for path in paths):
+        path.unlink(missing_ok=True)
     text = "".join(history.line(one) for one in [*lines, new])
     write_atomic(folder / history.FILE, text.encode())
     return new

@@ -53,10 +53,12 @@ def _first_difference(old: FirstSteps, new: FirstSteps, first: float) -> tuple[s
     """The first term and step that differ by more than the tolerance, as (base, head)."""
     if set(old.losses) != set(new.losses):
         return ", ".join(sorted(old.losses)), ", ".join(sorted(new.losses))
-    steps = [len(next(iter(its.losses.values()), ())) for its in (old, new)]
-    if steps[0] != steps[1]:
-        return f"{steps[0]} steps", f"{steps[1]} steps"
-    for i in range(steps[0]):
+    steps = len(next(iter(old.losses.values()), ()))
+    for term in old.losses:
+        lengths = len(old.losses[term]), len(new.losses[term])
+        if lengths != (steps, steps):
+            return f"{term}: {lengths[0]} steps", f"{lengths[1]} steps"
+    for i in range(steps):
         whole = sum(abs(values[i] or 0.0) for values in old.losses.values())
         for term, values in old.losses.items():
             was, now = values[i], new.losses[term][i]

@@ -63,7 +63,8 @@ def both(out: list[Check], name: str, what: str, old: T | None, new: T | None) -
     return None if old is None or new is None else (old, new)
 
 
-_COMPUTE = ("torch", "torchvision", "numpy", "ultralytics", "transformers", "timm")
+_MMDET = ("onedl-mmcv", "onedl-mmengine", "onedl-mmdetection")
+_COMPUTE = ("torch", "torchvision", "numpy", "ultralytics", "transformers", "timm", *_MMDET)
 """Packages whose versions decide which floating-point operations are done."""
 
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.gate.checks import Check, Verdict, both, equal, equal_bits, machine_type, name_of
+from benchmarks.gate.checks import Check, Pair, Verdict, both, equal, equal_bits, machine_type, name_of
 from benchmarks.store import Latency, ProfileRecord, Stored
 from benchmarks.suites import GateLimits
 
@@ -138,29 +138,66 @@ def measured(
     if was.latency is not None:
         if was.session == now.session and now.latency is not None:
             out += _times(name, was.latency, now.latency, limits)
-        out.append(_ratio(name, was.latency, now.latency, limits.latency_ratio))
+        if not direct and old.run.cell.name == was.latency.reference:
+            what = "latency: of the reference itself, not compared between sessions"
+            out.append(Check(name, what, "note", was.session[:12], now.session[:12]))
+        else:
+            out.append(_ratio(name, was.latency, now.latency, limits.latency_ratio))
     return out
 
 
 def training_time(
-    name: str, old: Stored, new: Stored, base: Side, head: Side, limits: GateLimits, one_job: bool
+    name: str, pairs: Sequence[Pair], base: Side, head: Side, limits: GateLimits, one_job: bool
 ) -> list[Check]:
-    """What a training took: directly in one job, else as a ratio to the reference model's under the same conditions."""
+    """What trainings of a row took, by the median: directly in one job, else as a ratio to the reference model's.
+
+    A note for each reason why pairs are left out.
+    """
+    profiles = (s.profile for s in (*(pair.old for pair in pairs), *base.records))
+    reference = next((its.latency.reference for its in profiles if its is not None and its.latency is not None), None)
+    told: list[tuple[float, float]] = []
+    left: dict[str, int] = {}
+    for pair in pairs:
+        found = _times_of(pair, base, head, None if one_job else reference, one_job)
+        if isinstance(found, str):
+            left[found] = left.get(found, 0) + 1
+        elif found is not None:
+            told.append(found)
+    what = "training time" if one_job else "training time, to the reference"
+    out = []
+    if told:
+        medians = statistics.median(was for was, _ in told), statistics.median(now for _, now in told)
+        out.append(_above(name, what, medians, limits.training_time))
+    for why, count in left.items():
+        out.append(Check(name, f"training time not compared: {why}", "note", f"{count} of {len(pairs)} pairs", "-"))
+    return out
+
+
+def _times_of(
+    pair: Pair, base: Side, head: Side, reference: str | None, one_job: bool
+) -> tuple[float, float] | str | None:
+    """Training times of a pair, or their ratios to those of the reference; or why they are not compared.
+
+    None where the base does not say.
+    """
+    old, new = pair.old, pair.new
     was, now = old.run.timings_s.get("train"), new.run.timings_s.get("train")
-    if not was or not now or machine_type(old.run.provenance) != machine_type(new.run.provenance):
-        return []
+    if not was:
+        return None
+    if not now:
+        return "not measured"
+    if machine_type(old.run.provenance) != machine_type(new.run.provenance):
+        return "other machine types, or threads"
     if old.run.shared != new.run.shared:
-        return []
-    what = "training time"
+        return "other trainings beside it"
     if one_job:
-        return [_above(name, what, (was, now), limits.training_time)]
-    latency = None if old.profile is None else old.profile.latency
-    if latency is None or latency.reference == old.run.cell.name:
-        return []
-    references = base.training_reference(old, latency.reference), head.training_reference(new, latency.reference)
-    if references[0] is None or references[1] is None:
-        return []
-    return [_above(name, f"{what}, to the reference", (was / references[0], now / references[1]), limits.training_time)]
+        return was, now
+    if reference is None:
+        return "no profile says which model is the reference"
+    if reference == old.run.cell.name:
+        return "it is of the reference itself"
+    a, b = base.training_reference(old, reference), head.training_reference(new, reference)
+    return "no training of the reference under its conditions" if not a or not b else (was / a, now / b)
 
 
 def _shapes(name: str, old: dict[str, tuple[int, ...]], new: dict[str, tuple[int, ...]]) -> Check:
@@ -231,7 +268,10 @@ def phases(
 
 
 def _ratio(name: str, old: Latency, new: Latency | None, limit: float) -> Check:
-    """Latency as a ratio to the session's reference: its interval may reach to the old one, and a tolerance on top."""
+    """Latency as a ratio to the session's reference: fails where its interval lies beyond the old one and a tolerance.
+
+    Where only the ratio itself is beyond the tolerance, nobody can tell.
+    """
     what, was = "latency ratio", f"{old.ratio:.2f} to {old.reference}"
     if new is None:
         return Check(name, what, "inconclusive", was, "not measured")
@@ -239,7 +279,8 @@ def _ratio(name: str, old: Latency, new: Latency | None, limit: float) -> Check:
     if new.reference != old.reference:
         return Check(name, what, "inconclusive", was, now)
     slower = new.ratio_interval[0] > old.ratio_interval[1] * (1 + limit)
-    return Check(name, what, "fail" if slower else "pass", was, now, new.ratio / old.ratio - 1)
+    verdict: Verdict = "fail" if slower else "inconclusive" if new.ratio > old.ratio * (1 + limit) else "pass"
+    return Check(name, what, verdict, was, now, new.ratio / old.ratio - 1)
 
 
 def sessions(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:

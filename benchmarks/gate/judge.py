@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import accuracy, beginnings, costs
 from benchmarks.gate.checks import Check, Pair, Verdict, both, equal, equal_bits, name_of
 from benchmarks.gate.turns import Turns
+from benchmarks.report.rows import request_of
+from benchmarks.results import Metrics
 from benchmarks.store import RunRecord, Stored
 from benchmarks.suites import GateLimits
 
@@ -82,7 +84,7 @@ def judged(
 ) -> list[Check]:
     """As `compare`, of rows that are matched already."""
     out: list[Check] = []
-    paired: dict[str, list[Pair]] = {}
+    paired: list[tuple[str, list[Pair]]] = []
     sides = costs.Side(base), costs.Side(head)
     for row in rows:
         pairs, missing, extra = row.pairs()
@@ -93,7 +95,11 @@ def judged(
             out += [Check(name_of(new), "record", "new", "-", "new") for new in extra]
         elif missing or extra:
             out.append(_alone(row, pairs, missing, extra))
-        paired[row.name] = pairs
+        asked = [pair for pair in pairs if question_of(pair.old) == question_of(pair.new)]
+        if len(asked) < len(pairs):
+            count = f"{len(pairs) - len(asked)} of {len(pairs)} pairs"
+            out.append(Check(row.name, f"accuracy: {_OTHERS}", "inconclusive", count, count))
+        paired.append((row.name, asked))
         out += _cost(row, pairs, sides, limits, one_job=one_job)
         if turns is not None:
             out += turns.checks(pairs, limits)
@@ -119,7 +125,32 @@ def _rows(base: Sequence[Stored], head: Sequence[Stored]) -> list[Matched]:
     for key in dict.fromkeys((*bases, *heads)):
         first = (bases.get(key) or heads[key])[0]
         out.append(Matched(row_name(first), bases.get(key, ()), heads.get(key, ())))
+    return _told_apart(out)
+
+
+def _told_apart(rows: Sequence[Matched]) -> list[Matched]:
+    """Rows of one name with what their cells differ in, or else the digests of their data and split lists."""
+    same: dict[str, list[Matched]] = {}
+    for row in rows:
+        same.setdefault(row.name, []).append(row)
+    out = []
+    for row in rows:
+        asked = _asked(row)
+        others = [_asked(other) for other in same[row.name]]
+        fields = [
+            k for k in dict.fromkeys(k for its in others for k in its) if len({repr(o.get(k)) for o in others}) > 1
+        ]
+        if fields != ["digests"]:
+            fields = [k for k in fields if k != "digests"]
+        out.append(replace(row, name=", ".join([row.name, *(f"{k} {asked.get(k)}" for k in fields)])))
     return out
+
+
+def _asked(row: Matched) -> dict[str, object]:
+    """What a row is asked, flat, and of what images."""
+    run = (row.base or row.head)[0].run
+    names = {"split": run.cell.split, "image_size": run.cell.image_size}
+    return {**names, **request_of(run.cell), "digests": f"{run.fingerprint.data[:8]} {run.fingerprint.split[:8]}"}
 
 
 def grouped(records: Iterable[Stored]) -> dict[str, list[Stored]]:
@@ -149,7 +180,8 @@ def _cell(pair: Pair, limits: GateLimits, *, same: bool) -> list[Check]:
         out.append(equal(name, "parameters", facts[0].parameters, facts[1].parameters))
         out.append(equal(name, "trainable", facts[0].trainable, facts[1].trainable))
     if (metrics := both(out, name, "metrics", old.metrics, new.metrics)) is not None and same:
-        out += _schema(name, metrics[0].model_dump(), metrics[1].model_dump())
+        lost = _lost(*metrics, judged=limits.accuracy) if question_of(pair.old) == question_of(pair.new) else []
+        out += [Check(name, f"schema: {part}", "fail", "present", "missing") for part in lost]
     if same:
         out += beginnings.beginning(pair, limits.first_losses)
         out += _detections(name, pair)
@@ -165,11 +197,44 @@ def fingerprints(name: str, old: RunRecord, new: RunRecord) -> list[Check]:
     ]
 
 
-def _schema(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[Check]:
-    """Parts of an evaluation that the base has and the head does not say anything of."""
-    # Single numbers are judged where they are compared: one may be undefined on these images.
-    parts = [k for k, v in old.items() if isinstance(v, dict) and v and not new.get(k)]
-    return [Check(name, f"schema: {part}", "fail", "present", "missing") for part in parts]
+def _lost(old: Metrics, new: Metrics, judged: Collection[str]) -> list[str]:
+    """Parts of an evaluation that the base has and the head, on the same images, does not say anything of.
+
+    judged: numbers that are compared by themselves.
+    """
+    return [part for part in _parts(old.model_dump(), new.model_dump(), new) if part not in judged]
+
+
+def _parts(old: dict[str, Any], new: dict[str, Any], whole: Metrics, at: str = "", boxes: int = 0) -> Iterator[str]:
+    """Args: boxes: of the part that `old` is, or of what it belongs to."""
+    boxes = new.get("boxes", boxes)
+    for key, was in old.items():
+        part, now = f"{at}{key}", new.get(key)
+        if isinstance(was, dict) and was:
+            if isinstance(now, dict) and now:
+                yield from _parts(was, now, whole, f"{part}.", boxes)
+            else:
+                yield part
+        elif at in _OF_METRICS and now is None:
+            if whole.value(key) is not None:  # else the metric itself is told
+                yield part
+        elif was not in (None, (), {}) and now in (None, ()) and not (key in new and _undefined(key, was, new, boxes)):
+            yield part
+
+
+_OF_METRICS = ("intervals.", "standard_errors.", "draws.")
+_WITHOUT_DETECTIONS = ("precision", "ECE", "DeepPCB_F_operating")
+"""Numbers that are undefined where nothing was found."""
+
+
+def _undefined(key: str, was: object, its: Mapping[str, Any], boxes: int) -> bool:
+    """Whether a number may have no value on images where it has one of other detections, or by its count of boxes."""
+    if not isinstance(was, float):
+        return False
+    size = key.partition("_")[2]
+    if size in ("small", "medium", "large"):
+        boxes = its.get(f"boxes_{size}", 0)  # a class does not count them
+    return boxes == 0 or key in _WITHOUT_DETECTIONS
 
 
 def _detections(name: str, pair: Pair) -> list[Check]:
@@ -190,19 +255,20 @@ def _cost(
     row: Matched, pairs: Sequence[Pair], sides: tuple[costs.Side, costs.Side], limits: GateLimits, *, one_job: bool
 ) -> list[Check]:
     """Of the first profile of a row on each side: a suite profiles the first fold and seed of a model alone."""
+    out = costs.training_time(row.name, pairs, *sides, limits, one_job)
     old = next((pair.old for pair in pairs if pair.old.profile is not None), None)
     if old is None:
-        return []
+        if any(pair.new.profile is not None for pair in pairs):
+            out.append(Check(row.name, "profile: the base has none", "note", "-", "present"))
+        return out
     name = name_of(old)
     partner = next(pair.new for pair in pairs if pair.old is old)
     new = partner if partner.profile is not None else next((p.new for p in pairs if p.new.profile is not None), None)
-    out: list[Check] = []
     if new is None:
-        return [Check(name, "profile", "fail", "present", "missing")] if row.same else []
+        return [*out, Check(name, "profile", "fail" if row.same else "note", "present", "missing")]
     if row.same:
         out += costs.counted(name, old, new, limits)
-    out += costs.measured(name, old, new, *sides, limits, one_job=one_job)
-    return out + costs.training_time(name, old, new, *sides, limits, one_job)
+    return out + costs.measured(name, old, new, *sides, limits, one_job=one_job)
 
 
 def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Matched], list[Check]]:
@@ -231,6 +297,7 @@ def any_rows(base: Sequence[Stored], head: Sequence[Stored]) -> tuple[list[Match
         raise RequestError(
             f"no question that both answer, or several models to each: {asked}; name one of a side as FOLDER@MODEL"
         )
+    rows = _told_apart(rows)
     left = _unmatched("base", base, head, [row.base for row in rows])
     left += _unmatched("head", head, base, [row.head for row in rows])
     return rows, [*left, *(check for row in rows for check in _differences(row))]
@@ -319,14 +386,14 @@ def _values(counts: Counter[str]) -> str:
 
 
 def recheck(records: Sequence[Stored], which: str, data_root: Path | None) -> list[Check]:
-    """AP of each record again from the detections beside it; exactly what it says, or a failure."""
-    from benchmarks.metrics.records import recompute
+    """Metrics of each record again from the detections beside it; exactly what it says, or a failure."""
+    from benchmarks.metrics.records import first_difference, recompute
 
     out = []
     for stored in records:
         if stored.run.metrics is None:
             continue
-        name, what = name_of(stored), f"AP recomputed ({which})"
+        name, what = name_of(stored), f"metrics recomputed ({which})"
         said = stored.run.metrics
         try:
             again = recompute(stored.run, stored.paths, data_root)
@@ -335,14 +402,17 @@ def recheck(records: Sequence[Stored], which: str, data_root: Path | None) -> li
         except DataError as e:
             out.append(Check(name, what, "fail", _AP(said.AP), str(e)))
         else:
-            same = _close(again.AP, said.AP) and _close(again.AP50, said.AP50)
-            verdict: Verdict = "pass" if same else "fail"
-            out.append(Check(name, what, verdict, _AP(said.AP), _AP(again.AP)))
+            if (differs := first_difference(stored.run, again)) is not None:
+                field, was, now = differs
+                out.append(Check(name, f"{what}: {field}", "fail", _brief(was), _brief(now)))
+            else:
+                out.append(Check(name, what, "pass", f"AP {_AP(said.AP)}", f"AP {_AP(again.AP)}"))
     return out
 
 
-def _close(a: float | None, b: float | None) -> bool:
-    return a == b or (a is not None and b is not None and abs(a - b) < 1e-9)
+def _brief(value: object) -> str:
+    """A value of a record as it is shown: a number, or the beginning of what is longer."""
+    return f"{value:.6f}" if isinstance(value, float) else str(value)[:40]
 
 
 def _AP(value: float | None) -> str:

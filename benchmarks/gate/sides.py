@@ -1,4 +1,4 @@
-"""What BASE and HEAD may be: a folder of records, one record, or the records of a commit, `git:REV[:PATH]`.
+"""What BASE and HEAD may be: a folder of records, one record, or those of a commit, `git:REV[:PATH]`.
 
 `@MODEL` after any of them, or `@model:variant`, takes the records of that model alone.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import models
 from benchmarks.errors import DataError, RequestError
-from benchmarks.store import CellPaths, Stored, load, scan
+from benchmarks.store import CellPaths, Stored, load, require_each_once, scan
 
 GATE = "results/_gate"
 """Where the gate's records lie in this repository."""
@@ -29,7 +29,7 @@ def read(side: str, work: Path) -> list[Stored]:
         RequestError: nothing is there.
         DataError: a record is damaged, or a cell occurs twice.
     """
-    place, model = _split(side)
+    place, model = split(side)
     found = _records(place, work)
     if model is not None:
         name, _, variant = model.partition(":")
@@ -42,7 +42,7 @@ def read(side: str, work: Path) -> list[Stored]:
     return found
 
 
-def _split(side: str) -> tuple[str, str | None]:
+def split(side: str) -> tuple[str, str | None]:
     """Place and model. A path that is there may hold an @ itself; models have no slash but in `mmdet:PATH`."""
     place, at, model = side.rpartition("@")
     if not at or Path(side).exists():
@@ -61,6 +61,12 @@ def _split(side: str) -> tuple[str, str | None]:
 def _records(place: str, work: Path) -> list[Stored]:
     if place.startswith("git:"):
         revision, path = revision_of(place)
+        if path.endswith(".json"):
+            folder, _, name = path.rpartition("/")
+            record = _of_commit(revision, folder, work) / name
+            if not record.is_file():
+                raise RequestError(f"git:{revision}: no {path} in that commit")
+            return [_one(record)]
         return list(scan(_of_commit(revision, path, work)))
     path_here = Path(place)
     if path_here.is_dir():
@@ -87,7 +93,9 @@ def _one(path: Path) -> Stored:
     except ValueError:
         raise DataError(f"{path} is no JSON") from None
     here = path.resolve()
-    return load(CellPaths(here.parents[1], here.parent.name, here.name.removesuffix(".json")))
+    found = load(CellPaths(here.parents[1], here.parent.name, here.name.removesuffix(".json")))
+    require_each_once([found])
+    return found
 
 
 def git(*arguments: str, where: Path | None = None) -> bytes:

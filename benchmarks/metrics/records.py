@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +83,38 @@ def agree(record: RunRecord, again: Metrics) -> bool:
 
     So is what rests on resamples, where another evaluator drew them.
     """
+    return first_difference(record, again) is None
+
+
+def first_difference(record: RunRecord, again: Metrics) -> tuple[str, Any, Any] | None:
+    """The name of the first number that does not come out again, as recorded and anew; None where all `agree`."""
     from benchmarks.metrics import EVALUATOR_VERSION
 
     assert record.metrics is not None
     old, new = (m.model_dump(mode="json", exclude_unset=True) for m in (record.metrics, again))
     if record.fingerprint.evaluator != EVALUATOR_VERSION:
         old = {name: value for name, value in old.items() if name not in _RESAMPLED}
-    return within(old.pop("draws", {}), new.pop("draws", {}), _ROUNDED_DRAWS) and within(old, new)
+    drawn = old.pop("draws", {}), new.pop("draws", {})
+    return _apart(old, new, _ROUNDING) or _apart(*drawn, _ROUNDED_DRAWS, "draws")
 
 
-def within(old: Any, new: Any, far: float = _ROUNDING) -> bool:
-    """Whether all that `old` holds stands in `new`, numbers to `far`."""
-    if isinstance(old, dict):
-        return isinstance(new, dict) and all(key in new and within(v, new[key], far) for key, v in old.items())
-    if isinstance(old, list):
-        return isinstance(new, list) and len(old) == len(new) and all(map(partial(within, far=far), old, new))
-    if isinstance(old, float) and isinstance(new, float):
-        return abs(old - new) <= far
-    return bool(old == new)
+def within(old: Any, new: Any) -> bool:
+    """Whether all that `old` holds stands in `new`, numbers to rounding."""
+    return _apart(old, new, _ROUNDING) is None
+
+
+def _apart(old: Any, new: Any, far: float, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first of what `old` holds that does not stand in `new`, numbers to `far`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        items = ((key, value, new.get(key, _MISSING)) for key, value in old.items())
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        items = ((i, *values) for i, values in enumerate(zip(old, new, strict=True)))
+    elif isinstance(old, float) and isinstance(new, float):
+        return None if abs(old - new) <= far else (name, old, new)
+    else:
+        return None if old == new else (name, old, new)
+    found = (_apart(was, now, far, f"{name}.{key}" if name else str(key)) for key, was, now in items)
+    return next((one for one in found if one is not None), None)
+
+
+_MISSING = "missing"

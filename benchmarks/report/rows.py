@@ -297,7 +297,7 @@ def _told_apart(found: list[Row]) -> list[Row]:
     return out
 
 
-def _request(cell: Cell) -> dict[str, object]:
+def request_of(cell: Cell) -> dict[str, object]:
     """What a row's cells have in common, flat, by names as the suite files have them."""
     flat: dict[str, object] = {}
     for key, value in cell.model_dump(mode="json", exclude={"fold", "seed", "dataset", "split", "image_size"}).items():
@@ -440,7 +440,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         diverged=sum(s.run.status == "diverged" for s in group),
         pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
         never_found=_never_found(measured),
-        request=_request(cell),
+        request=request_of(cell),
         learning=budget.verdict(cell, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
         timed_on=_circumstances(profile.provenance) if profile is not None and latency is not None else "",

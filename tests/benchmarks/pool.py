@@ -151,10 +151,10 @@ def drawn(pool: Pool, draws: int = DRAWS, lost: float = 0.0) -> list[list[Check]
     with _without_collections():
         for _ in range(draws):
             which = rng.permutation(number)[: 2 * SEEDS]
-            rows = {
-                model: [Pair(mine[a], heads[model][b]) for a, b in zip(which[:SEEDS], which[SEEDS:], strict=True)]
+            rows = [
+                (model, [Pair(mine[a], heads[model][b]) for a, b in zip(which[:SEEDS], which[SEEDS:], strict=True)])
                 for model, mine in pool.items()
-            }
+            ]
             out.append(accuracy.judged(rows, limit))
     return out
 

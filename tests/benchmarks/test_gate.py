@@ -18,13 +18,14 @@ from benchmarks import compare as command
 from benchmarks.cli import console
 from benchmarks.datasets.prepared import ensure
 from benchmarks.errors import DataError, RequestError
-from benchmarks.gate import baseline, judge, outputs, sides
+from benchmarks.gate import accuracy, baseline, judge, outputs, sides
 from benchmarks.gate.beginnings import LATER, SOON
-from benchmarks.gate.checks import Check
+from benchmarks.gate.checks import Check, Pair, equal_bits
 from benchmarks.gate.costs import BATCH, TRAINING_STEP
 from benchmarks.gate.judge import any_rows, compare
 from benchmarks.gate.turns import Launch, judged
 from benchmarks.report import draw, history
+from benchmarks.results import Inspection
 from benchmarks.store import (
     CellPaths,
     FirstSteps,
@@ -702,3 +703,264 @@ def test_limits_of_a_suite_are_read_and_checked() -> None:
     assert load("smoke").limits == GateLimits()
     with pytest.raises(ValueError, match="not a metric"):
         GateLimits(accuracy={"AP51": 0.02})
+
+
+def of_recipe(stored: list[Stored], lr: float) -> list[Stored]:
+    """The same trainings as if under another rate."""
+    recipe = RECIPE.model_copy(update={"lr": lr})
+    return [redone(s, cell=s.run.cell.model_copy(update={"recipe": recipe})) for s in stored]
+
+
+def test_rows_of_one_displayed_name_are_each_judged() -> None:
+    values = [0.500, 0.501, 0.502]
+    base = [*of_recipe(trainings(values), 1e-2), *trainings(values)]
+    head = [*of_recipe(trainings([v - 0.1 for v in values]), 1e-2), *trainings(values)]
+    checks = [c for c in compare(base, head) if c.what.startswith("AP50")]
+    assert {c.cell: c.verdict for c in checks} == {
+        "synthetic_small/canet, nano, 2 epochs, lr 0.01": "fail",
+        "synthetic_small/canet, nano, 2 epochs, lr 0.001": "pass",
+    }
+
+
+def test_with_any_too_rows_of_two_split_lists_are_each_judged() -> None:
+    def listed(values: list[float], name: str) -> list[Stored]:
+        return [redone(on_list(s, name), cell=s.run.cell.model_copy(update={"split": name})) for s in trainings(values)]
+
+    values = [0.500, 0.501, 0.502]
+    base = [*listed(values, "one"), *listed(values, "two")]
+    head = [*listed([v - 0.1 for v in values], "one"), *listed(values, "two")]
+    checks = judge.judged(any_rows(base, head)[0], base, head, limits=GateLimits())
+    found = [(c.cell.rpartition(", ")[2], c.verdict) for c in checks if c.what.startswith("AP50")]
+    assert dict(found) == {"split one": "fail", "split two": "pass"}
+
+
+def test_a_spread_is_pooled_over_models_of_one_recipe_and_a_noisy_model_has_its_own() -> None:
+    def errors(*rows: list[Stored]) -> list[float]:
+        base = [s for row in rows for s in row]
+        head = [
+            redone(s, cell=s.run.cell.model_copy(update={"seed": s.run.cell.seed + 9}), metrics=s.run.metrics)
+            for s in base
+        ]
+        pairs = [
+            ([Pair(a, b) for a, b in zip(row, head[3 * i : 3 * i + 3], strict=True)]) for i, row in enumerate(rows)
+        ]
+        return [found.variance / 2 for found in accuracy._spreads(pairs, "AP50") if found is not None]
+
+    near, other = trainings([0.50, 0.51, 0.52]), trainings([0.50, 0.52, 0.54], model="fcos")
+    assert errors(near, other) == pytest.approx([2.5e-4] * 2), "four times the variance on two freedoms is chance"
+    assert errors(near, of_recipe(other, 1e-2)) == pytest.approx([1e-4, 4e-4]), "of another recipe"
+    longer = RECIPE.model_copy(update={"epochs": 4})
+    doubled = [redone(s, cell=s.run.cell.model_copy(update={"recipe": longer})) for s in other]
+    assert errors(near, doubled) == pytest.approx([2.5e-4] * 2), "of another length"
+    noisy = trainings([0.4, 0.5, 0.6], model="fcos")
+    assert errors(near, noisy) == pytest.approx([5.05e-3, 1e-2])
+
+
+def test_a_noisy_model_among_steady_ones_alarms_no_oftener_than_the_level(monkeypatch) -> None:
+    """Five models with SDs of 1, 1, 1, 1 and 4 points, nothing lost: with one pooled variance 9 in 100 alarm."""
+    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
+    rng, limits, tries = np.random.default_rng(0), GateLimits(accuracy={"AP50": 0.02}), 300
+    models = {"canet": 0.01, "fasterrcnn_fpn": 0.01, "retinanet": 0.01, "fcos": 0.01, "ssd300": 0.04}
+
+    def rows() -> list[tuple[str, list[Pair]]]:
+        drawn = {m: [trainings(0.5 + rng.normal(0, sd, 3), model=m) for _ in range(2)] for m, sd in models.items()}
+        return [(m, [Pair(a, b) for a, b in zip(*sides, strict=True)]) for m, sides in drawn.items()]
+
+    alarms = sum(bool(failed(accuracy.judged(rows(), limits))) for _ in range(tries))
+    assert alarms <= 12  # at most 6 are expected; more than 12 come once in a hundred tries
+
+
+def test_on_other_images_accuracy_is_not_told() -> None:
+    base = trainings([0.500, 0.501, 0.502])
+    for digest in ("data", "split"):
+        made = base[0].run.fingerprint.model_copy(update={digest: "other"})
+        checks = compare(base, [redone(s, fingerprint=made) for s in trainings([0.3] * 3)])
+        assert of(checks, "AP50") == []
+        assert [(c.verdict, c.base) for c in checks if c.what.startswith("accuracy: the digests")] == [
+            ("inconclusive", "3 of 3 pairs")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ({"per_class": {}}, "per_class"),
+        ({"per_class": {"scratch": None}}, "per_class.pit"),
+        ({"sizes": {}}, "sizes"),
+        ({"AR_100": None}, "AR_100"),
+        ({"AP_medium": None}, "AP_medium"),
+        ({"AP_large": None}, None),  # no box of that size
+        ({"DeepPCB_F_operating": None}, None),  # nothing was found on validation images
+        ({"draws": {}}, "draws"),
+        ({"intervals": {"AP50": (0.4, 0.6)}}, "intervals.AP"),
+        ({"inspection": None}, "inspection"),
+        ({"operating_point": None}, "inspection.operating_point"),
+        ({"confusion": None}, "inspection.confusion"),
+        ({"FROC": {"1": 0.5}}, "inspection.FROC.2"),
+        ({"FROC": {"1": 0.5, "2": None}}, "inspection.FROC.2"),
+        ({"errors": {}}, "inspection.errors"),
+    ],
+)
+def test_any_part_of_an_evaluation_that_is_gone_fails(part: dict[str, object], lost: str | None) -> None:
+    at = {"threshold": 0.5, "precision": 1.0, "recall": 1.0, "F1": 1.0, "false_positives_per_image": 0.0}
+    inspection = Inspection(
+        defect_free_images=1,
+        FROC={"1": 0.5, "2": 0.6},
+        FROC_defect_free=None,
+        operating_point={**at, "chosen_on": "validation", "escape": 0.0, "overkill": 0.0},
+        best_F1=None,
+        image_level={"thresholds": (0.5,), "escape": (0.0,), "overkill": (0.0,), "AUROC": 1.0},
+        confusion={"threshold": 0.5, "labels": ("pit", "background"), "matrix": ((1, 0), (0, 0))},
+        calibration={"ECE": 0.1, "counts": (1,), "confidence": (None,), "precision": (None,)},
+        errors={"missed": {"count": 1, "dAP50": 0.1}},
+    )
+    metrics = make_metrics(
+        AP75=0.2,
+        AP_medium=0.2,
+        AP_large=0.2,
+        DeepPCB_F_operating=0.4,
+        sizes={"below": {"AP": 0.1, "AP50": 0.2, "boxes": 9}},
+        draws={"AP50": (0.4, 0.6)},
+        intervals={"AP50": (0.4, 0.6), "AP": (0.1, 0.3)},
+        inspection=inspection,
+    )
+    inside = not part.keys() <= type(metrics).model_fields.keys()
+    changes = {"inspection": inspection.model_copy(update=part)} if inside else part
+    if part.get("per_class"):
+        changes = {"per_class": {"scratch": metrics.per_class["pit"]}}
+    checks = compare([one("a", metrics=metrics)], [one("b", metrics=metrics.model_copy(update=changes))])
+    assert [c.what for c in checks if c.what.startswith("schema")] == ([f"schema: {lost}"] if lost else [])
+
+
+def test_a_limit_of_a_metric_that_nothing_has_is_told() -> None:
+    with pytest.raises(ValueError, match="not a metric"):
+        GateLimits(accuracy={"AP50.x": 0.02})
+    for name in ("inspection.FROC", "inspection.nothing", "per_class.pit", "draws.AP50", "inspection.confusion.labels"):
+        with pytest.raises(ValueError, match="not a metric"):
+            GateLimits(accuracy={name: 0.02})
+    names = ("inspection.FROC.0.125", "per_class.a.b.AP50", "sizes.0.1% to 1%.AP", "inspection.operating_point.recall")
+    limits = GateLimits(accuracy=dict.fromkeys(names, 0.02))
+    checks = compare([one("a")], [one("b")], limits=limits)
+    assert [of(checks, f"{name} ") for name in names] == [["inconclusive"]] * 4
+    limits = GateLimits(accuracy={"AP_medium": 0.02, "AP_large": 0.02})
+    checks = compare([one("a")], [one("b")], limits=limits)
+    assert (of(checks, "AP medium"), of(checks, "AP large")) == (["inconclusive"], []), (
+        "of which there are boxes, and not"
+    )
+
+
+def test_metrics_that_its_detections_do_not_give_fail_by_name(gate: Path, data_root: Path, tmp_path: Path) -> None:
+    first = sides.read(str(gate), tmp_path)[0]
+    assert [c.verdict for c in judge.recheck([first], "base", data_root)] == ["pass"]
+    better = first.run.metrics.model_copy(update={"AP75": 0.9})
+    (check,) = judge.recheck([redone(first, metrics=better)], "head", data_root)
+    assert (check.verdict, check.what, check.base) == ("fail", "metrics recomputed (head): AP75", "0.900000")
+
+
+def test_a_ratio_that_grew_without_a_telling_interval_is_grey_and_the_reference_has_none() -> None:
+    def verdicts(ratio: float, width: float) -> list[str]:
+        base, head = session("s"), session("t")
+        span = (ratio * (1 - width), ratio * (1 + width))
+        latency = head[1].profile.latency.model_copy(update={"ratio": ratio, "ratio_interval": span})
+        slow = Stored(head[1].run, head[1].profile.model_copy(update={"latency": latency}), head[1].paths)
+        checks = compare(base, [head[0], slow])
+        assert of(checks, "latency: of the reference itself, not compared between sessions") == ["note"]
+        return of(checks, "latency ratio")
+
+    assert [verdicts(*one) for one in ((1.4, 0.3), (2.0, 0.4), (2.0, 0.1))] == [["pass"], ["inconclusive"], ["fail"]]
+
+
+def test_training_time_is_told_of_all_pairs_or_why_not() -> None:
+    def told(base: list[Stored], head: list[Stored], one_job: bool = True) -> list[tuple[str, str]]:
+        checks = compare(base, head, one_job=one_job)
+        return [(c.verdict, c.what) for c in checks if c.what.startswith("training time")]
+
+    def taking(seconds: list[float], **changes: object) -> list[Stored]:
+        rows = zip(trainings([0.5] * len(seconds)), seconds, strict=True)
+        return [Stored(s.run.model_copy(update={"timings_s": {"train": t}, **changes}), None, s.paths) for s, t in rows]
+
+    base = taking([10.0, 10.0, 10.0])
+    assert told(base, taking([10.0, 30.0, 30.0])) == [("fail", "training time")], "without any profile"
+    assert told(base, taking([30.0, 10.0, 10.0])) == [("pass", "training time")]
+    assert told(base, taking([10.0] * 3, beside=2)) == [
+        ("note", "training time not compared: other trainings beside it")
+    ]
+    threads = base[0].run.provenance.model_copy(update={"threads": 9})
+    assert told(base, taking([10.0] * 3, provenance=threads)) == [
+        ("note", "training time not compared: other machine types, or threads")
+    ]
+    assert told(base, base, one_job=False) == [
+        ("note", "training time not compared: no profile says which model is the reference")
+    ]
+    assert of(compare(base, trainings([0.5] * 3)), "profile: the base has none") == ["note"]
+
+
+def test_terms_of_unequal_length_fail() -> None:
+    short = FirstSteps(losses={"box": (1.0,) * 20, "rest": (3.0,) * 17}, digests={1: "x"})
+    assert losses(begun(), redone(begun(), first_steps=short)) == ["fail"]
+
+
+@pytest.mark.parametrize("package", ["onedl-mmcv", "onedl-mmengine", "onedl-mmdetection"])
+def test_other_versions_of_what_computes_give_other_bits(package: str) -> None:
+    made = begun(portable=True).run.provenance
+    assert equal_bits(made, made)
+    assert not equal_bits(made, made.model_copy(update={"packages": {package: "2"}}))
+
+
+def test_a_renamed_record_is_refused_as_in_a_folder(gate: Path, tmp_path: Path) -> None:
+    first = sides.read(str(gate), tmp_path)[0]
+    moved = first.paths.record.with_name(first.paths.record.name.replace("-s0-", "-s9-"))
+    first.paths.record.rename(moved)
+    with pytest.raises(DataError, match="belongs at"):
+        sides.read(str(moved), tmp_path)
+
+
+def test_one_record_of_a_commit_is_a_side(gate: Path, tmp_path: Path, monkeypatch) -> None:
+    first = sides.read(str(gate), tmp_path)[0]
+    git(gate, "init", "-q")
+    git(gate, "add", "-A")
+    git(gate, "commit", "-qm", "one")
+    monkeypatch.chdir(gate)
+    at = f"git:HEAD:{first.paths.record.relative_to(gate)}"
+    (alone,) = sides.read(at, tmp_path / "w")
+    assert (alone.run, alone.profile) == (first.run, first.profile)
+    with pytest.raises(RequestError, match=r"none\.json in that commit"):
+        sides.read(at.replace(first.paths.record.name, "none.json"), tmp_path / "w")
+
+
+def test_a_damaged_base_is_told_in_every_output(gate: Path, tmp_path: Path) -> None:
+    record = sides.read(str(gate), tmp_path)[0].paths.record
+    record.write_bytes(record.read_bytes()[:99])
+    done = call(gate, GATE, "--json", tmp_path / "found.json", "--markdown", tmp_path / "found.md")
+    assert done.exit_code == 1
+    (check,) = json.loads((tmp_path / "found.json").read_text())["checks"]
+    assert (check["what"], check["verdict"]) == ("records of the base", "fail")
+    assert "records of the base" in (tmp_path / "found.md").read_text()
+
+
+def test_a_baseline_is_no_folder_of_a_data_set_and_no_one_model(gate: Path, data_root: Path) -> None:
+    asked = ("--update-baseline", "--reason", "x", "--data-root", data_root)
+    before = sorted(gate.rglob("*"))
+    done = call(gate / "synthetic_smoke", GATE, *asked)
+    assert isinstance(done.exception, RequestError)
+    assert "folder of a data set" in str(done.exception)
+    done = call(gate, f"{GATE}@canet", *asked)
+    assert isinstance(done.exception, RequestError)
+    assert "one model of a side" in str(done.exception)
+    assert sorted(gate.rglob("*")) == before
+
+
+def test_what_a_baseline_loses_goes_after_the_new_is_written(gate: Path, tmp_path: Path, monkeypatch) -> None:
+    records = sides.read(str(gate), tmp_path)
+    head = []
+    for s in records[:1]:
+        commit = s.run.provenance.model_copy(update={"commit": "1" * 40})
+        write_record(CellPaths.of(tmp_path / "head", s.run.cell).record, redone(s, provenance=commit).run)
+        head = sides.read(str(tmp_path / "head"), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.gate.baseline.write_atomic", full_after(0))
+        with pytest.raises(DataError, match="full"):
+            baseline.replace(records, head, gate, "why")
+    assert all(s.paths.record.exists() for s in records[1:])
+    baseline.replace(records, head, gate, "why")
+    assert [s.run.cell_id for s in scan(gate)] == [head[0].run.cell_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import host, run, running
+from benchmarks.store import writer
 from tests.environments.conftest import environment
 
 GiB = 2**30
@@ -84,7 +86,8 @@ def test_a_killed_run_is_told_of_once_and_a_running_one_is_not(tmp_path: Path) -
         "import sys, time; from pathlib import Path; from benchmarks.running import marked\n"
         "out = Path(sys.argv[1])\n"
         "with marked(out, print):\n"
-        "    import os; (out / f'.x.json.{os.getpid()}-0a.tmp').touch()\n"
+        "    import os, socket; from benchmarks.store import writer\n"
+        "    (out / f'.x.json.{writer(socket.gethostname(), os.getpid())}-0a.tmp').touch()\n"
         "    print('in', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
@@ -176,3 +179,11 @@ def test_a_run_that_a_real_control_group_kills_is_told_of_at_the_next_start(real
     assert again.returncode == 0, again.stderr
     (said,) = (line for line in again.stdout.splitlines() if line.startswith("said "))
     assert "was killed, since its memory ran out: 600 MiB are allowed" in said
+
+
+def test_what_another_host_is_writing_stays_though_its_process_has_our_number(tmp_path: Path) -> None:
+    others, own = (tmp_path / f".x.json.{writer(host, os.getpid())}-0a.tmp" for host in ("other", socket.gethostname()))
+    with running.marked(tmp_path, print):
+        others.touch()
+        own.touch()
+    assert list(tmp_path.iterdir()) == [others]
