@@ -57,9 +57,9 @@ def markdown(checks: Sequence[Check], base: str, head: str, cells: int) -> str:
     lines = [f"## {MARK[overall(checks)]} Regression gate: {word(overall(checks))}", ""]
     lines += [f"`{base}` against `{head}`. {sentence(checks, cells)}.", ""]
     shown = [c for v in _ORDER[:3] for c in checks if c.verdict == v]
-    lines += _table(shown) if shown else ["Nothing got worse."]
     notes = [c for c in checks if c.verdict == "note"]
     passed = [c for c in checks if c.verdict == "pass"]
+    lines += _table(shown) if shown else ["Nothing got worse." if passed else "Nothing was compared."]
     for title, some in ((f"{len(notes)} notes", notes), (f"{len(passed)} passed", passed)):
         if some:
             lines += ["", f"<details><summary>{title}</summary>", "", *_table(some), "", "</details>"]

@@ -8,6 +8,7 @@ one file for each machine type, named after it, with the commit that was timed a
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,18 +47,23 @@ def compare(base: Path, head: Path, limit: float) -> list[Check]:
         limit: relative, what a ratio may grow beyond both intervals.
 
     Raises:
-        DataError: no file of pytest-benchmark's, or one without the times of each round.
+        RequestError: a folder of records, or a folder as `head`.
+        DataError: no file of pytest-benchmark's, or one without the times of each round, with a time that is none, or
+            with a benchmark twice.
     """
+    if head.is_dir() or (base.is_dir() and _holds_records(base)):
+        folder = head if head.is_dir() else base
+        raise RequestError(f"{folder} is no folder of pytest-benchmark's files, and the other side is such a file")
     if base.is_dir():
         machine = _machine(_read(head))
         folder, base = base, base / _file_of(machine)
         if not base.is_file():
             there = ", ".join(sorted(path.stem for path in folder.glob("*.json"))) or "none"
-            return [Check(folder.name, "ratios: no baseline of this machine type", "note", there, machine)]
+            return [Check(folder.name, "ratios: no baseline of this machine type", "inconclusive", there, machine)]
     old, new = (_read(path) for path in (base, head))
     machines = _machine(old), _machine(new)
     if machines[0] != machines[1]:
-        return [Check(base.name, "ratios: other machine types are not compared", "note", *machines)]
+        return [Check(base.name, "ratios: other machine types are not compared", "inconclusive", *machines)]
     before, after = _ratios(old, base), _ratios(new, head)
     out = []
     for (name, what), was in before.items():
@@ -122,6 +128,11 @@ def _content(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and {"benchmarks", "machine_info"} <= found.keys() else None
 
 
+def _holds_records(folder: Path) -> bool:
+    """Whether a folder holds files of a benchmark's trainings, and none of pytest-benchmark's."""
+    return any(folder.glob("*/*.json")) and not any(map(_content, folder.glob("*.json")))
+
+
 def _read(path: Path) -> dict[str, Any]:
     if (found := _content(path)) is None:
         raise DataError(f"{path} is no file of pytest-benchmark's, and the other side is one")
@@ -145,7 +156,12 @@ def _ratios(report: Mapping[str, Any], path: Path) -> dict[tuple[str, str], _Rat
     for one in report["benchmarks"]:
         if not one["stats"].get("data"):
             raise DataError(f"{path}: {one['name']} has no times of its rounds; write it with --benchmark-json")
-        groups.setdefault(str(one["group"]), {})[one["name"]] = one["stats"]["data"]
+        if not all(math.isfinite(took) and took > 0 for took in one["stats"]["data"]):
+            raise DataError(f"{path}: {one['name']} has a time that is none")
+        forms = groups.setdefault(str(one["group"]), {})
+        if one["name"] in forms:
+            raise DataError(f"{path}: {one['name']} is twice in group {one['group']}")
+        forms[one["name"]] = one["stats"]["data"]
     out = {}
     for group, forms in groups.items():
         (first, reference), *others = forms.items()

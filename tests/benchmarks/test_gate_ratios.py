@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.compare import app
 from benchmarks.errors import DataError, RequestError
+from benchmarks.gate.outputs import markdown
 from benchmarks.gate.ratios import compare, is_report, replace
 
 ROUNDS = (1.00, 1.01, 1.02, 1.03, 1.04)
@@ -57,7 +59,7 @@ def test_ratios_to_the_first_of_a_group_are_judged(tmp_path: Path) -> None:
 def test_another_machine_type_is_not_compared_and_files_without_rounds_are_refused(tmp_path: Path) -> None:
     base = written(tmp_path / "base.json", {"literal": 20.0, "exact": 8.0})
     other = written(tmp_path / "other.json", {"literal": 20.0, "exact": 80.0}, cpu="another")
-    assert [check.verdict for check in compare(base, other, 0.25)] == ["note"]
+    assert [check.verdict for check in compare(base, other, 0.25)] == ["inconclusive"]
     content = json.loads(base.read_text())
     del content["benchmarks"][1]["stats"]["data"]
     (tmp_path / "short.json").write_text(json.dumps(content))
@@ -95,7 +97,7 @@ def test_a_folder_of_baselines_has_one_for_each_machine_type(tmp_path: Path) -> 
         return path
 
     (check,) = compare(folder, timed("A (tm) 7", 8.0), 0.25)
-    assert (check.verdict, check.base) == ("note", "none")
+    assert (check.verdict, check.base) == ("inconclusive", "none")
     for commit in ({}, {"id": "abc"}, {"id": "abc", "dirty": True}):
         with pytest.raises(RequestError, match="nothing was replaced"):
             replace(folder, timed("A (tm) 7", 8.0, **commit), "first")
@@ -106,7 +108,7 @@ def test_a_folder_of_baselines_has_one_for_each_machine_type(tmp_path: Path) -> 
     assert [check.verdict for check in compare(folder, timed("A (tm) 7", 8.0), 0.25)] == ["pass"]
     assert [check.verdict for check in compare(folder, timed("A (tm) 7", 16.0), 0.25)] == ["fail"]
     (check,) = compare(folder, timed("B", 16.0), 0.25)
-    assert (check.verdict, check.base) == ("note", "linux-a-tm-7-2-cores")
+    assert (check.verdict, check.base) == ("inconclusive", "linux-a-tm-7-2-cores")
     head = timed("B", 16.0, id="abc", dirty=False)
     done = CliRunner().invoke(app, [str(folder), str(head), "--update-baseline", "--reason", "another machine"])
     assert done.exit_code == 0, done.output
@@ -126,8 +128,36 @@ def test_one_name_with_and_without_wide_vectors_is_two_machine_types(tmp_path: P
     assert narrow.name == "linux-epyc-avx2-2-cores.json"
     assert [check.verdict for check in compare(folder, timed(["avx2", "fma"]), 0.25)] == ["pass"]
     wide = timed(["avx2", "avx512f"])
-    assert [check.verdict for check in compare(folder, wide, 0.25)] == ["note"]
+    assert [check.verdict for check in compare(folder, wide, 0.25)] == ["inconclusive"]
     assert replace(folder, wide, "second").name == "linux-epyc-avx-512-2-cores.json"
+
+
+def test_a_folder_of_records_is_a_wrong_request_and_nothing_compared_is_grey(tmp_path: Path) -> None:
+    records, empty = tmp_path / "records", tmp_path / "empty"
+    (records / "set").mkdir(parents=True)
+    (records / "set" / "x.json").write_text("{}")
+    empty.mkdir()
+    head = written(tmp_path / "head.json", {"literal": 20.0, "exact": 8.0})
+    for sides in ((records, head), (head, records)):
+        with pytest.raises(RequestError, match="no folder of pytest-benchmark's files"):
+            compare(*sides, 0.25)
+    checks = compare(empty, head, 0.25)
+    assert [check.verdict for check in checks] == ["inconclusive"]
+    assert "Nothing got worse" not in markdown([replaced(checks[0], verdict="note")], "a", "b", 1)
+    codes = [CliRunner().invoke(app, [str(empty), str(head), *strict]).exit_code for strict in ([], ["--strict"])]
+    assert codes == [0, 3]
+
+
+@pytest.mark.parametrize("took", [float("nan"), float("inf"), 0.0, -1.0])
+def test_times_that_are_none_and_a_benchmark_twice_are_refused(tmp_path: Path, took: float) -> None:
+    base = written(tmp_path / "base.json", {"literal": 20.0, "exact": 8.0})
+    with pytest.raises(DataError, match="exact has a time that is none"):
+        compare(base, written(tmp_path / "head.json", {"literal": 20.0, "exact": (8.0, took)}), 0.25)
+    content = json.loads(base.read_text())
+    content["benchmarks"].append(content["benchmarks"][1])
+    (tmp_path / "twice.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="exact is twice"):
+        compare(base, tmp_path / "twice.json", 0.25)
 
 
 @pytest.mark.slow
