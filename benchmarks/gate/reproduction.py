@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scipy.stats import t
 
 from benchmarks.gate.checks import Check, Verdict, name_of
-from benchmarks.gate.judge import grouped, question_of
+from benchmarks.gate.judge import fingerprints, grouped, question_of
 from benchmarks.metrics.spread import Training
 from benchmarks.report.rows import Spreads
 from benchmarks.store import Stored
@@ -22,7 +22,8 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
     freedoms. Of n numbers that are not the same each is asked at 1 - 0.05/n (Bonferroni's), so that where all is well
     none fails in 95% of tries. Machines round differently, which moves a training as another seed does. Without these
     none can tell.
-    A training that diverged, of a row of which no published one did, is none of these and fails, whatever its seed.
+    A training that diverged, of a row of which no published one did, is none of these and fails, whatever its seed; so
+    does one that failed or ran out of memory where the published one was measured. What else HEAD has is noted.
     """
     heads = {s.run.cell_id: s for s in head}
     published, ours = grouped(base), grouped(head)
@@ -40,7 +41,11 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
         if new is None:
             out.append(Check(name, "record", "note", "present", "not run"))
             continue
+        out += fingerprints(name, old.run, new.run)
         if new.run.status == "diverged":
+            continue
+        if old.run.status == "ok" and new.run.status != "ok":
+            out.append(Check(name, "status", "fail", old.run.status, new.run.status))
             continue
         if question_of(old) != question_of(new):
             what = "other digests of the data or the split list: on other images nobody can tell"
@@ -59,12 +64,18 @@ def reproduced(base: Sequence[Stored], head: Sequence[Stored]) -> list[Check]:
                 out.append(Check(name, f"{label}: {why}", "inconclusive", _points(was), _points(now)))
             else:
                 asked.append((len(out) + len(asked), name, label, was, now, spread))
+    known = {s.run.cell_id for s in base}
+    beyond = [
+        Check(name_of(new), "record", "note", "not published", "present")
+        for new in head
+        if new.run.cell_id not in known
+    ]
     for place, name, label, was, now, spread in asked:
         limit = float(t.ppf(1 - 0.025 / len(asked), spread.freedom)) * math.sqrt(2 * spread.variance)
         verdict: Verdict = "pass" if abs(now - was) <= limit else "fail"
         what = f"{label} within {100 * limit:.1f} (SD of {spread.runs} trainings)"
         out.insert(place, Check(name, what, verdict, _points(was), _points(now)))
-    return out
+    return out + beyond
 
 
 def _diverged(new: Stored, published: Sequence[Stored], trainings: Sequence[Stored]) -> Check:

@@ -258,3 +258,19 @@ def test_on_other_images_nothing_is_reproduced() -> None:
 def test_what_neither_run_measured_is_not_reproduced() -> None:
     nothing = [one("x", cell=make_cell(), metrics=make_metrics(None))]
     assert {c.verdict for c in reproduced(nothing, nothing)} == {"inconclusive"}
+
+
+def test_what_failed_or_was_not_published_is_told_when_reproducing() -> None:
+    base = trained([0.60, 0.61, 0.62])
+    for status in ("failed", "out_of_memory"):
+        lost = Stored(base[0].run.model_copy(update={"status": status, "metrics": None}), None, base[0].paths)
+        found = [(c.what, c.verdict) for c in reproduced(base, [lost]) if c.verdict != "note"]
+        assert found == [("status", "fail")]
+    versions = base[0].run.fingerprint.model_copy(update={"builder": 2})
+    head = [
+        Stored(base[0].run.model_copy(update={"fingerprint": versions}), None, base[0].paths),
+        *trained([0.6], first=9),
+    ]
+    notes = [(c.what, c.base, c.head) for c in reproduced(base, head) if c.verdict == "note"]
+    assert ("fingerprint builder", "1", "2") in notes
+    assert notes[-1] == ("record", "not published", "present")
