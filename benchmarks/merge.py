@@ -19,6 +19,7 @@ from benchmarks.cli import console, run_app
 from benchmarks.cost import latency_files
 from benchmarks.devices import device_class
 from benchmarks.errors import DataError, RequestError
+from benchmarks.files import sha256_of
 from benchmarks.preflight import require_files
 from benchmarks.store import (
     CellPaths,
@@ -82,6 +83,7 @@ def merge(folders: list[Path], into: Path) -> Merged:
     """
     out = Merged()
     published = _is_published(into)
+    asked = _asked(into)
     taken = {folder.resolve() for folder in (*folders, into)}
     for folder in folders:
         if folder.resolve() == into.resolve():
@@ -100,6 +102,7 @@ def merge(folders: list[Path], into: Path) -> Merged:
                 theirs, files = checked(path, folder)
                 if published and (bad := theirs.unpublishable):
                     raise DataError(f"{bad[0][0]}: {bad[0][1]}; run it again from a commit")
+                _require_same_images(theirs.run, asked, path)
             except DataError as e:
                 out.damaged.append(f"left out: {e}")
                 continue
@@ -111,6 +114,28 @@ def merge(folders: list[Path], into: Path) -> Merged:
             _join_latencies(path, into, published, out)
     out.split_folds = _split_folds(into)
     return out
+
+
+Asked = dict[tuple[str, str], set[tuple[str, str]]]
+"""The digests of data and split list of the records of a data set and split list."""
+
+
+def _asked(into: Path) -> Asked:
+    out: Asked = defaultdict(set)
+    for path in sorted(into.glob("[!_.]*/*.json")):
+        if not path.name.endswith(".profile.json") and not is_foreign(path):
+            run = read_record(path, RunRecord)
+            out[run.cell.dataset, run.cell.split].add((run.fingerprint.data, run.fingerprint.split))
+    return out
+
+
+def _require_same_images(run: RunRecord, asked: Asked, path: Path) -> None:
+    """DataError where a record is of other images than those of its table that are there; else it counts as there."""
+    known = asked[run.cell.dataset, run.cell.split]
+    digests = run.fingerprint.data, run.fingerprint.split
+    if known and digests not in known:
+        raise DataError(f"{path}: the digests of its data or split list are others than those of the records there")
+    known.add(digests)
 
 
 def checked(path: Path, folder: Path) -> tuple[Stored, dict[str, bytes]]:
@@ -161,8 +186,10 @@ def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> N
         if whose == "ours":
             return
         # The record first: what an interruption leaves is then a cell without a record, which the same command copies.
-        for old in (paths.record, paths.profile, paths.detections, paths.val_detections):
+        for old in (paths.record, paths.profile, paths.detections, paths.val_detections, paths.checkpoint):
             old.unlink(missing_ok=True)
+        if paths.weights.exists() and sha256_of(paths.weights) != theirs.run.weights_sha256:
+            paths.weights.unlink()  # of the training that is gone: a run would set the record aside for them
     for what in ("detections", "val_detections", "profile", "record"):
         if what in files:
             write_atomic(getattr(paths, what), files[what])

@@ -295,3 +295,30 @@ def test_what_is_no_record_beside_ours_hides_nothing_that_is_told(tmp_path: Path
     write_atomic(tmp_path / "ours" / make_cell().dataset / "notes.json", b"{}")
     found = merge([tmp_path / "a"], tmp_path / "ours")
     assert (found.joined, len(found.damaged)) == (1, 1)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_record_that_is_replaced_takes_its_weights_and_state_along(tmp_path: Path, same: bool) -> None:
+    """Else the next run finds weights that are none of the record's, and sets the record aside."""
+    ours, theirs = put(tmp_path / "ours"), put(tmp_path / "theirs", content=1)
+    mine = read_record(ours.record, RunRecord).model_copy(update={"status": "failed", "metrics": None})
+    write_record(ours.record, mine)
+    ours.weights.write_bytes(b"weights")
+    ours.checkpoint.write_bytes(b"state")
+    digest = hashlib.sha256(b"weights" if same else b"other").hexdigest()
+    write_record(theirs.record, read_record(theirs.record, RunRecord).model_copy(update={"weights_sha256": digest}))
+    assert merge([tmp_path / "theirs"], tmp_path / "ours").joined == 1
+    assert ours.weights.exists() is same
+    assert not ours.checkpoint.exists()
+
+
+def test_records_of_other_images_stay_out(tmp_path: Path) -> None:
+    put(tmp_path / "ours")
+    for digest in ("data", "split"):
+        other = put(tmp_path / digest, make_cell(seed=1))
+        run = read_record(other.record, RunRecord)
+        made = run.fingerprint.model_copy(update={digest: "other"})
+        write_record(other.record, run.model_copy(update={"fingerprint": made}))
+        found = merge([tmp_path / digest], tmp_path / "ours")
+        assert found.joined == 0
+        assert "digests of its data or split list" in found.damaged[0]
