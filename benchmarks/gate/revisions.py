@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.errors import DataError
 from benchmarks.gate.sides import commit_of, git, top
 from benchmarks.gate.turns import Checkout
+from benchmarks.store import scan
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SuiteRequest:
         found = ["--suite", self.suite, "--device", "cpu", "--arithmetic", "portable", "--out", str(out)]
         found += ["--tier", self.tier] if self.tier else []
         found += [part for seed in self.seeds for part in ("--seed", str(seed))]
-        return found + (["--data-root", str(self.data_root)] if self.data_root else [])
+        return found + (["--data-root", str(self.data_root.resolve())] if self.data_root else [])
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def trained(
         wanted = f".[{','.join(asked.extras)}]" if asked.extras else "."
         _call([python, "-m", "pip", "install", "-q", *constraints, "-e", wanted], checkout)
         say(f"git:{revision} ({commit[:12]}): training suite {asked.suite}")
-        _call([python, "-m", "benchmarks.run", *asked.options(runs)], checkout)
+        _call([python, "-m", "benchmarks.run", *asked.options(runs)], checkout, lambda: _explained(runs))
         yield runs, checkout
     finally:
         git("worktree", "remove", "--force", str(source), where=root)
@@ -68,7 +69,13 @@ def _clean() -> Mapping[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "GITHUB_STEP_SUMMARY")}
 
 
-def _call(command: Sequence[str], checkout: Checkout) -> None:
+def _explained(runs: Path) -> bool:
+    """Whether a run left with 1 since a cell failed or diverged, which its record says, and is then judged by it."""
+    return any(stored.run.status != "ok" for stored in scan(runs))
+
+
+def _call(command: Sequence[str], checkout: Checkout, explained: Callable[[], bool] = lambda: False) -> None:
+    """DataError where it fails, unless it leaves with 1 and that is `explained`."""
     done = subprocess.run(command, cwd=checkout.source, env=dict(checkout.environment), check=False)
-    if done.returncode != 0:
+    if done.returncode != 0 and not (done.returncode == 1 and explained()):
         raise DataError(f"exit code {done.returncode} of {' '.join(command)} in {checkout.source}")

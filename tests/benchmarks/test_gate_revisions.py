@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.errors import DataError, RequestError
+from benchmarks.gate import revisions
 from benchmarks.gate.revisions import SuiteRequest, trained
+from benchmarks.gate.turns import Checkout
+from benchmarks.store import Stored
 
 BACKEND = '''
 import os, zipfile
@@ -32,6 +38,24 @@ out.mkdir(parents=True)
 (out / "said.json").write_text(json.dumps({"version": VERSION, "argv": sys.argv[1:], "prefix": sys.prefix}))
 sys.exit(1 if VERSION == 3 else 0)
 """
+
+
+def test_a_relative_data_root_is_that_of_this_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert SuiteRequest("smoke", None, (), Path("data")).options(Path("out"))[-1] == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [("failed", True), ("diverged", True), ("ok", False)])
+def test_a_run_that_left_with_1_goes_on_where_a_record_says_why(
+    tmp_path: Path, stored: Callable[..., Stored], status: str, goes_on: bool
+) -> None:
+    stored("runs", status=status)
+    here = Checkout(tmp_path)
+    command = [sys.executable, "-c", "raise SystemExit(1)"]
+    with contextlib.nullcontext() if goes_on else pytest.raises(DataError, match="exit code 1"):
+        revisions._call(command, here, lambda: revisions._explained(tmp_path / "runs"))
+    with pytest.raises(DataError, match="exit code 3"):
+        revisions._call([*command[:2], "raise SystemExit(3)"], here, lambda: True)
 
 
 @pytest.mark.slow
