@@ -46,9 +46,10 @@ def main(
 ) -> None:
     """Copy the records of other folders, with their detections and profiles, and latencies (_latency), into ours.
 
-    Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. So does, of
-    what is to be published in results/, a record that does not say which source made it. Of a cell that occurs twice
-    the older record stays; of latencies of one suite and device those that are complete, else the older.
+    Each is validated and its files' digests are checked; what is damaged stays out, and the exit code is 1. So does a
+    record with other digests of data or split list than those that are there of its data set and list, and, of what is
+    to be published in results/, a record that does not say which source made it. Of a cell that occurs twice the older
+    record stays; of latencies of one suite and device those that are complete, else the older.
     """
     require_files(into, "--into")
     found = merge(folders, into)

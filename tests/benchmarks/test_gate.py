@@ -756,6 +756,7 @@ def test_a_spread_is_pooled_over_models_of_one_recipe_and_a_noisy_model_has_its_
     assert errors(near, noisy) == pytest.approx([5.05e-3, 1e-2])
 
 
+@pytest.mark.slow
 def test_a_noisy_model_among_steady_ones_alarms_no_oftener_than_the_level(monkeypatch) -> None:
     """Five models with SDs of 1, 1, 1, 1 and 4 points, nothing lost: with one pooled variance 9 in 100 alarm."""
     monkeypatch.setattr(gc, "collect", lambda *generation: 0)
