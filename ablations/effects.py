@@ -72,6 +72,11 @@ class Effect:
     better: int
 
 
+def points(difference: float) -> str:
+    """A difference in points, with its sign; what rounds to nothing is +0.0, from either side."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
+
+
 def differences(ours: Mapping[Key, S], theirs: Mapping[Key, S]) -> dict[Key, S]:
     """Ours minus theirs by fold and seed, draw by draw; where one has no draws, values alone."""
     out: dict[Key, S] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from ablations.effects import points
 from benchmarks.cli import console, run_app
 from benchmarks.datasets import catalogue
 from benchmarks.datasets.prepared import ensure, to_json
@@ -217,7 +218,7 @@ def summary(title: str, m: Metrics) -> Table:
         row("  false per image", f"inspection.{point}.false_positives_per_image", images, scale=1)
     table.add_section()
     for kind, share in seen.errors.items():
-        gain = "-" if share.dAP50 is None else f"{100 * share.dAP50:+.1f}"
+        gain = "-" if share.dAP50 is None else points(share.dAP50)
         table.add_row(f"AP50 without {kind} errors", gain, "", f"{share.count} errors")
     return table
 

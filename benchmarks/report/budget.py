@@ -6,7 +6,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ablations.effects import CONVERGED_BELOW, RUNS_ONCE, RUNS_TWICE, Doubling, Learning, doubling, spread_of, worse
+from ablations.effects import (
+    CONVERGED_BELOW,
+    RUNS_ONCE,
+    RUNS_TWICE,
+    Doubling,
+    Learning,
+    doubling,
+    points,
+    spread_of,
+    worse,
+)
 from ablations.variants import VARIANTS
 from benchmarks import models
 from benchmarks.cells import Cell, digest_of
@@ -157,8 +167,8 @@ def markdown(known: Sequence[Course]) -> str:
         for course in (c for c in known if c.table == table):
             cells = [str(course.once), *(_at(course, course.once * length) for length in LENGTHS)]
             gain = course.doubling
-            cells.append("–" if gain is None else f"{100 * gain.gain:+.1f}")
-            cells.append("–" if gain is None or gain.bound is None else f"{100 * gain.bound:+.1f}")
+            cells.append("–" if gain is None else points(gain.gain))
+            cells.append("–" if gain is None or gain.bound is None else points(gain.bound))
             cells.append("not told" if gain is None else gain.verdict)
             cells.append("–" if course.seconds is None else f"{course.seconds / 60:.1f}")
             lines.append(f"| {markdown_name(course.label)} | " + " | ".join(cells) + " |")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired
+from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired, points
 from benchmarks import models
 from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate, independent
 from benchmarks.report.budget import ENDS
@@ -254,8 +254,8 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
         elif effect.mean < 0:
             beaten.append(row.title)
         else:
-            low, high = (f"{100 * v:+.1f}" for v in effect.interval)
-            lead = f"{100 * effect.mean:+.1f} ({low} to {high}) over {row.title}"
+            low, high = map(points, effect.interval)
+            lead = f"{points(effect.mean)} ({low} to {high}) over {row.title}"
             told.append(f"{lead} ({_at_twice(first, row, name)})")
     value = first.accuracy[name].value
     assert value is not None
@@ -269,9 +269,15 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
     return out + "."
 
 
-def at_twice(a: Row, b: Row, name: str) -> Effect | None:
-    """The paired difference of two rows' trainings of twice the schedule; None without any that both have."""
-    return _paired(a, a.twice.get(name, {}), b.twice.get(name, {}))
+def at_twice(a: Row, b: Row, name: str, folds: Collection[int] | None = None) -> Effect | None:
+    """The paired difference of two rows' trainings of twice the schedule; None without any that both have.
+
+    folds: those that it is over; None is all of them.
+    """
+    ours, theirs = (
+        {key: one for key, one in row.twice.get(name, {}).items() if folds is None or key[0] in folds} for row in (a, b)
+    )
+    return _paired(a, ours, theirs)
 
 
 def _at_twice(first: Row, row: Row, name: str) -> str:
@@ -281,12 +287,12 @@ def _at_twice(first: Row, row: Row, name: str) -> str:
         return "not tried at twice the schedule"
     folds = sorted({fold for fold, _ in set(first.twice[name]) & set(row.twice[name])})
     where = "" if tuple(folds) == first.folds else f", of fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))},"
-    out = f"at twice the schedule{where} {100 * effect.mean:+.1f}"
+    out = f"at twice the schedule{where} {points(effect.mean)}"
     if effect.runs < LEAST_RUNS or effect.interval is None:
         return f"{out}, in too few trainings to tell"
     low, high = effect.interval
     end = "" if low > 0 else ": behind there" if high < 0 else ": not told there"
-    return f"{out}, {100 * low:+.1f} to {100 * high:+.1f}{end}"
+    return f"{out}, {points(low)} to {points(high)}{end}"
 
 
 def counterpart(row: Row, section: Sequence[Row]) -> Row | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ablations.effects import LEAST_RUNS, Effect, Key
+from ablations.effects import LEAST_RUNS, Effect, Key, points
 from benchmarks import models
 from benchmarks.metrics.spread import RunMetric, estimate
 from benchmarks.report.budget import ENDS
@@ -54,7 +54,7 @@ def _lines(title: str, section: Sequence[Row]) -> list[str]:
                 out.append(_line(title, a, b, folds, a.epochs, samples, effects))
         first = [[_of(shared[:1], row.twice.get(name, {})) for name in _METRICS] for row in (a, b)]
         if min(len(each[0]) for each in first) >= LEAST_RUNS:
-            later = [at_twice(a, b, name) if unranked(a, b) is None else None for name in _METRICS]
+            later = [at_twice(a, b, name, shared[:1]) if unranked(a, b) is None else None for name in _METRICS]
             out.append(_line(title, a, b, shared[:1], 2 * a.epochs, first, later))
     return out
 
@@ -90,6 +90,6 @@ def told(effect: Effect | None) -> str:
     if effect is None:
         return "–"
     if effect.interval is None:
-        return f"{100 * effect.mean:+.1f}"
-    low, high = (f"{100 * v:+.1f}" for v in effect.interval)
-    return f"{100 * effect.mean:+.1f} ({low} to {high})"
+        return points(effect.mean)
+    low, high = map(points, effect.interval)
+    return f"{points(effect.mean)} ({low} to {high})"
