@@ -206,11 +206,20 @@ class Metrics(Hashed):
         """The number of a name as `intervals` has it, like `inspection.FROC.1`; None where it was not measured."""
         found: Any = self
         while name and found is not None:
-            if isinstance(found, dict):  # its keys may hold points
-                key = next((k for k in found if name == k or name.startswith(f"{k}.")), name)
+            if isinstance(found, dict):
+                key = _key(found, name)
                 found = found.get(key)
             else:
                 key = name.partition(".")[0]
                 found = getattr(found, key)
             name = name[len(key) + 1 :]
         return None if found is None else float(found)
+
+
+def _key(found: dict[str, Any], name: str) -> str:
+    """The key that a name begins with: keys may hold points, and be another and a point, so the longest that fits."""
+    for key in sorted(found, key=len, reverse=True):
+        fields = type(found[key]).model_fields if isinstance(found[key], Hashed) else {"": None}
+        if (name == key or name.startswith(f"{key}.")) and name[len(key) + 1 :].partition(".")[0] in fields:
+            return key
+    return name

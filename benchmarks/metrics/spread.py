@@ -65,11 +65,15 @@ class RunMetric:
 
 @dataclass(frozen=True)
 class Training:
-    """Variance between trainings on the same images, pooled over models: of so many runs, with so many freedoms."""
+    """Variance between trainings on the same images, pooled over models: of so many runs, with so many freedoms.
+
+    own: how many of the runs are those of the row that it was pooled for.
+    """
 
     variance: float
     freedom: int
     runs: int
+    own: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Estimate:
     """Mean over folds of the means over seeds, with a 95% interval where one can be given.
 
     covers: what the interval is an interval over. error: of the mean, in the metric's own unit. training: the variance
-    that was taken from other models' runs, or None.
+    between trainings, where it was taken from other models' runs, pooled with their own; else None.
     """
 
     mean: float
@@ -171,7 +175,8 @@ def estimate(
     if covers != "nothing":
         interval = span(mean, error, freedom, bounds)
     seeds = len({seed for _, seed in samples})
-    return Estimate(mean, interval, covers, error, freedom, runs, folds, seeds, values, borrowed)
+    taken = None if borrowed is None else trained
+    return Estimate(mean, interval, covers, error, freedom, runs, folds, seeds, values, taken)
 
 
 def _over_images(runs: Sequence[RunMetric]) -> tuple[float, float] | None:
@@ -191,11 +196,12 @@ def _over_images(runs: Sequence[RunMetric]) -> tuple[float, float] | None:
     return statistics.fmean(e * e for e in errors), groups - 1
 
 
-def _together(a: Training | None, b: Training | None) -> Training | None:
-    if a is None or b is None:
-        return a or b
-    freedom = a.freedom + b.freedom
-    return Training((a.variance * a.freedom + b.variance * b.freedom) / freedom, freedom, a.runs + b.runs)
+def _together(own: Training | None, others: Training | None) -> Training | None:
+    if own is None or others is None:
+        return own or others
+    freedom = own.freedom + others.freedom
+    variance = (own.variance * own.freedom + others.variance * others.freedom) / freedom
+    return Training(variance, freedom, own.runs + others.runs, own.runs)
 
 
 def _sum(terms: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -62,7 +62,8 @@ COUNTS = (f"{POINT}.escape", f"{POINT}.overkill")
 class Value:
     """A number, its 95% interval, and what that covers; `values` are those of the runs.
 
-    training: the spread between trainings that was taken from published records of the same family, or None.
+    training: the spread between trainings, where it was taken from published records of the same family, of two
+    trainings pooled with their own; else None.
     """
 
     value: float | None
@@ -125,7 +126,8 @@ class Row:
     statuses: tuple[str, ...]
     diverged: int
     """Trainings that did: the means are of the others, which are the lucky ones."""
-    pretrained: bool
+    pretrained: bool | None
+    """None where no record says what its model started from."""
     never_found: Mapping[str, int]
     """Classes of which not one box is found, and how many boxes there are, over all runs."""
     request: Mapping[str, object]
@@ -402,8 +404,10 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
     first = group[0].run
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
-    profile = next((s.profile for s in group if s.profile is not None), None)
-    latency = profile.latency if profile else None
+    profiles = [s.profile for s in group if s.profile is not None]
+    # One profile may lack what another has: a count that failed, a machine that was busy.
+    macs = next((p.macs.macs for p in profiles if p.macs is not None), None)
+    latency, timed = next(((p.latency, p) for p in profiles if p.latency is not None), (None, None))
     return Row(
         dataset=cell.dataset,
         split=cell.split,
@@ -426,7 +430,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         test_share=test_share([s.run for s in group]),
         parameters=parameters_of(group)[0],
         as_built=parameters_of(group)[1],
-        macs=profile.macs.macs if profile and profile.macs else None,
+        macs=macs,
         latency_ms=latency.p50["end_to_end"] if latency else None,
         ratio=latency.ratio if latency else None,
         ratio_interval=latency.ratio_interval if latency else None,
@@ -438,14 +442,19 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         amended=sum(s.run.provenance.amended is not None for s in group),
         statuses=tuple(sorted({s.run.status for s in group})),
         diverged=sum(s.run.status == "diverged" for s in group),
-        pretrained=any(s.run.model is not None and s.run.model.weights is not None for s in group),
+        pretrained=_pretrained(group),
         never_found=_never_found(measured),
         request=request_of(cell),
         learning=budget.verdict(cell, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
-        timed_on=_circumstances(profile.provenance) if profile is not None and latency is not None else "",
+        timed_on=_circumstances(timed.provenance) if timed is not None else "",
         twice={name: samples_of(name, lengths.twice(cell)) for name in ("AP50", "AP_small")},
     )
+
+
+def _pretrained(group: Sequence[Stored]) -> bool | None:
+    known = [s.run.model.weights is not None for s in group if s.run.model is not None]
+    return any(known) if known else None
 
 
 def _a_run(counts: Sequence[int | None]) -> int | None:

@@ -59,8 +59,13 @@ def parameters_text(parameters: int | None, as_built: bool) -> str:
     return _number(parameters, 2, 1e-6) + (" as built" if as_built else "")
 
 
+def start_text(pretrained: bool | None) -> str:
+    """What a row's trainings started from; where no record says it, that is not known."""
+    return "–" if pretrained is None else "pretrained" if pretrained else "scratch"
+
+
 def percent(value: Value, runs: int | None = None) -> str:
-    """Value and interval; of two runs, which have no interval, both values; degenerate is an interval of no width.
+    """Value and interval; of two runs without an interval both values; degenerate is an interval of no width.
 
     runs: how many trainings the row has; where the value is of fewer, it says of how many.
     """
@@ -87,7 +92,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.macs, 2, 1e-9),
         *(percent(row.accuracy[name], row.runs) for name in HEADLINE.values()),
         ratio,
-        "pretrained" if row.pretrained else "scratch",
+        start_text(row.pretrained),
         str(row.epochs),
         str(row.runs),
     )
@@ -199,12 +204,12 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
         whose = "Intervals" if len(alone) == len(covers) else f"The intervals of {', '.join(alone)}"
         out.append(f"{whose}: images only; another training may lie outside.")
     borrowed = {value.training for value in covers.values() if value.training is not None}
-    for training in sorted(borrowed, key=lambda t: t.runs):
+    for training in sorted(borrowed, key=lambda t: (t.runs, t.variance)):
         labels = [label for label, value in covers.items() if value.training == training]
-        out.append(
-            f"The spread between trainings of {', '.join(labels)} is that of {training.runs} published trainings of "
-            f"the family: SD {100 * training.variance**0.5:.1f} points of AP50."
-        )
+        whose = f"{training.runs - training.own} published trainings of the family"
+        whose += f" and its own {training.own}, {training.runs} together" if training.own else ""
+        spread = f"SD {100 * training.variance**0.5:.1f} points of AP50"
+        out.append(f"The spread between trainings of {', '.join(labels)} is that of {whose}: {spread}.")
     return [" ".join(out), ""]
 
 
@@ -255,7 +260,7 @@ def models_table(records: Iterable[Stored]) -> str:
 def recipe_text(stored: Stored) -> str:
     """How a model was trained, in a line."""
     recipe, facts = stored.run.cell.recipe, stored.run.model
-    start = facts.weights if facts is not None and facts.weights else "from scratch"
+    start = "start not known" if facts is None else facts.weights or "from scratch"
     if isinstance(recipe, NativeRecipe):
         return f"the library's own trainer, batch {recipe.batch_size}, {start}"
     if (tile := stored.run.cell.tile) is not None:
@@ -307,11 +312,11 @@ def markdown(found: Sequence[Row], records: Iterable[Stored], more: Sequence[str
         "areas are in pixels of the image as given.",
         "- In brackets: a 95% interval over another training and other test images, by one method "
         "(docs/accuracy.md): the variance between trainings on the same images, and the bootstrap's over their overlap "
-        "groups. One training has the first from published trainings of its family on this data set under this recipe; "
-        "where there are none, the interval is over images only, and the lines below the table say so. Of two "
-        "trainings both values stand in square brackets. Escape and overkill have exact intervals (Clopper and "
-        "Pearson) over the images that they are a share of. Degenerate: nothing varied, which says nothing of other "
-        "images.",
+        "groups. One or two trainings have the first from published trainings of their family on this data set under "
+        "this recipe, two pooled with their own; where there are none, the interval of one is over images only, and "
+        "the lines below the table say so, and of two both values stand in square brackets. Escape and overkill have "
+        "exact intervals (Clopper and Pearson) over the images that they are a share of. Degenerate: nothing varied, "
+        "which says nothing of other images.",
         f"- Differences are paired, by the same method: both models on the same resamples of the same test images, the "
         f"same folds and seeds. They are given, with p and Holm's p for all of its table, from {LEAST_RUNS} trainings "
         "of each on, where both are trained to the end (budget.md); all else is ranked against nothing.",

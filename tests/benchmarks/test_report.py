@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import t
 
+from ablations.effects import Effect, points
 from benchmarks import cli
 from benchmarks.cells import NativeRecipe
 from benchmarks.errors import DataError
@@ -25,9 +26,17 @@ from benchmarks.report.papers import as_latex
 from benchmarks.report.rows import Value, _with_one_reference, _with_training_ratios, belonging, rows
 from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
 from benchmarks.results import ClassMetrics
-from benchmarks.store import Stored, scan, write_atomic
+from benchmarks.store import Latency, Macs, Stored, scan, write_atomic, write_record
 from benchmarks.suites import GateLimits
-from tests.benchmarks.conftest import RECIPE, make_cell, make_latencies, make_metrics, make_record, thrice
+from tests.benchmarks.conftest import (
+    RECIPE,
+    make_cell,
+    make_latencies,
+    make_metrics,
+    make_profile,
+    make_record,
+    thrice,
+)
 
 
 @pytest.fixture
@@ -164,6 +173,26 @@ def test_one_training_takes_its_spread_from_published_ones_of_its_family(stored,
     text = summary(scan(tmp_path / "runs"), published)
     assert "CANet w/o SAE is that of 3 published trainings of the family: SD 10.0 points of AP50." in text
     assert "The intervals of RetinaNet: images only" in text
+
+
+def test_two_trainings_take_their_spread_from_published_ones_and_their_own(stored, tmp_path: Path) -> None:
+    for folder, values, changes in (
+        ("results", (0.5, 0.6, 0.7), {}),
+        ("runs", (0.50, 0.54), {"variant": "no_sae"}),
+        ("runs", (0.4, 0.5), {"model": "retinanet"}),
+    ):
+        for seed, ap50 in enumerate(values):
+            metrics = make_metrics(ap50, intervals={"AP50": (ap50 - 0.05, ap50 + 0.05)})
+            stored(folder, make_cell(seed=seed, **changes), metrics=metrics)
+    published = list(scan(tmp_path / "results"))
+    value = rows(scan(tmp_path / "runs"), published)[0].accuracy["AP50"]
+    assert (value.training.runs, value.training.own) == (5, 2)
+    assert value.training.variance == pytest.approx((2 * 0.01 + 0.0008) / 3)
+    text = summary(scan(tmp_path / "runs"), published)
+    pooled = "3 published trainings of the family and its own 2, 5 together: SD 8.3 points of AP50."
+    assert f"The spread between trainings of CANet w/o SAE is that of {pooled}" in text
+    assert "| 52.0 (" in text
+    assert "| 45.0 [40.0, 50.0] |" in text, "where there are none, two values are two values"
 
 
 def test_counts_have_exact_intervals(stored, tmp_path: Path) -> None:
@@ -819,6 +848,80 @@ def test_the_two_ends_stand_in_one_table_by_folds_and_schedule(stored, tmp_path:
     single = [row for row in known if row.name == "canet"]
     few = [replace(row, samples=dict(list(row.samples.items())[:2]), twice={}) for row in known]
     assert tables.headline.table(sections(single)) == tables.headline.table(sections(few)) == []
+
+
+def test_a_line_at_twice_the_schedule_is_of_one_fold_means_and_difference(stored, tmp_path: Path) -> None:
+    """Both folds were trained for twice as long, and in the second the lead is another."""
+
+    def of(folder: str, epochs: int, values: dict[int, tuple[float, float]]) -> None:
+        recipe = RECIPE.model_copy(update={"epochs": epochs})
+        for fold, pair in values.items():
+            for model, ap50 in zip(("canet", "fasterrcnn_fpn"), pair, strict=True):
+                for seed in range(3):
+                    value = ap50 + 0.002 * seed * (model == "canet")
+                    metrics = make_metrics(value, AP_small=value / 2, draws={"AP50": (value,) * 50}, groups=40)
+                    stored(folder, make_cell(model=model, fold=fold, seed=seed, recipe=recipe), metrics=metrics)
+
+    of("results", 4, {0: (0.6, 0.5), 1: (0.7, 0.6)}), of("longer", 8, {0: (0.64, 0.6), 1: (0.8, 0.5)})
+    known = rows(scan(tmp_path / "results"), published=scan(tmp_path / "longer"))
+    ended = sections([replace(row, learning="converged") for row in known])
+    lines = [line.split(" | ") for line in tables.headline.table(ended) if line.startswith("| syn")]
+    assert lines[-1][1:6] == ["0", "8", "3", "64.2 (32.1)", "60.0 (30.0)"]
+    assert [cell.partition(" ")[0] for cell in lines[-1][6:]] == ["+4.2", "+2.1"]
+
+
+def test_a_difference_that_rounds_to_nothing_has_one_sign() -> None:
+    assert [points(v) for v in (-0.0004, 0.0004, 0.0, -0.0, -0.0006, 0.1)] == ["+0.0"] * 4 + ["-0.1", "+10.0"]
+    nothing = Effect(-0.0001, (-0.0002, 0.01), "images only", 0.001, 5, None, 3, 0)
+    assert tables.headline.told(nothing) == "+0.0 (+0.0 to +1.0)"
+
+
+def test_what_no_record_says_it_started_from_is_not_called_scratch(stored, tmp_path: Path) -> None:
+    stored("unknown", model=None)
+    for seed, facts in enumerate((None, make_record().model)):
+        stored("known", make_cell(seed=seed), model=facts)
+    (unknown,), (known,) = (rows(scan(tmp_path / name)) for name in ("unknown", "known"))
+    assert (unknown.pretrained, known.pretrained) == (None, False)
+    assert [tables._cells(row)[-3] for row in (unknown, known)] == ["–", "scratch"]
+    (one,) = scan(tmp_path / "unknown")
+    assert tables.recipe_text(one).endswith("start not known")
+
+
+def test_each_cost_is_of_the_first_profile_that_has_it(stored, tmp_path: Path) -> None:
+    """The first failed at one count, the second was never timed."""
+    latency = Latency(
+        first_call_ms=1.0,
+        **{name: {"end_to_end": 2.0} for name in ("p50", "p90", "p99", "iqr")},
+        outliers={},
+        samples_ms={},
+        reference="canet",
+        ratio=1.25,
+        ratio_interval=(1.2, 1.3),
+        session={},
+    )
+    counted = Macs(
+        macs=5e9,
+        flops=1e10,
+        sampling_macs=0.0,
+        by_operator={},
+        uncounted={},
+        coverage=1.0,
+        uncounted_elements=0.0,
+        input_shape=(1, 3, 96, 96),
+        proposals=None,
+    )
+    for seed, changes in enumerate(({}, {"macs": counted}, {"latency": latency})):
+        one = stored("results", make_cell(seed=seed))
+        write_record(one.paths.profile, make_profile(one.run, **changes))
+    (row,) = rows(scan(tmp_path / "results"))
+    assert (row.macs, row.ratio, row.ratio_interval, row.reference) == (5e9, 1.25, (1.2, 1.3), "canet")
+
+
+def test_a_class_whose_name_begins_with_anothers_has_its_own_value() -> None:
+    of = {name: ClassMetrics(AP=0.1, AP50=v, boxes=1) for name, v in (("crack", 0.2), ("crack.deep", 0.3))}
+    got = make_metrics(per_class={**of, "crack.AP50": ClassMetrics(AP=0.1, AP50=0.4, boxes=1)})
+    values = [got.value(f"per_class.{name}.AP50") for name in ("crack", "crack.deep", "crack.AP50", "pit")]
+    assert values == [0.2, 0.3, 0.4, None]
 
 
 def test_tables_are_sorted_and_the_best_is_bold_where_models_may_be_ranked(results: Path) -> None:
