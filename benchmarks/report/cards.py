@@ -155,11 +155,11 @@ def _results(row: Row, group: Sequence[Stored], spreads: Spreads) -> list[str]:
     sizes = dict.fromkeys(name for m in measured for name in m.sizes)
     found = {name: value_of(f"sizes.{name}.AP50", runs, spreads) for name in sizes}
     if any(value.value is not None for value in found.values()):
-        out += ["", *_head("defect size", "AP50", "boxes")]
+        out += ["", *_head("defect size", "AP50", "boxes, all trainings")]
         for name, value in found.items():
             boxes = sum(m.sizes[name].boxes for m in measured if name in m.sizes)
             out.append(f"| {name} | {percent(value)} | {boxes} |")
-    out += ["", *_head("class", "AP50", "boxes")]
+    out += ["", *_head("class", "AP50", "boxes, all trainings")]
     for name in dict.fromkeys(name for m in measured for name in m.per_class):
         boxes = sum(m.per_class[name].boxes for m in measured if name in m.per_class)
         out.append(f"| {md(name)} | {percent(value_of(f'per_class.{name}.AP50', runs, spreads))} | {boxes} |")

@@ -43,7 +43,8 @@ _SIDE = 320
 class Seen:
     """One training and what it found in the images of its fold.
 
-    threshold, chosen_on: of its operating point, as its record has it.
+    threshold: its own, of its operating point as its record has it; without one that of the best F1 on these images, or
+    0.5. chosen_on: "validation", "test" or "nothing".
     """
 
     row: int
@@ -55,12 +56,12 @@ class Seen:
 
     @property
     def reported(self) -> Bools:
-        """Which detections the operating point lets through, ignored ones left out, (N,)."""
+        """Which detections its own threshold lets through, ignored ones left out, (N,)."""
         return (self.scene.dt_scores >= self.threshold) & ~self.found.ignored
 
     @property
     def hit(self) -> Bools:
-        """Which boxes it finds at its operating point, (G,)."""
+        """Which boxes it finds at its own threshold, (G,)."""
         hit = np.zeros(len(self.scene.gt_image), dtype=bool)
         hit[self.found.gt[self.reported & self.found.true]] = True
         return hit
@@ -101,7 +102,7 @@ def gallery(
         "steps": SCORE_STEPS,
         "classes": list(data.classes),
         "of_images": len(images),
-        "of_models": len(chosen),
+        "of_models": len(section),
         "models": [
             {
                 "row": one.row,
@@ -122,7 +123,6 @@ def tested_on(record: RunRecord, data_root: Path | None) -> tuple[PreparedDatase
     cell = record.cell
     try:
         data = ensure(cell.dataset, data_root)
-        split = load_split(cell.dataset, cell.split, cell.fold, data_root)
     except RequestError:  # no path of this machine goes into a page that is passed on
         command = f"python -m benchmarks.datasets prepare {cell.dataset}"
         return (
@@ -133,6 +133,14 @@ def tested_on(record: RunRecord, data_root: Path | None) -> tuple[PreparedDatase
         return f"The {cell.dataset} that is prepared here is damaged; prepare it again with --force."
     if data.manifest_digest != record.fingerprint.data:
         return f"The {data.name} that is prepared here is not the one that these records were made from."
+    try:
+        split = load_split(cell.dataset, cell.split, cell.fold, data_root)
+    except RequestError:
+        return f"Which images were tested is not known here: the split list {cell.split} is missing, or its fold."
+    except DataError:
+        return f"The split list {cell.split} that lies here is damaged."
+    if split.digest != record.fingerprint.split:
+        return f"The split list {cell.split} that lies here is not the one that these records were made from."
     return data, split
 
 
@@ -173,7 +181,7 @@ def _least_score(one: Seen) -> float:
 
 
 def _unboxed(shown: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Where models report something, at their operating points, and there is no box: those that most models see first.
+    """Where models report something, at their own thresholds, and there is no box: those that most models see first.
 
     Places of one class that overlap by an IoU of 0.5 or more are one place.
     """
@@ -210,7 +218,7 @@ def _unboxed(shown: Sequence[Seen]) -> list[dict[str, Any]]:
 
 
 def _missed_by_all(shown: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Boxes that no model finds at its operating point; first those that none finds at any score, then the largest."""
+    """Boxes that no model finds at its own threshold; first those that none finds at any score, then the largest."""
     scene = shown[0].scene
     missed = ~scene.gt_ignored
     best = np.zeros(len(scene.gt_image))
@@ -270,7 +278,7 @@ def _image(
         "name": entry["file_name"],
         "size": [entry["width"], entry["height"]],
         "boxes": [
-            [*_rounded(scene.gt_boxes[g]), int(scene.gt_class[g]), round(float(scene.gt_area[g])), int(ignored)]
+            [*_rounded(scene.gt_boxes[g]), int(scene.gt_class[g]), _short(float(scene.gt_area[g])), int(ignored)]
             for g, ignored in zip(boxes, scene.gt_ignored[boxes], strict=True)
         ],
         "found": [_found(one, i, local) for one in shown],
@@ -294,7 +302,11 @@ def _found(one: Seen, i: int, local: Mapping[int, int]) -> list[list[float]]:
 
 def _rounded(box: Floats) -> list[float]:
     """To half a pixel, without a point where it can be."""
-    return [int(v) if v == int(v) else float(v) for v in (np.rint(box * 2) / 2).tolist()]
+    return [_short(v) for v in (np.rint(box * 2) / 2).tolist()]
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else value
 
 
 def _steps(score: float) -> int:

@@ -188,6 +188,7 @@ def _row_content(row: Row, group: Sequence[Stored], spreads: Spreads) -> dict[st
         "stage": row.stage,
         "scale": row.scale,
         "epochs": row.epochs,
+        "folds": list(row.folds),
         "runs": row.runs,
         "images": row.images,
         "learning": row.learning,
@@ -270,9 +271,10 @@ def _confusion(group: Sequence[Stored]) -> dict[str, Any] | None:
         for s in group
         if s.run.metrics is not None and s.run.metrics.inspection is not None
     ]
-    same = [c for c in found if c is not None and found[0] is not None and c.labels == found[0].labels]
-    if not same:
+    known = [c for c in found if c is not None]
+    if not known:
         return None
+    same = [c for c in known if c.labels == known[0].labels]
     return {
         "labels": list(same[0].labels),
         "matrix": np.sum([np.array(c.matrix) for c in same], axis=0).tolist(),
@@ -353,10 +355,18 @@ def _arrays(samples: Mapping[Key, RunMetric]) -> dict[Key, RunMetric]:
 def _course(course: budget.Course) -> dict[str, Any]:
     return {
         "label": course.label,
-        "points": [[epochs, float(np.mean(values)), len(values)] for epochs, values in course.values.items()],
-        "diverged": sum(course.diverged.values()),
+        "fold": course.fold,
+        "once": course.once,
+        "points": [_length(course, epochs) for epochs in sorted({*course.values, *course.diverged})],
         "verdict": course.doubling.verdict if course.doubling is not None else "not told",
     }
+
+
+def _length(course: budget.Course, epochs: int) -> list[Any]:
+    """Epochs, mean AP50, of how many trainings, and how many more diverged."""
+    values = course.values.get(epochs, ())
+    mean = float(np.mean(values)) if values else None
+    return [epochs, mean, len(values), course.diverged.get(epochs, 0)]
 
 
 _RECORD = (
@@ -395,7 +405,7 @@ def _record(stored: Stored, reference: str | None) -> dict[str, Any]:
         "seed": cell.seed,
         "epochs": cell.recipe.epochs,
         "status": run.status,
-        "start": run.model.weights if run.model is not None and run.model.weights is not None else "scratch",
+        "start": None if run.model is None else run.model.weights or "scratch",
         "parameters": parameters_of([stored])[0],
         "macs": profile.macs.macs if profile is not None and profile.macs is not None else None,
         "ratio": None if latency is None else [latency.ratio, *latency.ratio_interval],

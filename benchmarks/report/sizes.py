@@ -18,21 +18,21 @@ from benchmarks.report.gallery import has_detections, tested_on
 from benchmarks.store import Stored, read_named
 
 MOST_TRAININGS, MOST_READ = 5, 100
-"""Of a row, those with the lowest folds and seeds, and fewer of each where a table has many rows: at least one."""
+"""Of a row, in turns over its folds, and fewer of each where a table has many rows: at least one."""
 
 
 def by_size(groups: Sequence[Sequence[Stored]], data_root: Path | None) -> dict[str, Any]:
     """What the page shows of rows, each a group of trainings, as JSON content; `{"absent": why}` where nothing is told.
 
-    `rows` has for each group the number of trainings that were read and, by size, [boxes of all of these, precision in
-    per mille at recalls 0 to 1, [false alarms, recall] per image, and per defect-free image], means over folds of their
-    means; a size without a box and a group without detections are left out (the latter as None).
+    `rows` has for each group the number of trainings that were read, their folds and, by size, [boxes of all of these,
+    precision in per mille at recalls 0 to 1, [false alarms, recall] per image, and per defect-free image], means over
+    folds of their means; a size without a box and a group without detections are left out (the latter as None).
 
     Raises:
         DataError: detections are not those of their record.
     """
     most = max(1, min(MOST_TRAININGS, MOST_READ // max(len(groups), 1)))
-    readable = [[s for s in group if has_detections(s)][:most] for group in groups]
+    readable = [_in_turns([s for s in group if has_detections(s)])[:most] for group in groups]
     first = next((group[0] for group in readable if group), None)
     if first is None:
         return {"absent": "No detections lie beside these records."}
@@ -52,8 +52,18 @@ def by_size(groups: Sequence[Sequence[Stored]], data_root: Path | None) -> dict[
             for size, curves in size_curves(scene).items():
                 found.setdefault(size, {}).setdefault(cell.fold, []).append(curves)
         told = {size: _mean(found[size]) for size in SIZES if size in found}
-        out.append({"trainings": len(group), "sizes": told} if group else None)
+        folds = sorted({stored.run.cell.fold for stored in group})
+        out.append({"trainings": len(group), "folds": folds, "sizes": told} if group else None)
     return {"rows": out}
+
+
+def _in_turns(group: Sequence[Stored]) -> list[Stored]:
+    """The lowest seed of each fold, then the next of each: the first few are of as many folds as may be."""
+    by_fold: dict[int, list[Stored]] = {}
+    for stored in sorted(group, key=lambda s: s.run.cell.seed):
+        by_fold.setdefault(stored.run.cell.fold, []).append(stored)
+    turns = [(turn, fold, stored) for fold, own in by_fold.items() for turn, stored in enumerate(own)]
+    return [stored for _, _, stored in sorted(turns, key=lambda one: one[:2])]
 
 
 def _mean(by_fold: dict[int, list[SizeCurves]]) -> list[Any]:

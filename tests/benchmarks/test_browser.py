@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.report import page
 from benchmarks.report.escaping import plain
+from benchmarks.store import scan, write_atomic
 from tests.benchmarks import fabricated
 
 pytestmark = pytest.mark.browser
@@ -62,6 +63,42 @@ def ordered(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fabricated.converged(root / "results", data, cells, step=0.3)
     page.write_page(root / "results", root / "page.html", data_root=root / "data", say=print)
     return root / "page.html"
+
+
+@pytest.fixture(scope="module")
+def odd(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three models with what records seldom hold: see `_odd`."""
+    root = tmp_path_factory.mktemp("odd")
+    data = fabricated.data_set(root, test_images=24, classes=("missed", "no box", "pit"))
+    list(fabricated.results(root / "results", data, fabricated.CELLS[:3]))
+    content = page.page_content(list(scan(root / "results")), data_root=root / "data")
+    _odd(content["sections"][0])
+    write_atomic(root / "page.html", page.render(content).encode())
+    return root / "page.html"
+
+
+def _odd(section: dict[str, Any]) -> None:
+    """A row of another fold, one without a measurement, lengths of training, and a gallery of borders."""
+    first, second, third = section["rows"]
+    first |= {"folds": [0, 1], "runs": 2}
+    third |= {"runs": 0, "never_found": {}, "pretrained": None, "folds": []}
+    for pair in section["pairs"]:
+        pair[3] = [-0.0001, -0.02, 0.0001, None, 1, 0, "images only"]
+    points = [[9, 0.3, 1, 0], [18, 0.5, 5, 1], [36, 0.8, 3, 0], [72, None, 0, 2]]
+    section["courses"] = [
+        {"label": second["title"], "fold": 0, "once": 18, "points": points, "verdict": "still learning"}
+    ]
+    shown = section["gallery"]
+    for model, chosen_on in zip(shown["models"], ("validation", "test", "nothing"), strict=True):
+        model |= {"threshold": round(0.4237 * shown["steps"]), "chosen_on": chosen_on}
+    false = [1, 1, 20, 20, round(0.4245 * shown["steps"]), 0, 0, -1]
+    boxes = {"ignored.png": [5, 5, 20, 20, 0, 400, 1], "on.png": [5, 5, 16, 16, 0, 256, 0]}
+    boxes["below.png"] = [5, 5, 16, 16, 0, 255.6, 0]
+    shown["images"] = [
+        {"name": name, "size": [96, 96], "boxes": [box], "found": [[false] if name == "ignored.png" else []] * 3}
+        for name, box in boxes.items()
+    ]
+    shown["suspects"] = {"unboxed": [], "missed_by_all": []}
 
 
 @pytest.fixture
@@ -120,10 +157,18 @@ def test_the_table_sorts_and_filters(show: Any) -> None:
         ("AP50 > 0", "8 of 8"),
         ("AP small>0", "8 of 8"),
         ("px=96", "8 of 8"),
+        (f"AP50!={best}", "7 of 8"),
+        (f"AP50 ≥ {best}", "3 of 8"),
+        ("seed≤0", "8 of 8"),
+        ("fold≠0", "0 of 8"),
+        ("fold=0.4", "0 of 8"),
+        ("model!=canet", "5 of 8"),
+        ("start=scratch", "8 of 8"),
     ):
         made.fill("#filter", text)
         assert shown.inner_text() == f"{found} records", text
-    for text in ("AP51>60", "AP50>0,6"):  # no column, no number
+    # No column, no number, no order of words, nothing to compare with, another sign.
+    for text in ("AP51>60", "-fold=0", "AP50>0,6", "model<fcos", "AP50>", "fold==0"):
         made.fill("#filter", text)
         assert f"not understood, and left out: {text.lower()}" in shown.inner_text().lower()
     made.fill("#filter", "no such model")
@@ -177,7 +222,7 @@ def test_curves_of_one_size_are_shown_and_what_cannot_be_told_is_said(show: Any)
     _draw_all(made)
     boxes = made.locator("#chart-pr select")
     assert "large boxes" not in boxes.inner_text()
-    assert "No test image holds a box that is large." in made.locator("#chart-pr .help").inner_text()
+    assert "No test image of these trainings holds a box that is large." in made.locator("#chart-pr .help").inner_text()
     for chart, select in (("pr", boxes), ("froc", made.locator("#chart-froc select").last)):
         lines = made.locator(f"#chart-{chart} .mark-line path")
         before = [line.get_attribute("d") for line in lines.all()]
@@ -262,7 +307,7 @@ def test_the_gallery_is_ordered_and_filtered(show: Any) -> None:
     assert "false alarms" in first
     everything = made.locator("#images button").count()
     made.select_option("#class", index=1)
-    made.select_option("#size", "0,256")
+    made.select_option("#size", label="below 16 x 16 px")
     assert 0 < made.locator("#images button").count() < everything
     made.locator("#missed-by-all button").first.click()
     assert made.locator("#images button").count() == everything
@@ -271,6 +316,75 @@ def test_the_gallery_is_ordered_and_filtered(show: Any) -> None:
     made.locator("#panels .mark-truth").first.hover(force=True)
     made.locator("#tip").wait_for()
     assert made.locator("#tip").inner_text() in {plain(name) for name in fabricated.HOSTILE}
+
+
+def test_a_threshold_is_told_by_what_it_was_chosen_on_and_applied_as_it_is_shown(show: Any, odd: Path) -> None:
+    made = show(path=odd)
+    made.locator("#images button", has_text="ignored.png").click()
+    lines = made.locator("#panels .panel p").all_inner_texts()[1:]
+    said = ("its operating point", "best F1 on these test images", "nothing chosen")
+    assert [line.partition("from ")[2] for line in lines] == [f"0.42, {what}" for what in said]
+    assert made.locator("#panels .mark-false").count() == 3
+    made.locator("#own").click()
+    assert made.locator("#score-shown").inner_text() == "0.425"
+    assert made.locator("#panels .mark-false").count() == 0, "their score is 0.4245"
+
+
+def test_an_image_of_ignored_boxes_is_no_good_part_and_a_border_is_the_evaluators(show: Any, odd: Path) -> None:
+    made = show(path=odd)
+    ignored = made.locator("#images button", has_text="ignored.png").inner_text()
+    assert "ignored boxes alone" in ignored
+    assert "good part" not in ignored
+    assert "false alarms" not in ignored
+    made.select_option("#size", label="below 16 x 16 px")
+    names = [text.split("\n")[0] for text in made.locator("#images button").all_inner_texts()]
+    assert names == ["below.png"], "a box of 16 x 16 is not below it"
+
+
+def test_two_rows_of_different_folds_are_said_to_be_and_what_is_not_known_has_a_dash(show: Any, odd: Path) -> None:
+    made = show(path=odd)
+    assert "Means over different folds" in made.locator("#compared").inner_text()
+    assert made.locator("#compared tbody tr").first.inner_text().split("\t")[3] in (
+        "+0.0 (−2.0 to +0.0)",
+        "+0.0 (+0.0 to +2.0)",
+    )
+    made.select_option("#b", index=2)
+    for fact in ("classes never found", "start"):
+        assert made.locator("#compared tbody tr", has_text=fact).inner_text().split("\t")[2] == "–"
+    assert "Means over different folds" not in made.locator("#compared").inner_text()
+    _draw_all(made)
+    for chart in ("cost", "size", "classes"):
+        assert "of folds 0, 1; " in made.locator(f"#chart-{chart} .help").inner_text()
+    assert "different folds" not in made.locator("#chart-forest .help").inner_text()
+    made.locator("#chart-pr select").select_option(label="small boxes (to 32 x 32 px)")
+    made.wait_for_function("document.querySelector('#chart-pr .plot').dataset.drawn > 1")
+    said = made.locator("#chart-pr .help").inner_text()
+    assert "1 of 2 trainings, fold 0 of 0, 1." in said
+    assert "No test image of these trainings holds a box that is large." in said
+
+
+def test_classes_may_be_named_as_the_confusion_names_its_ends(show: Any, odd: Path) -> None:
+    made = show(path=odd)
+    _draw_all(made)
+    drawn = made.locator("#chart-confusion .plot svg").text_content()
+    assert "(missed)" in drawn
+    assert "(no box)" in drawn
+
+
+def test_a_verdict_on_lengths_stands_at_its_schedule_alone(show: Any, odd: Path) -> None:
+    made = show(path=odd)
+    _draw_all(made)
+    said = []
+    for point in made.locator("#chart-budget .mark-symbol path").all():
+        point.scroll_into_view_if_needed()
+        point.hover(force=True)
+        made.locator("#vg-tooltip-element.visible").wait_for()
+        said.append(made.locator("#vg-tooltip-element").inner_text())
+    course = [text for text in said if "epochs, " in text]
+    assert len(course) == 3
+    assert ["still learning" in text for text in course] == [False, True, False]
+    assert "50.0 after 18 epochs, 5 trainings, 1 more diverged; 18 to 36 epochs: still learning" in course[1]
+    assert "All diverged: " in made.locator("#chart-budget .help").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -22,9 +22,10 @@ from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections
 from benchmarks.metrics import coco
 from benchmarks.metrics.scene import Scene
-from benchmarks.report import cards, page, serving, tables
+from benchmarks.report import budget, cards, gallery, page, serving, sizes, tables
 from benchmarks.report.__main__ import app
 from benchmarks.report.comparisons import difference, unpaired
+from benchmarks.report.gallery import tested_on
 from benchmarks.report.rows import Spreads, Value, rows
 from benchmarks.report.sizes import by_size
 from benchmarks.results import ClassMetrics
@@ -207,6 +208,23 @@ def test_curves_by_size_add_up_to_the_records_recall(made) -> None:
             assert np.mean(size[1]) / 1000 == pytest.approx(np.nanmean(precision[..., a]), abs=1e-3)
 
 
+def test_trainings_are_read_in_turns_over_the_folds(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three of one fold and one of another both, as the curves beside them; and that is said."""
+    records, data, _ = made
+    (first, *_) = records
+    cells = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    group = []
+    for fold, seed in cells:
+        cell = first.run.cell.model_copy(update={"fold": fold, "seed": seed})
+        group.append(replace(first, run=first.run.model_copy(update={"cell": cell})))
+    assert [(s.run.cell.fold, s.run.cell.seed) for s in sizes._in_turns(group)] == [(0, 0), (1, 0), (0, 1), (0, 2)]
+    monkeypatch.setattr(sizes, "MOST_TRAININGS", 2)
+    own_list = sizes.load_split
+    monkeypatch.setattr(sizes, "load_split", lambda a, b, fold, root: own_list(a, b, 0, root))
+    (told,) = by_size([group], data.root.parent)["rows"]
+    assert (told["trainings"], told["folds"]) == (2, [0, 1])
+
+
 def froc_point(own: dict[str, Any], i: int) -> float:
     return own["sizes"]["small"][2][i][0]
 
@@ -247,6 +265,106 @@ def test_another_prepared_set_is_no_ground_truth(made, tmp_path: Path) -> None:
     records, _, _ = made
     gone = page.page_content(records, data_root=tmp_path)["sections"][0]["gallery"]
     assert gone["absent"].startswith("Ground truth is needed")
+
+
+def test_why_there_is_no_ground_truth_is_said(made, tmp_path: Path) -> None:
+    """The list is another matter than the set; and a list of another digest tells of other images."""
+    records, data, _ = made
+    run = records[0].run
+    root = data.root.parent
+    assert not isinstance(tested_on(run, root), str)
+    gone = run.model_copy(update={"cell": run.cell.model_copy(update={"split": "fabricated-gone-v1"})})
+    assert tested_on(gone, root) == (
+        "Which images were tested is not known here: the split list fabricated-gone-v1 is missing, or its fold."
+    )
+    other = run.model_copy(update={"fingerprint": run.fingerprint.model_copy(update={"split": "another"})})
+    said = f"The split list {fabricated.SPLIT} that lies here is not the one that these records were made from."
+    assert tested_on(other, root) == said
+    path = data.root / "splits" / "fabricated-damaged-v1.json"
+    path.write_text("{")
+    try:
+        damaged = run.model_copy(update={"cell": run.cell.model_copy(update={"split": path.stem})})
+        assert tested_on(damaged, root) == "The split list fabricated-damaged-v1 that lies here is damaged."
+    finally:
+        path.unlink()
+
+
+def test_an_area_in_the_gallery_stays_on_its_side_of_a_border(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box of 255.6 is below 16 x 16 pixels, and one of 1024.4 is not small."""
+    records, data, _ = made
+    truth = data.coco(load_split(fabricated.NAME, fabricated.SPLIT, 0, data.root.parent).test)
+    for box, area in zip(truth["annotations"], (255.6, 1024.4, 400.0), strict=False):
+        box["area"] = area
+    shown = gallery._see(0, records[0], truth, data)
+    images = sorted(truth["images"], key=lambda image: int(image["id"]))
+    areas = [b[5] for i, entry in enumerate(images) for b in gallery._image([shown], i, entry, data, False)["boxes"]]
+    assert {255.6, 1024.4, 400} <= set(areas)
+
+
+def test_the_gallery_counts_every_row_and_says_what_thresholds_were_chosen_on(made, tmp_path: Path) -> None:
+    records, data, content = made
+    assert {m["chosen_on"] for m in content["sections"][0]["gallery"]["models"]} == {"validation"}
+    changed = []
+    for record, lacks in zip(records, (("operating_point",), ("operating_point", "best_F1"), ()), strict=True):
+        seen = record.run.metrics.inspection.model_copy(update=dict.fromkeys(lacks))
+        metrics = record.run.metrics.model_copy(update={"inspection": seen})
+        changed.append(replace(record, run=record.run.model_copy(update={"metrics": metrics})))
+    lost = make_cell(dataset=fabricated.NAME, split=fabricated.SPLIT, model="fcos", image_size=fabricated.SIDE)
+    without = records[0].run.model_copy(
+        update={"cell": lost, "cell_id": lost.id, "detections_sha256": None, "val_detections_sha256": None}
+    )
+    changed.append(replace(records[0], run=without))
+    (section,) = page.page_content(changed, data_root=data.root.parent)["sections"]
+    shown = section["gallery"]
+    assert {m["chosen_on"] for m in shown["models"]} == {"nothing", "test", "validation"}
+    (none,) = [m["threshold"] / shown["steps"] for m in shown["models"] if m["chosen_on"] == "nothing"]
+    assert none == pytest.approx(0.5, abs=1e-4)
+    assert (len(shown["models"]), shown["of_models"], len(section["rows"])) == (3, 4, 4)
+
+
+def test_a_course_has_its_schedule_and_what_diverged_at_each_length() -> None:
+    course = budget.Course(
+        dataset="d",
+        split="s",
+        image_size=96,
+        device_class=None,
+        name="canet",
+        label="CANet",
+        recipe="r",
+        fold=2,
+        values={9: [0.4], 18: [0.5, 0.6], 36: [0.7]},
+        seconds=None,
+        once=18,
+        doubling=None,
+        diverged={18: 1, 72: 2},
+    )
+    assert page._course(course) == {
+        "label": "CANet",
+        "fold": 2,
+        "once": 18,
+        "points": [[9, 0.4, 1, 0], [18, pytest.approx(0.55), 2, 1], [36, 0.7, 1, 0], [72, None, 0, 2]],
+        "verdict": "not told",
+    }
+
+
+def test_a_confusion_is_there_where_any_training_has_one(made) -> None:
+    """The first of a row may lack it, being older or without a threshold."""
+    records, _, _ = made
+    (first, *_) = records
+    seen = first.run.metrics.inspection.model_copy(update={"confusion": None})
+    lacks = first.run.model_copy(update={"metrics": first.run.metrics.model_copy(update={"inspection": seen})})
+    got = page._confusion([replace(first, run=lacks), first, first])
+    confusion = first.run.metrics.inspection.confusion
+    assert got["matrix"] == (2 * np.array(confusion.matrix)).tolist()
+    assert len(got["thresholds"]) == 2
+    assert page._confusion([replace(first, run=lacks)]) is None
+
+
+def test_a_record_without_facts_does_not_say_what_it_started_from(stored, tmp_path: Path) -> None:
+    stored("results", model=None)
+    content = page.page_content(list(scan(tmp_path / "results")), data_root=tmp_path)
+    assert content["records"][0]["start"] is None
+    assert content["sections"][0]["rows"][0]["pretrained"] is None
 
 
 def _html(text: str) -> str:
@@ -331,6 +449,8 @@ def test_a_card_says_what_the_records_say(made, tmp_path: Path) -> None:
         assert head["license"] == "other", "a set of the user's own"
         assert f"| AP50 | {tables.percent(row.accuracy['AP50'])} | images only |" in text
         assert "It is ranked against nothing." in text
+        assert "| class | AP50 | boxes, all trainings |" in text
+        assert "| defect size | AP50 | boxes, all trainings |" in text
         assert "<script>" not in text
         assert "\u202e" not in text
         assert all(record.run.cell_id in text for record in records if record.run.cell.name == row.name)

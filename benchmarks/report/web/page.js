@@ -39,7 +39,8 @@
     return (tie ? (2 * Math.round(tenths / 2)) / 10 ** digits : v).toFixed(digits);
   };
   const number = (v, digits = 1, factor = 1) => (v === null || v === undefined ? "–" : fixed(v * factor, digits));
-  const signed = (v) => (v > 0 ? "+" : v < 0 ? "−" : "±") + fixed(Math.abs(100 * v), 1);
+  // What rounds to nothing is +0.0 from either side, as in the tables.
+  const signed = (v) => (fixed(100 * v, 1).startsWith("-") && +fixed(100 * v, 1) !== 0 ? "−" : "+") + fixed(Math.abs(100 * v), 1);
   const range = (low, high, digits = 1, factor = 1) => `${number(low, digits, factor)}–${number(high, digits, factor)}`;
   function percent(value) {
     if (!value) return "–";
@@ -76,7 +77,7 @@
     { key: "latency", label: "latency ratio", sort: (r) => r.ratio?.[0] ?? null, show: (r) => cell(r.ratio, 2, 1), digits: 2 },
     { key: "minutes", label: "training (min, at most)", sort: (r) => r.minutes, show: (r) => [number(r.minutes, 1)], digits: 1 },
     { key: "status", label: "status", text: true, sort: (r) => r.status, show: (r) => [r.status === "ok" ? "ok" : make("span", { class: "bad" }, r.status.replaceAll("_", " "))] },
-    { key: "start", label: "start", text: true, sort: (r) => r.start, show: (r) => [r.start === "scratch" ? "scratch" : make("span", { title: r.start }, "pretrained")] },
+    { key: "start", label: "start", text: true, sort: (r) => r.start, show: (r) => [r.start === null ? "–" : r.start === "scratch" ? "scratch" : make("span", { title: r.start }, "pretrained")] },
     { key: "device", label: "device", text: true, ...plain("device") },
     { key: "commit", label: "commit", text: true, ...plain("commit") },
   ];
@@ -98,26 +99,31 @@
     showLines();
   }
 
-  // "AP50>60" compares a column in the unit, and "=" to the digits, that it is shown in; anything else is a word. A
-  // column goes by its heading, blanks included, or a short name.
+  // "AP50>60" compares a column in the unit and to the digits that it is shown in; what holds no sign is a word, and a
+  // sign that cannot be read is said to be. A column goes by its heading, blanks included, or a short name.
   const headings = [...columns].sort((a, b) => b.label.length - a.label.length)
-    .map((c) => [new RegExp(`(^|\\s)${c.label.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}\\s*(?=[<>=])`, "gi"), `$1${c.key}`]);
-  const terms = (text) => headings.reduce((t, [label, key]) => t.replace(label, key), text).replace(/\s*([<>]=?|=)\s*/g, "$1").split(/\s+/).filter(Boolean);
+    .map((c) => [new RegExp(`(^|\\s)${c.label.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}\\s*(?=!=|[<>=])`, "gi"), `$1${c.key}`]);
+  const ascii = { "≠": "!=", "≥": ">=", "≤": "<=" };
+  const terms = (text) => headings.reduce((t, [label, key]) => t.replace(label, key), text.replace(/[≠≥≤]/g, (sign) => ascii[sign]))
+    .replace(/\s*([<>!]=|[<>=])\s*/g, "$1").split(/\s+/).filter(Boolean);
   function condition(term) {
-    const found = /^([^<>=]+)(<=|>=|=|<|>)(.+)$/.exec(term);
-    const key = found?.[1].toLowerCase().replace(/[^a-z0-9]/g, "");
-    const column = found && columns.find((c) => c.key === key);
-    if (found && !column) return null;
-    if (!found) return (line) => line.words.includes(term.toLowerCase());
+    if (!/[<>=]/.test(term)) return (line) => line.words.includes(term.toLowerCase());
+    const found = /^([a-z0-9][a-z0-9_]*)(<=|>=|!=|=|<|>)([^<>=!].*)$/i.exec(term);
+    const column = found && columns.find((c) => c.key === found[1].toLowerCase().replaceAll("_", ""));
+    if (!column) return null;
     const [, , sign, right] = found;
-    if (column.text) return (line) => String(column.sort(line.record)).toLowerCase().includes(right.toLowerCase());
+    if (column.text) {
+      const at = columns.indexOf(column);
+      const holds = (line) => `${column.sort(line.record) ?? ""}\n${line.node.children[at].textContent}`.toLowerCase().includes(right.toLowerCase());
+      return { "=": holds, "!=": (line) => !holds(line) }[sign] ?? null;
+    }
     const wanted = Number(right);
     if (Number.isNaN(wanted)) return null;
     return (line) => {
       const raw = column.sort(line.record);
       if (raw === null || raw === undefined) return false;
-      const value = raw * (column.factor ?? 1);
-      return { "<": value < wanted, ">": value > wanted, "<=": value <= wanted, ">=": value >= wanted, "=": value.toFixed(column.digits ?? 0) === wanted.toFixed(column.digits ?? 0) }[sign];
+      const value = Number(fixed(raw * (column.factor ?? 1), column.digits ?? 0));
+      return { "<": value < wanted, ">": value > wanted, "<=": value <= wanted, ">=": value >= wanted, "=": value === wanted, "!=": value !== wanted }[sign];
     };
   }
 
@@ -227,24 +233,37 @@
 
   // Curves by size come from detections beside the records, so some rows, or all, may have none: that is said.
   const sizes = { small: "small boxes (to 32 x 32 px)", medium: "medium boxes (to 96 x 96 px)", large: "large boxes" };
+  const foldsOf = (folds) => `fold${folds.length > 1 ? "s" : ""} ${folds.join(", ")}`;
   const sizeOf = (i, size) => now.by_size.rows?.[i]?.sizes[size];
   const boxesOf = (i, size) => `, ${sizeOf(i, size)[0]} boxes in ${now.by_size.rows[i].trainings} trainings`;
   const measuredSizes = () => Object.keys(sizes).filter((size) => now.rows.some((_, i) => sizeOf(i, size)));
   function untold() {
     if (now.by_size.absent) return `No curves by size: ${now.by_size.absent}`;
     const none = Object.keys(sizes).filter((size) => !measuredSizes().includes(size));
-    return none.length ? `No test image holds a box that is ${none.join(" or ")}.` : "";
+    return none.length ? `No test image of these trainings holds a box that is ${none.join(" or ")}.` : "";
   }
   function sized() {
     const shown = shownRows(), without = shown.filter(({ i }) => !now.by_size.rows[i]).map(({ row }) => row.title);
-    const fewer = shown.filter(({ row, i }) => now.by_size.rows[i] && now.by_size.rows[i].trainings < row.runs).map(({ row, i }) => `${row.title}: ${now.by_size.rows[i].trainings} of ${row.runs} trainings.`);
+    const fewer = shown.map(({ row, i }) => ({ row, own: now.by_size.rows[i] })).filter(({ row, own }) => own && own.trainings < row.runs)
+      .map(({ row, own }) => `${row.title}: ${own.trainings} of ${row.runs} trainings${row.folds.every((fold) => own.folds.includes(fold)) ? "" : `, ${foldsOf(own.folds)} of ${row.folds.join(", ")}`}.`);
     return ["COCO's bins, ends included; from the detections beside the records, without intervals.", untold(), ...fewer, without.length ? `Not told, for want of detections: ${without.join(", ")}.` : ""].filter(Boolean).join(" ");
   }
 
-  // Each: title, what it shows, what may be chosen, and the specification for the rows shown; null where nothing is.
+  // As in the summary. An entry has a title and the folds that its mean is over.
+  function overFolds(entries) {
+    const by = new Map();
+    for (const { title, folds } of entries) if (folds.length) by.set(folds.join(), { folds, titles: [...(by.get(folds.join())?.titles ?? []), title] });
+    if (by.size < 2) return "";
+    const widest = [...by.values()].sort((a, b) => b.folds.length - a.folds.length);
+    return `Means over different folds, some of which are harder: ${widest.map(({ titles, folds }) => `${titles.join(", ")} of ${foldsOf(folds)}`).join("; ")}. Compare differences, not means.`;
+  }
+  const ofRows = (shown) => shown;
+
+  // Each: title, what it shows, what may be chosen, which rows' means stand beside each other in it, if any, and the
+  // specification for the rows shown; null where nothing is.
   const charts = [
     {
-      id: "cost", title: "Accuracy over cost", broad: true,
+      id: "cost", title: "Accuracy over cost", broad: true, means: ofRows,
       controls: () => [["y", "accuracy", Object.entries(metrics).map(([k, v]) => [k, v])], ["x", "cost", Object.entries(costs).map(([k, v]) => [k, v[0]])]],
       help: () => "Whiskers: 95%. Filled: trained to the end; half: not told; hollow: still learning. Faint dots: single trainings." + (now.reference ? ` Ratios are to ${now.reference}.` : ""),
       spec: ({ x, y }) => {
@@ -269,10 +288,10 @@
       },
     },
     {
-      id: "size", title: "AP50 over defect size", help: () => "Boxes by share of the image that they cover, and below 16 x 16 pixels. Whiskers: 95%.",
+      id: "size", title: "AP50 over defect size", means: ofRows, help: () => "Boxes by share of the image that they cover, and below 16 x 16 pixels. Whiskers: 95%. The number of boxes is over all trainings.",
       spec: () => {
         const order = ["below 16 x 16 px", "below 0.1% of the image", "0.1% to 1%", "1% to 10%", "above 10%"];
-        const values = shownRows().flatMap(({ row }) => Object.entries(row.sizes).map(([size, [v, boxes]]) => ({ model: row.title, size, y: 100 * v[0], low: v[1] === null ? null : 100 * v[1], high: v[2] === null ? null : 100 * v[2], shown: `${percent(v)}, ${boxes} boxes` })));
+        const values = shownRows().flatMap(({ row }) => Object.entries(row.sizes).map(([size, [v, boxes]]) => ({ model: row.title, size, y: 100 * v[0], low: v[1] === null ? null : 100 * v[1], high: v[2] === null ? null : 100 * v[2], shown: `${percent(v)}, ${boxes} boxes, all trainings` })));
         if (!values.length) return null;
         const x = { field: "size", type: "nominal", title: null, sort: order, axis: { labelAngle: 0, labelExpr: "split(datum.label, / (?=of|px|x 16|to)/)" } };
         const offset = { xOffset: { field: "model", type: "nominal", scale: { domain: shownRows().map(({ row }) => row.title) } } };
@@ -307,7 +326,7 @@
       },
     },
     {
-      id: "pr", title: "Precision over recall",
+      id: "pr", title: "Precision over recall", means: ofRows,
       controls: () => [["of", "boxes", [["", "mean of classes"], ...measuredSizes().map((size) => [`size:${size}`, sizes[size]]), ...classes().map((c) => [`class:${c}`, c])]]],
       help: ({ of }) => of.startsWith("size:")
         ? `At IoU 0.5, interpolated, mean over classes and over trainings; the mean height of a curve is AP50 of the size. ${sized()}`
@@ -329,7 +348,7 @@
       },
     },
     {
-      id: "froc", title: "Recall over false alarms (FROC)",
+      id: "froc", title: "Recall over false alarms (FROC)", means: ofRows,
       controls: () => [
         ["of", "per", [["froc", "image"], ["froc_good", "defect-free image"]].filter(([k]) => now.rows.some((r) => r[k].length))],
         ["size", "boxes", [["", "all"], ...measuredSizes().map((size) => [size, sizes[size]])]],
@@ -343,15 +362,15 @@
       },
     },
     {
-      id: "classes", title: "AP50 by class", help: () => "Mean over trainings. The number of boxes is over all of them.",
+      id: "classes", title: "AP50 by class", means: ofRows, help: () => "Mean over trainings. The number of boxes is over all of them.",
       spec: () => {
-        const values = shownRows().flatMap(({ row }) => Object.entries(row.classes).filter(([, c]) => c[0]).map(([name, [v, boxes]]) => ({ model: row.title, name, y: 100 * v[0], shown: `${percent(v)}, ${boxes} boxes` })));
+        const values = shownRows().flatMap(({ row }) => Object.entries(row.classes).filter(([, c]) => c[0]).map(([name, [v, boxes]]) => ({ model: row.title, name, y: 100 * v[0], shown: `${percent(v)}, ${boxes} boxes, all trainings` })));
         if (!values.length) return null;
         return { height: Math.max(120, 30 * classes().length), data: { values }, mark: { type: "point", filled: true, size: 75, opacity: 0.9 }, encoding: { y: { field: "name", type: "nominal", title: null, sort: classes(), axis: { grid: true, labelLimit: 150 } }, x: q("y", "AP50 (%)", { scale: { domain: [0, 100] } }), ...scales(["color", "shape"]), tooltip: tips(["name", "class"], ["shown", "AP50"]) } };
       },
     },
     {
-      id: "errors", title: "What errors cost", help: () => "Points of AP50 that mending one kind of error alone would gain (TIDE).",
+      id: "errors", title: "What errors cost", means: ofRows, help: () => "Points of AP50 that mending one kind of error alone would gain (TIDE).",
       spec: () => {
         const values = shownRows().flatMap(({ row }) => Object.entries(row.errors).map(([kind, [v, low, high, n]]) => ({ model: row.title, kind: kinds[kind], y: 100 * v, shown: `${percent([v, low, high])} points, ${n} errors` })));
         if (!values.length) return null;
@@ -368,7 +387,9 @@
       spec: ({ of }) => {
         const c = now.rows[of]?.confusion;
         if (!c) return null;
-        const names = c.labels.slice(0, -1), rows = [...names, "no box"], found = [...names, "missed"];
+        const names = c.labels.slice(0, -1);
+        const free = (name) => (names.includes(name) ? free(`(${name})`) : name); // a class may have that name
+        const rows = [...names, free("no box")], found = [...names, free("missed")];
         const values = c.matrix.flatMap((line, i) => {
           const all = line.reduce((a, b) => a + b, 0);
           return line.map((n, j) => ({ model: now.rows[of].title, row: rows[i], found: found[j], n, share: all ? n / all : 0, text: i === names.length && j === names.length ? "" : String(n), shown: `${n} of ${all}` })).filter((v) => v.text !== "");
@@ -382,7 +403,7 @@
       },
     },
     {
-      id: "calibration", title: "Can scores be believed?", help: () => "Precision of detections by score, bins of 0.1. On the dashed line a score is the share that is right.",
+      id: "calibration", title: "Can scores be believed?", means: ofRows, help: () => "Precision of detections by score, bins of 0.1. On the dashed line a score is the share that is right.",
       spec: () => {
         const values = shownRows().flatMap(({ row }) => row.calibration.map(([n, confidence, precision]) => ({ model: row.title, x: confidence, y: precision, shown: `score ${number(confidence, 2)}: ${number(precision, 1, 100)}% right of ${n}` })));
         if (!values.length) return null;
@@ -399,9 +420,15 @@
       },
     },
     {
-      id: "budget", title: "AP50 over the length of training", help: () => "Trainings of other lengths, where there are any: who gains from twice the schedule is still learning.",
+      id: "budget", title: "AP50 over the length of training",
+      means: (shown) => [...now.courses.map((c) => ({ title: c.label, folds: [c.fold] })), ...shown.filter((row) => !now.courses.some((c) => c.label === row.title))],
+      help: () => {
+        const gone = now.courses.flatMap((c) => c.points.filter(([, v]) => v === null).map(([epochs, , , n]) => `${c.label} after ${epochs} epochs (${n})`));
+        return "Trainings of other lengths, where there are any: who gains from twice the schedule is still learning; that is told of one schedule of each, at its point." + (gone.length ? ` All diverged: ${gone.join(", ")}.` : "");
+      },
       spec: () => {
-        const values = now.courses.flatMap((c) => c.points.map(([epochs, v, n]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings: ${c.verdict}${c.diverged ? `, ${c.diverged} more diverged` : ""}` })));
+        const judgedAt = (c, epochs) => (epochs === c.once ? `; ${c.once} to ${2 * c.once} epochs: ${c.verdict}` : "");
+        const values = now.courses.flatMap((c) => c.points.filter(([, v]) => v !== null).map(([epochs, v, n, diverged]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings${diverged ? `, ${diverged} more diverged` : ""}${judgedAt(c, epochs)}` })));
         for (const { row } of shownRows()) if (row.accuracy.AP50 && !now.courses.some((c) => c.label === row.title)) values.push({ model: row.title, x: row.epochs, y: 100 * row.accuracy.AP50[0], shown: `${percent(row.accuracy.AP50)} after ${row.epochs} epochs` });
         return new Set(values.map((v) => v.x)).size > 1 ? overlaid(values, q("x", "epochs", { scale: { zero: false, padding: 12 }, axis: { tickMinStep: 1 } }), q("y", "AP50 (%)", { scale: { zero: false, padding: 12 } })) : null;
       },
@@ -471,7 +498,8 @@
     const chart = charts.find((c) => c.id === id), node = $(`chart-${id}`), plot = node.querySelector(".plot");
     const turn = (turns[id] = (turns[id] ?? 0) + 1);
     const spec = chart.spec(settings[id]);
-    node.querySelector(".help").textContent = chart.help?.(settings[id]) ?? "";
+    const shown = shownRows().map(({ row }) => row);
+    node.querySelector(".help").textContent = [chart.help?.(settings[id]), chart.means && overFolds(chart.means(shown))].filter(Boolean).join(" ");
     if (!spec) {
       plot.replaceChildren(make("p", { class: "none" }, on.size ? "Not measured for these." : "No model is chosen."));
       return;
@@ -517,12 +545,13 @@
     const out = [];
     const note = i === j ? "Choose two different rows." : !pair ? `Pairs are compared among the first ${now.most_paired} rows of a table.` : pair.reason;
     if (note) out.push(make("p", { class: "note" }, note + (pair && Object.values(pair.of).some(Boolean) ? " A difference below is that of these trainings on these test images, and no verdict." : "")));
+    if (i !== j && overFolds([a, b])) out.push(make("p", { class: "help" }, overFolds([a, b])));
     const rows = paired.filter(([name]) => a.accuracy[name] || b.accuracy[name]).map(([name, label]) => {
       const e = pair?.of[name];
       const p = !e || e.p === null ? "–" : e.p < 0.001 ? "< 0.001" : e.p.toFixed(3);
       return make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...cell(a.accuracy[name])), make("td", {}, ...cell(b.accuracy[name])), make("td", {}, ...differenceCell(e)), make("td", {}, e ? String(e.runs) : "–"), make("td", {}, p), make("td", { class: "text" }, !e ? "" : e.low === null ? "no interval" : e.covers));
     });
-    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => cell(r.ratio, 2, 1)], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs + (r.diverged ? `, and ${r.diverged} that diverged` : "")], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || "none"]];
+    const facts = [["parameters (M)", (r) => number(r.parameters, 2, 1e-6) + (r.as_built ? " as built" : "")], ["GMACs", (r) => number(r.macs, 2, 1e-9)], ["latency ratio", (r) => cell(r.ratio, 2, 1)], ["epochs", (r) => r.epochs], ["trainings", (r) => r.runs + (r.diverged ? `, and ${r.diverged} that diverged` : "")], ["trained to its end", (r) => r.learning], ["start", (r) => (r.pretrained === null ? "–" : r.pretrained ? "pretrained" : "scratch")], ["classes never found", (r) => Object.keys(r.never_found).join(", ") || (r.runs ? "none" : "–")]];
     for (const [label, of] of facts) rows.push(make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, ...[of(a)].flat()), make("td", {}, ...[of(b)].flat()), make("td"), make("td"), make("td"), make("td")));
     out.push(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison of two rows" }, make("table", {},
       make("thead", {}, make("tr", {}, ...["", `A: ${a.title}`, `B: ${b.title}`, "A − B, paired", "pairs", "p", "interval over"].map((t, k) => (t ? make("th", { scope: "col", class: k === 6 ? "text" : null }, t) : make("td"))))),
@@ -549,20 +578,19 @@
     $("gallery-about").textContent = `${g.images.length} of ${g.of_images} test images of fold ${g.fold}, those that say most; one training of ${g.models.length} of ${g.of_models} models. Matches are the evaluator's, at IoU 0.5. ` + (pictures ? "" : "Images are not in this file (--with-images puts them in); boxes stand on blank panels. ") + "Left and right arrow keys, Home and End walk through the images.";
     options($("class"), g.classes.map((c, k) => [k, c]), "any");
     $("size").value = ""; $("order").value = "missed";
-    view = { own: true, at: Math.min(...g.models.map((m) => m.threshold)) / g.steps, image: null, listed: [] };
     const least = Math.max(...g.models.map((m) => m.least)) / g.steps;
     $("score").min = String(Math.ceil(least * 200) / 200);
-    $("score").value = "0.5";
     const own = g.models.map((m) => m.threshold / g.steps).sort((a, b) => a - b);
-    view.at = own[Math.floor(own.length / 2)];
+    $("score").value = String(own[Math.floor(own.length / 2)]);
+    view = { own: true, at: Number($("score").value), image: null, listed: [] }; // as the slider rounds it
     listSuspects();
     showGallery();
   }
 
   const threshold = (m) => (view.own ? now.gallery.models[m].threshold : view.at * now.gallery.steps);
   const fits = (w, h, k, area) => {
-    const [low, high] = ($("size").value || "0,1e12").split(",").map(Number);
-    return (!$("class").value || +$("class").value === k) && (area ?? w * h) >= low && (area ?? w * h) <= high;
+    const [, low, high, end] = /^\[(.+),(.+)([\])])$/.exec($("size").value || "[0,1e12]"), size = area ?? w * h;
+    return (!$("class").value || +$("class").value === k) && size >= +low && (end === ")" ? size < +high : size <= +high);
   };
   const boxFits = (b) => fits(b[2], b[3], b[4], b[5]);
 
@@ -579,20 +607,22 @@
     };
   }
 
+  const chosenOn = { validation: "its operating point", test: "best F1 on these test images", nothing: "nothing chosen" };
   const shownModels = () => now.gallery.models.map((m, k) => ({ m, k })).filter(({ m }) => on.has(m.row));
 
   function told(image) {
     const each = shownModels().map(({ k }) => judged(image, k));
     const real = image.boxes.map((b, j) => [b, j]).filter(([b]) => !b[6]);
     const missed = each.reduce((sum, e) => sum + e.missed.filter((b) => b[5] <= 1024).length, 0);
-    const alarms = real.length ? 0 : each.reduce((sum, e) => sum + e.wrong.length, 0);
+    const good = !image.boxes.length; // with ignored boxes alone it is neither good nor defective
+    const alarms = good ? each.reduce((sum, e) => sum + e.wrong.length, 0) : 0;
     let apart = 0;
     for (let a = 0; a < each.length; a += 1) for (let b = 0; b < a; b += 1) {
       const differ = real.filter(([box, j]) => boxFits(box) && each[a].hit.has(j) !== each[b].hit.has(j)).length + Math.abs(each[a].wrong.length - each[b].wrong.length);
       apart = Math.max(apart, differ);
     }
     const any = real.some(([b]) => boxFits(b)) || each.some((e) => e.wrong.length);
-    return { missed, alarms, apart, good: !real.length, any };
+    return { missed, alarms, apart, any, holds: good ? "good part" : real.length ? `${real.length} boxes` : "ignored boxes alone" };
   }
 
   function showGallery() {
@@ -603,7 +633,7 @@
     else view.listed.sort((a, b) => a.image.name.localeCompare(b.image.name));
     const count = (n, what) => (n ? [`${n} ${what}`] : []);
     $("images").replaceChildren(...view.listed.map((e) => make("li", {}, make("button", { type: "button", "data-image": e.i, tabindex: "-1", onclick: () => showImage(e.i) },
-      make("b", {}, e.image.name), make("small", {}, [e.good ? "good part" : `${e.image.boxes.filter((b) => !b[6]).length} boxes`, ...count(e.missed, "small missed"), ...count(e.alarms, "false alarms"), ...(e.apart ? [`models differ in ${e.apart}`] : [])].join(" · "))))));
+      make("b", {}, e.image.name), make("small", {}, [e.holds, ...count(e.missed, "small missed"), ...count(e.alarms, "false alarms"), ...(e.apart ? [`models differ in ${e.apart}`] : [])].join(" · "))))));
     showScore();
     const keep = view.listed.some((e) => e.i === view.image) ? view.image : view.listed[0]?.i;
     if (keep === undefined) { $("panels").replaceChildren(make("p", { class: "none" }, "No image holds any of these.")); $("image-title").textContent = ""; return; }
@@ -646,7 +676,7 @@
         ...e.right.map((d) => [d, "true", `true: ${now.gallery.classes[d[CLASS]]} ${score(d)}`]),
         ...e.wrong.map((d) => [d, "false", `false: ${now.gallery.classes[d[CLASS]]} ${score(d)}`]),
       ];
-      return panel(image, now.rows[m.row].title, m.row, `${e.right.length} true · ${e.wrong.length} false · ${e.missed.length} missed, from ${(threshold(k) / now.gallery.steps).toFixed(2)}`, marks);
+      return panel(image, now.rows[m.row].title, m.row, `${e.right.length} true · ${e.wrong.length} false · ${e.missed.length} missed, from ${(threshold(k) / now.gallery.steps).toFixed(2)}${view.own ? `, ${chosenOn[m.chosen_on]}` : ""}`, marks);
     }));
   }
 
