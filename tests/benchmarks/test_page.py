@@ -25,7 +25,6 @@ from benchmarks.metrics.scene import Scene
 from benchmarks.report import budget, cards, gallery, page, serving, sizes, tables
 from benchmarks.report.__main__ import app
 from benchmarks.report.comparisons import difference, unpaired
-from benchmarks.report.gallery import tested_on
 from benchmarks.report.rows import Spreads, Value, rows
 from benchmarks.report.sizes import by_size
 from benchmarks.results import ClassMetrics
@@ -272,19 +271,19 @@ def test_why_there_is_no_ground_truth_is_said(made, tmp_path: Path) -> None:
     records, data, _ = made
     run = records[0].run
     root = data.root.parent
-    assert not isinstance(tested_on(run, root), str)
+    assert not isinstance(gallery.tested_on(run, root), str)
     gone = run.model_copy(update={"cell": run.cell.model_copy(update={"split": "fabricated-gone-v1"})})
-    assert tested_on(gone, root) == (
+    assert gallery.tested_on(gone, root) == (
         "Which images were tested is not known here: the split list fabricated-gone-v1 is missing, or its fold."
     )
     other = run.model_copy(update={"fingerprint": run.fingerprint.model_copy(update={"split": "another"})})
     said = f"The split list {fabricated.SPLIT} that lies here is not the one that these records were made from."
-    assert tested_on(other, root) == said
+    assert gallery.tested_on(other, root) == said
     path = data.root / "splits" / "fabricated-damaged-v1.json"
     path.write_text("{")
     try:
         damaged = run.model_copy(update={"cell": run.cell.model_copy(update={"split": path.stem})})
-        assert tested_on(damaged, root) == "The split list fabricated-damaged-v1 that lies here is damaged."
+        assert gallery.tested_on(damaged, root) == "The split list fabricated-damaged-v1 that lies here is damaged."
     finally:
         path.unlink()
 
