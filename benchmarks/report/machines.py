@@ -34,31 +34,54 @@ def section(runs: Iterable[RunRecord]) -> list[str]:
         "| --- | --- | ---: | ---: | --- |",
     ]
     pools: dict[tuple[str, str], list[Values]] = defaultdict(list)
+    named: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in rows:
         cell = next(iter(row.values()))[0].cell
         shown = "; ".join(f"{kind} {100 * _mean(of):.1f} ({len(of)})" for kind, of in row.items())
         label = models.label(cell.model, cell.variant)
         lines.append(f"| {md(cell.dataset)} | {md(label)} | {cell.fold} | {cell.recipe.epochs} | {md(shown)} |")
-        pools[cell.dataset, budget.recipe_of(cell.model_copy(update={"device_class": None}))].append(row)
-    told = [f"- {md(dataset)}: {'; '.join(found)}." for (dataset, _), pool in pools.items() if (found := _told(pool))]
+        recipe = cell.dataset, budget.recipe_of(cell.model_copy(update={"device_class": None}))
+        pools[recipe].append(row)
+        named[recipe][label] = None
+    told = [
+        f"- {md(recipe[0])}, {md(', '.join(named[recipe]))}: {'; '.join(_told(pool)) or 'not judged'}."
+        for recipe, pool in pools.items()
+    ]
     return [
         *lines,
         "",
         *told,
-        *[""] * bool(told),
+        "",
         "SD between kinds of machine (at most: the upper end of its one-sided 95% interval), beside that between "
         "trainings on one kind, of models that share a recipe, in points; F and p of the analysis of variance. 0.0: "
         "the kinds lie no further apart than trainings do. Recipes whose trainings on one kind tell little (fewer than "
-        f"{LEAST_FREEDOM} degrees of freedom) are not judged.",
+        f"{LEAST_FREEDOM} degrees of freedom) are not judged. Trainings that failed or diverged, and those on CPUs of "
+        f"which records do not say what vectors they have, are left out.{_versions(rows)}",
         "",
     ]
 
 
-def kind(its: Provenance) -> str:
-    """What decides how a training rounds: the card, or a CPU's widest vectors, or portable arithmetic."""
-    if its.device_name:
-        return its.device_name
-    return "CPU, portable arithmetic" if its.arithmetic else f"CPU, {its.cpu_capability or 'vectors not known'}"
+def kind(its: Provenance) -> str | None:
+    """What decides how a training rounds: the card, or a CPU's widest vectors, or portable arithmetic; None: not known.
+
+    A CPU whose vectors an older record does not name may be of any of the kinds that others are of.
+    """
+    if its.device != "cpu":
+        return its.device_name or its.device.partition(":")[0]
+    if its.arithmetic:
+        return "CPU, portable arithmetic"
+    return f"CPU, {its.cpu_capability}" if its.cpu_capability else None
+
+
+def _versions(rows: Iterable[Values]) -> str:
+    """What else than the kind differs: torch's versions, where a row is of several."""
+    mixed = set()
+    for row in rows:
+        used = {run.provenance.packages.get("torch", "not known") for of in row.values() for run in of}
+        mixed |= used if len(used) > 1 else set()
+    if not mixed:
+        return ""
+    return f" Kinds differ in torch's version too ({', '.join(sorted(mixed))}): what is told is of both together."
 
 
 def _rows(runs: Iterable[RunRecord]) -> list[Values]:
@@ -66,14 +89,15 @@ def _rows(runs: Iterable[RunRecord]) -> list[Values]:
     found: dict[tuple[object, ...], dict[str, list[RunRecord]]] = {}
     order = {name: i for i, name in enumerate(models.MODELS)}
     for run in runs:
-        if run.status != "ok" or run.metrics is None or run.metrics.AP50 is None:
+        machine = kind(run.provenance)
+        if machine is None or run.status != "ok" or run.metrics is None or run.metrics.AP50 is None:
             continue
         cell = run.cell
         asked = digest_of(cell.model_dump(mode="json", exclude={"seed", "device_class"}))
         made = tuple(str(getattr(run.fingerprint, name)) for name in _TRAINED_WITH)
         place = order.get(cell.model, len(order)), cell.name
         key = cell.dataset, place, cell.fold, cell.recipe.epochs, asked, made
-        found.setdefault(key, {}).setdefault(kind(run.provenance), []).append(run)
+        found.setdefault(key, {}).setdefault(machine, []).append(run)
     return [dict(sorted(row.items())) for _, row in sorted(found.items(), key=lambda item: item[0]) if len(row) > 1]
 
 
@@ -97,4 +121,5 @@ def _told(pool: Sequence[Values]) -> list[str]:
 
 def _words(its: Between) -> str:
     sd, most, within = (f"{100 * value:.1f}" for value in (its.sd, its.most, its.within))
-    return f"{sd} (at most {most}) beside {within}, F({its.kinds}, {its.freedom}) = {its.F:.2f}, p = {its.p:.2f}"
+    p = "< 0.01" if its.p < 0.01 else f"= {its.p:.2f}"
+    return f"{sd} (at most {most}) beside {within}, F({its.kinds}, {its.freedom}) = {its.F:.2f}, p {p}"

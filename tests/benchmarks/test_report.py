@@ -285,39 +285,47 @@ def test_what_was_trained_on_another_class_of_device_has_a_table_of_its_own(stor
 def test_kinds_of_machine_are_compared_where_several_trained_a_model(stored, tmp_path: Path) -> None:
     """Four trainings on a card lie 10 points above four on a CPU; another model was trained on one kind alone."""
     values = (0.50, 0.51, 0.52, 0.53)
-    cpu = stored("results", make_cell(), metrics=make_metrics(values[0])).run.provenance
+    cpu = make_record().provenance.model_copy(update={"cpu_capability": "AVX2"})
     card = cpu.model_copy(update={"device": "cuda", "device_name": "A Card"})
     for seed, value in enumerate(values):
         on_card = make_cell(seed=seed, device_class="a-card")
-        stored("results", make_cell(seed=seed), metrics=make_metrics(value))
+        stored("results", make_cell(seed=seed), metrics=make_metrics(value), provenance=cpu)
         stored("results", on_card, metrics=make_metrics(value + 0.1), provenance=card)
-        stored("results", make_cell(seed=seed, variant="no_sae"), metrics=make_metrics(value))
+        stored("results", make_cell(seed=seed, variant="no_sae"), metrics=make_metrics(value), provenance=cpu)
     found = machines.section(s.run for s in scan(tmp_path / "results"))
-    kind = machines.kind(cpu)
     assert [line for line in found if line.startswith("| synthetic")] == [
-        f"| synthetic_small | CANet | 0 | {RECIPE.epochs} | A Card 61.5 (4); {kind} 51.5 (4) |"
+        f"| synthetic_small | CANet | 0 | {RECIPE.epochs} | A Card 61.5 (4); CPU, AVX2 51.5 (4) |"
     ]
     (line,) = [line for line in found if line.startswith("- ")]
-    assert "AP50 7.0 (at most" in line
-    assert "beside 1.3, F(1, 6) = 120.00, p = 0.00" in line
+    assert line.startswith("- synthetic_small, CANet: AP50 7.0 (at most")
+    assert "beside 1.3, F(1, 6) = 120.00, p < 0.01" in line
     draw.write_all(tmp_path / "results", tmp_path / "reports")
     assert "\n".join(found) in (tmp_path / "reports" / "summary.md").read_text()
 
 
-@pytest.mark.parametrize("width", [140, 100, 80, 60, 40])
-def test_a_table_breaks_no_value_however_narrow_the_terminal(results: Path, monkeypatch, width: int) -> None:
-    out = io.StringIO()
-    console = Console(file=out, width=width)
-    monkeypatch.setattr(cli, "console", console)
-    monkeypatch.setattr(tables, "console", console)
-    tables.print_tables(list(scan(results)))
-    text = out.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    found = rows(list(scan(results)))
-    for value in (*(row.label for row in found), *(percent(row.accuracy["AP50"]) for row in found)):
-        assert value in text
-    assert "neu_det, 128 px" in text
-    assert ("not shown" in text) == ("┃ runs ┃" not in text)
+def test_kinds_of_machine_that_are_not_known_are_not_compared_and_versions_are_told(stored, tmp_path: Path) -> None:
+    """Three trainings each on AVX2, on a CPU whose vectors an older record does not name, and on a card."""
+    older = make_record().provenance
+    cpu = older.model_copy(update={"cpu_capability": "AVX2", "packages": {"torch": "2.1"}})
+    card = cpu.model_copy(update={"device": "cuda", "device_name": "A Card"})
+    assert [machines.kind(p) for p in (older, cpu, card)] == [None, "CPU, AVX2", "A Card"]
+    assert machines.kind(older.model_copy(update={"device": "mps"})) == "mps"
+    for seed in range(3):
+        stored("results", make_cell(seed=seed), metrics=make_metrics(0.5), provenance=cpu)
+        stored("results", make_cell(seed=3 + seed), metrics=make_metrics(0.6), provenance=older)
+    assert machines.section(s.run for s in scan(tmp_path / "results")) == []
+    for seed in range(3):
+        on_card = make_cell(seed=seed, device_class="a-card")
+        stored("results", on_card, metrics=make_metrics(0.5 + seed / 100), provenance=card)
+    text = "\n".join(machines.section(s.run for s in scan(tmp_path / "results")))
+    assert "A Card 51.0 (3); CPU, AVX2 50.0 (3) |" in text
+    assert "- synthetic_small, CANet: not judged." in text
+    assert "torch's version" not in text
+    on_card = make_cell(seed=3, device_class="a-card")
+    newer = card.model_copy(update={"packages": {"torch": "2.2"}})
+    stored("results", on_card, metrics=make_metrics(0.5), provenance=newer)
+    text = "\n".join(machines.section(s.run for s in scan(tmp_path / "results")))
+    assert "Kinds differ in torch's version too (2.1, 2.2)" in text
 
 
 def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
