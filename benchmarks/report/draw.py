@@ -18,6 +18,7 @@ from typing import Any
 
 from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models, published
+from benchmarks.cells import Cell
 from benchmarks.report import budget, history, latency, machines, papers, tables
 from benchmarks.report.comparisons import comparable, over_folds
 from benchmarks.report.escaping import plain
@@ -117,11 +118,17 @@ def write(
         drawn["summary.tex"] = papers.as_latex(found).encode()
         drawn["references.bib"] = papers.as_bibtex(found).encode()
     trained = {s.run.cell_id: s.run for s in (*published, *records)}.values()
-    more = [*machines.section(trained), *([] if timed is None else latency.markdown(timed))]
+    told = {_images(s.run.cell) for s in records}  # of other sets nothing else is in the summary
+    kinds = machines.section(run for run in trained if _images(run.cell) in told)
+    more = [*kinds, *([] if timed is None else latency.markdown(timed))]
     summary = tables.markdown(found, records, more)
     drawn["published_figure.md" if beside_published else "summary.md"] = summary.encode()
     for name, content in drawn.items():
         _keep(folder / name, content)
+
+
+def _images(cell: Cell) -> tuple[str, str, int]:
+    return cell.dataset, cell.split, cell.image_size
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -328,6 +328,36 @@ def test_kinds_of_machine_that_are_not_known_are_not_compared_and_versions_are_t
     assert "Kinds differ in torch's version too (2.1, 2.2)" in text
 
 
+def test_a_summary_compares_kinds_of_machine_on_its_own_sets_alone(stored, tmp_path: Path) -> None:
+    """What is published of another set is told of in its own summary."""
+    card = make_record().provenance.model_copy(update={"device": "cuda", "device_name": "A Card"})
+    for dataset in ("synthetic_small", "neu_det"):
+        for name in ("A Card", "B Card"):
+            cell = make_cell(dataset=dataset, device_class=name.lower().replace(" ", "-"))
+            stored("results", cell, provenance=card.model_copy(update={"device_name": name}))
+    own = [stored("runs", make_cell(seed=5))]
+    draw.write(own, tmp_path / "report", published=list(scan(tmp_path / "results")))
+    text = (tmp_path / "report" / "summary.md").read_text()
+    assert text.count("A Card 50.0 (1); B Card 50.0 (1) |") == 1
+    assert "neu" not in text.partition("## Kinds of machine")[2].partition("## ")[0]
+
+
+@pytest.mark.parametrize("width", [140, 100, 80, 60, 40])
+def test_a_table_breaks_no_value_however_narrow_the_terminal(results: Path, monkeypatch, width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    monkeypatch.setattr(cli, "console", console)
+    monkeypatch.setattr(tables, "console", console)
+    tables.print_tables(list(scan(results)))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    found = rows(list(scan(results)))
+    for value in (*(row.label for row in found), *(percent(row.accuracy["AP50"]) for row in found)):
+        assert value in text
+    assert "neu_det, 128 px" in text
+    assert ("not shown" in text) == ("┃ runs ┃" not in text)
+
+
 def test_metrics_are_found_by_the_names_of_their_intervals() -> None:
     """Every column of the tables, and every interval, is a number of the record."""
     from benchmarks.metrics import evaluator as metrics
