@@ -558,5 +558,7 @@ def _images(name: str, runs: list[RunRecord]) -> int:
     for run in runs:
         if run.metrics is not None and (seen := run.metrics.inspection) is not None:
             alone = seen.effective_defect_free if name.endswith("overkill") else seen.effective_defective
-            by_fold[run.cell.fold] = alone or 0.0
+            if alone is None:
+                return 0
+            by_fold[run.cell.fold] = alone
     return math.floor(sum(by_fold.values()))

@@ -25,9 +25,9 @@ from benchmarks.report import draw, latency, machines, tables
 from benchmarks.report.comparisons import by_result, comparable, difference, unpaired, unranked, verdict
 from benchmarks.report.comparisons import counterpart as _counterpart
 from benchmarks.report.papers import as_latex
-from benchmarks.report.rows import Value, _with_one_reference, _with_training_ratios, belonging, rows
+from benchmarks.report.rows import Spreads, Value, _with_one_reference, _with_training_ratios, belonging, rows, value_of
 from benchmarks.report.tables import _differences, models_table, percent, print_tables, sections
-from benchmarks.results import ClassMetrics
+from benchmarks.results import ClassMetrics, Inspection
 from benchmarks.store import Latency, Macs, Stored, scan, write_atomic, write_record
 from benchmarks.suites import GateLimits
 from tests.benchmarks.conftest import (
@@ -934,6 +934,28 @@ def test_what_no_record_says_it_started_from_is_not_called_scratch(stored, tmp_p
     assert [tables._cells(row)[-3] for row in (unknown, known)] == ["–", "scratch"]
     (one,) = scan(tmp_path / "unknown")
     assert tables.recipe_text(one).endswith("start not known")
+
+
+@pytest.mark.parametrize(("of_second", "interval"), [(20.0, True), (None, False)])
+def test_escape_has_no_interval_where_a_fold_does_not_say_how_many_places_it_is_of(stored, of_second, interval) -> None:
+    at = {"threshold": 0.5, "precision": 1.0, "recall": 1.0, "F1": 1.0, "false_positives_per_image": 0.0}
+    runs = []
+    for fold, places in enumerate((20.0, of_second)):
+        seen = Inspection(
+            defect_free_images=0,
+            effective_defective=places,
+            FROC={},
+            FROC_defect_free=None,
+            operating_point={**at, "chosen_on": "validation", "escape": 0.1, "overkill": None},
+            best_F1=None,
+            image_level={"thresholds": (0.5,), "escape": (0.0,), "overkill": (0.0,), "AUROC": None},
+            confusion=None,
+            calibration={"ECE": 0.1, "counts": (1,), "confidence": (None,), "precision": (None,)},
+            errors={},
+        )
+        runs.append(stored("results", make_cell(fold=fold), metrics=make_metrics(inspection=seen)).run)
+    value = value_of("inspection.operating_point.escape", runs, Spreads([]))
+    assert (value.value, value.interval is not None) == (pytest.approx(0.1), interval)
 
 
 def test_each_cost_is_of_the_first_profile_that_has_it(stored, tmp_path: Path) -> None:
