@@ -72,6 +72,7 @@ def odd(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = fabricated.data_set(root, test_images=24, classes=("missed", "no box", "pit"))
     list(fabricated.results(root / "results", data, fabricated.CELLS[:3]))
     content = page.page_content(list(scan(root / "results")), data_root=root / "data")
+    content["records"][0] |= {"start": None}
     _odd(content["sections"][0])
     write_atomic(root / "page.html", page.render(content).encode())
     return root / "page.html"
@@ -173,6 +174,14 @@ def test_the_table_sorts_and_filters(show: Any) -> None:
         assert f"not understood, and left out: {text.lower()}" in shown.inner_text().lower()
     made.fill("#filter", "no such model")
     assert made.locator("#table tbody tr").count() == 0
+
+
+def test_what_is_not_known_is_not_unequal(show: Any, odd: Path) -> None:
+    """Of one of these what it started from is not known."""
+    made = show(path=odd)
+    for text, found in (("start!=scratch", 0), ("start=scratch", 2), ("start!=pretrained", 2)):
+        made.fill("#filter", text)
+        assert made.locator("#shown").inner_text() == f"{found} of 3 records", text
 
 
 def test_every_plot_is_drawn_and_hovers(show: Any) -> None:

@@ -115,7 +115,7 @@
     if (column.text) {
       const at = columns.indexOf(column);
       const holds = (line) => `${column.sort(line.record) ?? ""}\n${line.node.children[at].textContent}`.toLowerCase().includes(right.toLowerCase());
-      return { "=": holds, "!=": (line) => !holds(line) }[sign] ?? null;
+      return { "=": holds, "!=": (line) => (column.sort(line.record) ?? null) !== null && !holds(line) }[sign] ?? null;
     }
     const wanted = Number(right);
     if (Number.isNaN(wanted)) return null;
