@@ -278,7 +278,7 @@ def _image(
         "name": entry["file_name"],
         "size": [entry["width"], entry["height"]],
         "boxes": [
-            [*_rounded(scene.gt_boxes[g]), int(scene.gt_class[g]), _short(float(scene.gt_area[g])), int(ignored)]
+            [*_rounded(scene.gt_boxes[g]), int(scene.gt_class[g]), *_area(scene, g, bool(ignored))]
             for g, ignored in zip(boxes, scene.gt_ignored[boxes], strict=True)
         ],
         "found": [_found(one, i, local) for one in shown],
@@ -303,6 +303,12 @@ def _found(one: Seen, i: int, local: Mapping[int, int]) -> list[list[float]]:
 def _rounded(box: Floats) -> list[float]:
     """To half a pixel, without a point where it can be."""
     return [_short(v) for v in (np.rint(box * 2) / 2).tolist()]
+
+
+def _area(scene: Scene, g: int, ignored: bool) -> list[float]:
+    """The area as given, whether the box is ignored and, where the area is a mask's, that of the box."""
+    given, whole = float(scene.gt_area[g]), float(scene.gt_boxes[g, 2] * scene.gt_boxes[g, 3])
+    return [_short(given), int(ignored), *([] if given == whole else [_short(whole)])]
 
 
 def _short(value: float) -> float:

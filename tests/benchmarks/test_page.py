@@ -300,6 +300,18 @@ def test_an_area_in_the_gallery_stays_on_its_side_of_a_border(made, monkeypatch:
     assert {255.6, 1024.4, 400} <= set(areas)
 
 
+def test_a_box_in_the_gallery_has_its_own_area_beside_a_masks(made) -> None:
+    records, data, _ = made
+    truth = data.coco(load_split(fabricated.NAME, fabricated.SPLIT, 0, data.root.parent).test)
+    masked, whole = truth["annotations"][:2]
+    masked |= {"bbox": [5.0, 5.0, 20.0, 16.0], "area": 200.0}
+    whole |= {"bbox": [5.0, 5.0, 20.0, 16.0], "area": 320.0}
+    shown = gallery._see(0, records[0], truth, data)
+    images = sorted(truth["images"], key=lambda image: int(image["id"]))
+    boxes = [b for i, entry in enumerate(images) for b in gallery._image([shown], i, entry, data, False)["boxes"]]
+    assert [b[5:] for b in boxes if b[:4] == [5, 5, 20, 16]] == [[200, 0, 320], [320, 0]]
+
+
 def test_the_gallery_counts_every_row_and_says_what_thresholds_were_chosen_on(made, tmp_path: Path) -> None:
     records, data, content = made
     assert {m["chosen_on"] for m in content["sections"][0]["gallery"]["models"]} == {"validation"}

@@ -592,7 +592,8 @@
     const [, low, high, end] = /^\[(.+),(.+)([\])])$/.exec($("size").value || "[0,1e12]"), size = area ?? w * h;
     return (!$("class").value || +$("class").value === k) && size >= +low && (end === ")" ? size < +high : size <= +high);
   };
-  const boxFits = (b) => fits(b[2], b[3], b[4], b[5]);
+  // COCO's bins are of the area as given, which may be a mask's; the smallest is of the box, as the evaluator has it.
+  const boxFits = (b) => fits(b[2], b[3], b[4], $("size").value.endsWith(")") ? b[7] ?? b[5] : b[5]);
 
   // What one model does with one image at the threshold: its true and false detections, and the boxes it misses.
   function judged(image, m) {
