@@ -52,6 +52,7 @@ class Side:
             one.run.timings_s["train"]
             for one in self.records
             if one.run.cell.name == reference
+            and one.run.status == "ok"
             and one.run.cell.dataset == cell.dataset
             and one.run.cell.recipe.epochs == cell.recipe.epochs
             and (one.run.cell.scale, one.run.cell.image_size) == (cell.scale, cell.image_size)
@@ -184,6 +185,8 @@ def _times_of(
     was, now = old.run.timings_s.get("train"), new.run.timings_s.get("train")
     if not was:
         return None
+    if (old.run.status, new.run.status) != ("ok", "ok"):
+        return "not trained to the end"
     if not now:
         return "not measured"
     if machine_type(old.run.provenance) != machine_type(new.run.provenance):

@@ -886,6 +886,11 @@ def test_training_time_is_told_of_all_pairs_or_why_not() -> None:
     assert told(base, taking([10.0] * 3, beside=2)) == [
         ("note", "training time not compared: other trainings beside it")
     ]
+    ended_early = taking([1.0, 1.0, 10.0], status="diverged", metrics=None)[:2]
+    assert told([*ended_early, base[2]], base) == [
+        ("pass", "training time"),
+        ("note", "training time not compared: not trained to the end"),
+    ]
     threads = base[0].run.provenance.model_copy(update={"threads": 9})
     assert told(base, taking([10.0] * 3, provenance=threads)) == [
         ("note", "training time not compared: other machine types, or threads")
