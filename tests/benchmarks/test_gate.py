@@ -833,6 +833,26 @@ def test_any_part_of_an_evaluation_that_is_gone_fails(part: dict[str, object], l
     assert [c.what for c in checks if c.what.startswith("schema")] == ([f"schema: {lost}"] if lost else [])
 
 
+@pytest.mark.parametrize(
+    ("evaluators", "part", "verdict"),
+    [
+        ((6, 6), {"intervals": {}}, "fail"),
+        ((5, 6), {"intervals": {}}, "inconclusive"),  # a newer evaluator may give none of so few places
+        ((5, 6), {"AR_100": None}, "fail"),
+        ((6, 5), {"AR_100": None}, "inconclusive"),  # an older one does not know what came later
+    ],
+)
+def test_what_another_evaluator_does_not_say_is_grey(
+    evaluators: tuple[int, int], part: dict[str, object], verdict: str
+) -> None:
+    metrics = make_metrics(intervals={"AP50": (0.4, 0.6)})
+    old, new = (
+        redone(one("a", metrics=its), fingerprint=one("a").run.fingerprint.model_copy(update={"evaluator": version}))
+        for its, version in zip((metrics, metrics.model_copy(update=part)), evaluators, strict=True)
+    )
+    assert of(compare([old], [new]), "schema") == [verdict]
+
+
 def test_a_limit_of_a_metric_that_nothing_has_is_told() -> None:
     with pytest.raises(ValueError, match="not a metric"):
         GateLimits(accuracy={"AP50.x": 0.02})
@@ -856,6 +876,11 @@ def test_metrics_that_its_detections_do_not_give_fail_by_name(gate: Path, data_r
     better = first.run.metrics.model_copy(update={"AP75": 0.9})
     (check,) = judge.recheck([redone(first, metrics=better)], "head", data_root)
     assert (check.verdict, check.what, check.base) == ("fail", "metrics recomputed (head): AP75", "0.900000")
+    older = first.run.fingerprint.model_copy(update={"evaluator": 5})
+    for name, verdict in (("AP75", "inconclusive"), ("AP50", "fail")):
+        other = first.run.metrics.model_copy(update={name: 0.9})
+        (check,) = judge.recheck([redone(first, metrics=other, fingerprint=older)], "base", data_root)
+        assert check.verdict == verdict, name
 
 
 def test_a_ratio_that_grew_without_a_telling_interval_is_grey_and_the_reference_has_none() -> None:
