@@ -15,6 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.store import write_record
+from tests.benchmarks.conftest import make_record
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -208,6 +211,32 @@ def test_the_commands_of_the_reusable_workflow_gate_a_foreign_detector(tmp_path:
     done = gate()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "parameters" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the workflow runs on Linux")
+@pytest.mark.parametrize(
+    ("status", "code", "goes_on"), [("diverged", 1, True), ("ok", 1, False), ("diverged", 2, False), ("ok", 0, True)]
+)
+def test_a_run_of_the_reusable_workflow_that_broke_off_is_not_judged_by_what_it_left(
+    tmp_path: Path, status: str, code: int, goes_on: bool
+) -> None:
+    write_record(tmp_path / "record.json", make_record(status=status, metrics=None))
+    commands = {
+        "git": 'mkdir -p "$RUNNER_TEMP/base"',
+        "python": f'for out; do :; done; mkdir -p "$out/x"; cp "$RUNNER_TEMP/record.json" "$out/x/"; exit {code}',
+    }
+    for name, script in commands.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    found = steps(ROOT / ".github" / "workflows" / "gate.yml")
+    trainings = next(step["run"] for step in found if step.get("name") == "trainings")
+    names = ("SUITE", "TIER", "MODEL", "DATASET", "SEEDS", "EPOCHS", "BASE")
+    environment = {**dict.fromkeys(names, ""), "RUNNER_TEMP": str(tmp_path)}
+    environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-eo", "pipefail", "-c", trainings], env=environment, check=False)
+    assert (done.returncode == 0) == goes_on
 
 
 def test_gpu_tests_that_name_no_number_of_workers_run_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
