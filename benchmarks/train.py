@@ -196,7 +196,7 @@ def train(
             model.on_epoch(epoch, recipe.epochs)
             model.train()
             sums: dict[str, float] = defaultdict(float)
-            began, seen, taken = time.monotonic(), 0, 0
+            began, seen, taken, scale = time.monotonic(), 0, 0, scaler.get_scale()
             factor = 1.0
             for i, (images, targets) in enumerate(batches.epoch(epoch)):
                 step = epoch * per_epoch + i
@@ -227,11 +227,11 @@ def train(
                         raise Diverged(f"gradient not finite {when} ({_not_finite_gradient(model)}); {_REMEDY}")
                     if recipe.clip_norm is not None:
                         nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
-                scale = scaler.get_scale()
                 scaler.step(optimizer)
                 scaler.update()
-                taken += scaler.get_scale() >= scale
-                if scaler.is_enabled() and scaler.get_scale() < 1:
+                before, scale = scale, scaler.get_scale()
+                taken += scale >= before
+                if scale < 1:
                     raise Diverged(f"gradient not finite in float16 at any scale {when}; {_REMEDY}")
                 for k, v in values.items():
                     sums[k] += v
