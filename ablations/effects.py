@@ -239,7 +239,9 @@ def between(rows: Sequence[Sequence[Sequence[float]]]) -> Between | None:
     return Between(within, freedom, count, F, float(fdtrc(count, freedom, F)), apart(F), apart(bound))
 
 
-def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: int) -> Doubling | None:
+def doubling(
+    once: Sequence[float], twice: Sequence[float], sd: float, freedom: int, machines: float = 0.0
+) -> Doubling | None:
     """Whether a model is trained to its end; None where one of the two schedules has no training.
 
     *Still learning*: twice the schedule gains `CONVERGED_BELOW` or more. *Converged*: from five trainings at the
@@ -248,13 +250,14 @@ def doubling(once: Sequence[float], twice: Sequence[float], sd: float, freedom: 
 
     Args:
         sd, freedom: of trainings, pooled over the models that share data set and recipe (`spread_of`).
+        machines: variance of the gain for the kinds of machine that its trainings are of, in units of `sd` squared.
     """
     if not once or not twice:
         return None
     gain = statistics.fmean(twice) - statistics.fmean(once)
     bound = None
     if freedom:
-        bound = gain + float(stdtrit(freedom, 0.9)) * sd * math.sqrt(1 / len(once) + 1 / len(twice))
+        bound = gain + float(stdtrit(freedom, 0.9)) * sd * math.sqrt(1 / len(once) + 1 / len(twice) + machines)
     enough = len(once) >= RUNS_ONCE and len(twice) >= RUNS_TWICE
     verdict: Learning = "not told"
     if gain >= CONVERGED_BELOW:

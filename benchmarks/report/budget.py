@@ -12,6 +12,7 @@ from ablations.effects import (
     RUNS_TWICE,
     Doubling,
     Learning,
+    between,
     doubling,
     points,
     spread_of,
@@ -28,6 +29,10 @@ BUDGET = "_budget"
 ENDS = ("canet", "fasterrcnn_fpn")
 """What lies `between` them, on one recipe, takes the worse of their verdicts."""
 LENGTHS = (0.5, 1, 2, 4)
+SEVERAL = "machines of several kinds"
+"""The `Course.device_class` of trainings on more than one class of device, judged together."""
+LEAST_FREEDOM = 5
+"""Of the spread between trainings within kinds of machine: with less, what lies between them is not judged."""
 Table = tuple[str, str, int, str | None]
 """What rows that are compared have in common: data set, split list, input size in pixels, class of device."""
 
@@ -38,7 +43,7 @@ class Course:
 
     once: the epochs of the schedule that is judged. seconds: of a training of it, at most. diverged: trainings that
     did, by epochs; with any of them at the schedule or at twice it, no model is converged. doubling: None where none of
-    a length ended.
+    a length ended. ratio: `machine_ratio`, of `SEVERAL` kinds; None where it is not known.
     """
 
     dataset: str
@@ -54,6 +59,7 @@ class Course:
     once: int
     doubling: Doubling | None
     diverged: Mapping[int, int]
+    ratio: float | None = None
 
     @property
     def table(self) -> Table:
@@ -61,11 +67,62 @@ class Course:
 
 
 def courses(runs: Iterable[RunRecord]) -> list[Course]:
-    """Every model that was trained at some length and at twice that, on the fold where most of these trainings are."""
-    by_id = {run.cell_id: run for run in runs if run.status == "diverged" or _measured(run)}
+    """Every model that was trained at some length and at twice that, on the fold where most of these trainings are.
+
+    For each class of device by itself; and, where several trained a model, over all of them: the bound of a gain then
+    covers another kind of machine too.
+    """
+    known = list({run.cell_id: run for run in runs if run.status == "diverged" or _measured(run)}.values())
+    found = _courses([(run, recipe_of(run.cell)) for run in known])
+    found += _courses([(run, _anywhere(run.cell)) for run in known], machine_ratio(known), several=True)
+    order = {name: i for i, name in enumerate(models.MODELS)}
+    return sorted(
+        found,
+        key=lambda c: (
+            c.dataset,
+            c.split,
+            c.image_size,
+            c.device_class == SEVERAL,
+            c.device_class or "",
+            order.get(models.split_name(c.name)[0], len(order)),
+            c.name,
+            c.once,
+        ),
+    )
+
+
+def machine_ratio(runs: Iterable[RunRecord]) -> float | None:
+    """SD between classes of device over that between trainings on one: the upper end of its one-sided 95% interval.
+
+    From all that several classes trained, each model, fold and length in units of the spread of its data set and
+    recipe: classes differ in rounding, which moves a training as its seed does, by more where that moves it by more.
+    None where too little was.
+    """
+    lines: dict[tuple[str, str], dict[tuple[str, int, int], list[RunRecord]]] = {}
+    for run in runs:
+        cell = run.cell
+        line = lines.setdefault((cell.dataset, _anywhere(cell)), {})
+        line.setdefault((cell.name, cell.fold, cell.recipe.epochs), []).append(run)
+    rows = []
+    for line in lines.values():
+        own = [kinds for of in line.values() if len(kinds := list(_by_class(of).values())) > 1]
+        sd, freedom = spread_of([values for kinds in own for values in kinds])
+        if freedom >= LEAST_FREEDOM and sd:
+            rows += [[[value / sd for value in values] for values in kinds] for kinds in own]
+    told = between(rows)
+    return None if told is None else told.most
+
+
+def _courses(runs: Sequence[tuple[RunRecord, str]], ratio: float | None = None, several: bool = False) -> list[Course]:
+    """Of runs and what those that are one course share.
+
+    Args:
+        ratio: `machine_ratio`; None where it is not known.
+        several: whether courses are of several classes of device; then those of one are left out.
+    """
     groups: dict[tuple[str, str, str, int], dict[int, list[RunRecord]]] = {}
-    for run in by_id.values():
-        key = (run.cell.dataset, recipe_of(run.cell), run.cell.name, run.cell.fold)
+    for run, recipe in runs:
+        key = (run.cell.dataset, recipe, run.cell.name, run.cell.fold)
         groups.setdefault(key, {}).setdefault(run.cell.recipe.epochs, []).append(run)
     best: dict[tuple[str, str, str], tuple[int, dict[int, list[RunRecord]]]] = {}
     for (dataset, recipe, name, fold), by_epochs in sorted(groups.items()):
@@ -77,17 +134,24 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     spreads = {}
     for asked in {key[:2] for key in best}:  # of one recipe: what starts from random weights varies ten times as much
         lines = [line for key, (_, line) in best.items() if key[:2] == asked]
-        spreads[asked] = spread_of([v for line in lines for e in _pair(line) if (v := _values(line[e]))])
+        spreads[asked] = spread_of([v for line in lines for e in _pair(line) for v in _by_class(line[e]).values()])
     out = []
     for (dataset, recipe, name), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
+        if several and len({run.cell.device_class for e in (once, twice) for run in line[e]}) == 1:
+            continue
         # A GPU is shared by as many trainings as fit, of one length, and a CPU by whatever else ran on it.
         lengths = line.items() if cell.device_class is None else [(once, line[once])]
         fastest = min((took / e for e, of in lengths for took in _times(of)), default=None)
         values = {epochs: found for epochs, of in sorted(line.items()) if (found := _values(of))}
         diverged = {e: n for e, of in sorted(line.items()) if (n := sum(run.status == "diverged" for run in of))}
-        gain = doubling(values.get(once, ()), values.get(twice, ()), *spreads[dataset, recipe])
+        sd, freedom = spreads[dataset, recipe]
+        machines = 0.0
+        if several:
+            freedom = 0 if ratio is None else freedom
+            machines = (ratio or 0.0) ** 2 * sum(_uneven(line[e]) for e in (once, twice))
+        gain = doubling(values.get(once, ()), values.get(twice, ()), sd, freedom, machines)
         if gain is not None and gain.verdict == "converged" and not diverged.keys().isdisjoint((once, twice)):
             gain = replace(gain, verdict="not told")
         out.append(
@@ -95,31 +159,33 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
                 dataset=dataset,
                 split=cell.split,
                 image_size=cell.image_size,
-                device_class=cell.device_class,
+                device_class=SEVERAL if several else cell.device_class,
                 name=name,
                 label=models.label(cell.model, cell.variant),
                 recipe=recipe,
                 fold=fold,
                 values=values,
-                seconds=None if fastest is None else once * fastest,
+                seconds=None if several or fastest is None else once * fastest,
                 once=once,
                 doubling=gain,
                 diverged=diverged,
+                ratio=ratio,
             )
         )
-    order = {name: i for i, name in enumerate(models.MODELS)}
-    return sorted(
-        out,
-        key=lambda c: (
-            c.dataset,
-            c.split,
-            c.image_size,
-            c.device_class or "",
-            order.get(models.split_name(c.name)[0], len(order)),
-            c.name,
-            c.once,
-        ),
-    )
+    return out
+
+
+def _by_class(runs: Sequence[RunRecord]) -> dict[str | None, list[float]]:
+    """AP50 of trainings by their class of device."""
+    classes = dict.fromkeys(run.cell.device_class for run in runs)
+    found = {kind: _values([run for run in runs if run.cell.device_class == kind]) for kind in classes}
+    return {kind: values for kind, values in found.items() if values}
+
+
+def _uneven(runs: Sequence[RunRecord]) -> float:
+    """Of the variance between classes of device, the part that the mean of trainings has: 1 / k if k have as many."""
+    counts = [len(values) for values in _by_class(runs).values()]
+    return sum(n * n for n in counts) / sum(counts) ** 2 if counts else 0.0
 
 
 def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
@@ -127,9 +193,15 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
 
     What was trained longer than a schedule that is long enough has come to its end too; of longer than one that is not,
     nothing is told. Variants of CANet take the worse verdict of CANet and Faster R-CNN, between which they lie, unless
-    a study of their own judges as long a schedule as those of the two.
+    a study of their own judges as long a schedule as those of the two. Where its own class of device does not tell,
+    trainings on all of them do.
     """
-    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipe_of(cell))}
+    told = (_verdict(cell, recipe, known) for recipe in (recipe_of(cell), _anywhere(cell)))
+    return next((one for one in told if one != "not told"), "not told")
+
+
+def _verdict(cell: Cell, recipe: str, known: Sequence[Course]) -> Learning:
+    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipe)}
 
     def one(name: str) -> Learning | None:
         course = of.get(name)
@@ -145,6 +217,13 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
         a, b = (one(name) for name in ENDS)
         own = None if a is None or b is None else worse(a, b)
     return own or "not told"
+
+
+def of_table(known: Sequence[Course], table: Table) -> list[Course]:
+    """The courses of a table; of models that have none there, those on several kinds of machine."""
+    own = [c for c in known if c.table == table]
+    others = [c for c in known if c.table == (*table[:3], SEVERAL) and c.name not in {o.name for o in own}]
+    return own + others
 
 
 def markdown(known: Sequence[Course]) -> str:
@@ -189,6 +268,21 @@ def markdown(known: Sequence[Course]) -> str:
         "others; on a GPU as the fastest training of that length took, beside as many others as its record says.",
         "",
     ]
+    if several := [c for c in known if c.device_class == SEVERAL]:
+        ratio = several[0].ratio
+        span = (
+            "too few were trained on several to tell how far these lie apart, so that no bound is told"
+            if ratio is None
+            else f"whose SD is taken for {ratio:.2f} of that between trainings, the upper end of its one-sided 95% "
+            "interval from all that several classes trained"
+        )
+        lines += [
+            f"On {SEVERAL}: every training of a model, whatever it ran on. The spread is that between trainings on one "
+            f"class of device; the bound covers other classes as well, {span}. What gains 2 points is then *converged* "
+            "at most one time in ten (`tests/ablations/test_effects.py`). A verdict of these stands for a model where "
+            "its own class of device does not tell.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -217,6 +311,11 @@ def _at(course: Course, epochs: float) -> str:
 
 def _measured(run: RunRecord) -> bool:
     return run.metrics is not None and run.metrics.AP50 is not None
+
+
+def _anywhere(cell: Cell) -> str:
+    """`recipe_of` whatever it was trained on."""
+    return digest_of([recipe_of(cell.model_copy(update={"device_class": None})), SEVERAL])
 
 
 def recipe_of(cell: Cell) -> str:

@@ -13,8 +13,6 @@ from benchmarks.report import budget
 from benchmarks.report.escaping import markdown as md
 from benchmarks.store import Provenance, RunRecord
 
-LEAST_FREEDOM = 5
-"""Of the spread within kinds of machine: with less, what lies between them is not judged."""
 METRICS = {"AP50": "AP50", "AP": "AP", "AP_small": "AP small"}
 _TRAINED_WITH = ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator")
 
@@ -55,8 +53,8 @@ def section(runs: Iterable[RunRecord]) -> list[str]:
         "SD between kinds of machine (at most: the upper end of its one-sided 95% interval), beside that between "
         "trainings on one kind, of models that share a recipe, in points; F and p of the analysis of variance. 0.0: "
         "the kinds lie no further apart than trainings do. Recipes whose trainings on one kind tell little (fewer than "
-        f"{LEAST_FREEDOM} degrees of freedom) are not judged. Trainings that failed or diverged, and those on CPUs of "
-        f"which records do not say what vectors they have, are left out.{_versions(rows)}",
+        f"{budget.LEAST_FREEDOM} degrees of freedom) are not judged. Trainings that failed or diverged, and those on "
+        f"CPUs of which records do not say what vectors they have, are left out.{_versions(rows)}",
         "",
     ]
 
@@ -114,7 +112,7 @@ def _told(pool: Sequence[Values]) -> list[str]:
     out = []
     for metric, label in METRICS.items():
         found = between([[_values(runs, metric) for runs in row.values()] for row in pool])
-        if found is not None and found.freedom >= LEAST_FREEDOM:
+        if found is not None and found.freedom >= budget.LEAST_FREEDOM:
             out.append(f"{label} {_words(found)}")
     return out
 

@@ -135,7 +135,7 @@ def page_content(
                 "rows": [_row_content(row, group, spreads) for row, group in zip(section, groups, strict=True)],
                 "pairs": _pairs(section, groups),
                 "most_paired": MOST_PAIRED,
-                "courses": [_course(c) for c in courses if c.table == first.table],
+                "courses": [_course(c) for c in budget.of_table(courses, first.table)],
                 "by_size": by_size(groups, data_root),
                 "gallery": gallery(section, known, data_root, with_images=with_images),
             }
@@ -355,6 +355,7 @@ def _arrays(samples: Mapping[Key, RunMetric]) -> dict[Key, RunMetric]:
 def _course(course: budget.Course) -> dict[str, Any]:
     return {
         "label": course.label,
+        "on": budget.SEVERAL if course.device_class == budget.SEVERAL else None,
         "fold": course.fold,
         "once": course.once,
         "points": [_length(course, epochs) for epochs in sorted({*course.values, *course.diverged})],

@@ -122,6 +122,8 @@ def test_a_doubling_by_hand() -> None:
     assert doubling(once[:4], flat, 0.001, 10).verdict == "not told", "too few trainings"
     assert doubling(once[:1], [0.9], 0.0, 0).verdict == "still learning", "a gain needs no spread to be one"
     assert doubling(once, [], 0.01, 10) is None
+    apart = doubling(once, flat, 0.01, 10, 0.5)
+    assert apart.bound == pytest.approx(0.01 / 3 + t.ppf(0.9, 10) * 0.01 * (1 / 5 + 1 / 3 + 0.5) ** 0.5)
 
 
 def test_what_never_began_has_not_come_to_its_end() -> None:
@@ -143,6 +145,20 @@ def test_the_properties_of_the_verdict_that_the_docs_state() -> None:
 
     assert passes(0.0) == pytest.approx(0.70, abs=0.03)
     assert passes(0.03) == pytest.approx(1 / 80, abs=0.006)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.4, 0.8])
+def test_on_several_kinds_of_machine_what_gains_two_points_is_rarely_told_to_be_at_its_end(apart: float) -> None:
+    """Three and four trainings on two kinds, twice that three times on a third, machines up to 0.8 SDs apart."""
+    rng, sd, wrong = np.random.default_rng(0), 0.012, 0
+    for _ in range(2000):
+        first, second, third = rng.normal(0.7, apart * sd, 3)
+        once = [*rng.normal(first, sd, 3), *rng.normal(second, sd, 4)]
+        twice = rng.normal(third + 0.02, sd, 3).tolist()
+        pooled = sd * (rng.chisquare(24) / 24) ** 0.5
+        machines = 0.8**2 * ((3**2 + 4**2) / 7**2 + 1)
+        wrong += doubling(once, twice, pooled, 24, machines).verdict == "converged"
+    assert wrong / 2000 == pytest.approx({0.0: 0.014, 0.4: 0.035, 0.8: 0.1}[apart], abs=0.015)
 
 
 def test_the_spread_is_pooled_within_rows() -> None:

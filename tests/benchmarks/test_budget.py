@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ablations.effects import between, spread_of
 from benchmarks.report import budget, draw
 from benchmarks.report.page import page_content
 from benchmarks.report.rows import rows
@@ -103,7 +105,8 @@ def test_each_kind_of_device_has_a_table_of_its_own(study, tmp_path: Path) -> No
     draw.write_all(tmp_path / "results", tmp_path / "reports")
     text = (tmp_path / "reports" / "budget.md").read_text()
     title = next(line for line in text.splitlines() if line.startswith("## "))
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [title, f"{title}, on a-card"]
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [title, f"{title}, on a-card", f"{title}, on {budget.SEVERAL}"]
     on_cpu, on_card = page_content(list(scan(tmp_path / "results")), data_root=tmp_path)["sections"]
     assert [len(section["courses"]) for section in (on_cpu, on_card)] == [1, 1]
 
@@ -171,3 +174,84 @@ def test_a_variant_with_parts_of_its_own_takes_no_verdict_of_others(study, tmp_p
     found = told(tmp_path)
     assert found[f"canet:no_sae {ONCE}"] == "converged"
     assert found[f"canet:mutual_attention {ONCE}"] == "not told"
+
+
+ENDS = ({}, {"model": "fasterrcnn_fpn"})
+CARDS = {"device_class": "a-card"}
+
+
+def test_trainings_on_several_kinds_of_machine_tell_what_those_of_one_do_not(study, tmp_path: Path) -> None:
+    """A schedule on a card, twice it on CPUs, and trainings of another model on both, which say how far these lie."""
+    for end in ENDS:
+        study(FLAT, **end, **CARDS), study(FLAT[:3], 2, "results/_budget", **end)
+    assert set(told(tmp_path).values()) == {"not told"}, "how far the two lie apart is not known"
+    study(FLAT, model="retinanet"), study(FLAT, model="retinanet", **CARDS)
+    found = told(tmp_path)
+    assert (found[f"canet {ONCE}"], found[f"fasterrcnn_fpn {ONCE}"]) == ("converged", "converged")
+    study(FLAT, variant="no_sae"), study(FLAT, 2, variant="no_cbd", **CARDS)
+    found = told(tmp_path)
+    assert (found[f"canet:no_sae {ONCE}"], found[f"canet:no_cbd {2 * ONCE}"]) == ("converged", "converged")
+    draw.write_all(tmp_path / "results", tmp_path / "reports")
+    text = (tmp_path / "reports" / "budget.md").read_text()
+    assert [line.partition(", on ")[2] for line in text.splitlines() if line.startswith("## ")] == [budget.SEVERAL]
+    assert text.count("| 80.0 (5) | 80.0 (3) | – | +0.0 |") == 2
+    assert "| converged | – |" in text, "what a training takes is not one number there"
+
+
+def test_kinds_of_machine_that_lie_far_apart_tell_nothing_together(study, tmp_path: Path) -> None:
+    study(FLAT, **CARDS), study(FLAT[:3], 2, "results/_budget")
+    study(FLAT, model="retinanet"), study([v - 0.03 for v in FLAT], model="retinanet", **CARDS)
+    assert told(tmp_path)[f"canet {ONCE}"] == "not told"
+
+
+def test_a_kind_of_machine_that_tells_by_itself_is_asked_first(study, tmp_path: Path) -> None:
+    more = [v + 0.1 for v in FLAT]
+    study(FLAT), study(FLAT[:3], 2, "results/_budget"), study(more, **CARDS)
+    study(FLAT, model="retinanet"), study(FLAT, model="retinanet", **CARDS)
+    study(more[:3], 2, "results/_budget", **CARDS)
+    records = [stored.run for stored in scan(tmp_path / "results")]
+    records += [stored.run for stored in scan(tmp_path / "results" / "_budget")]
+    known = budget.courses(records)
+    canet = {c.device_class: c for c in known if c.name == "canet"}
+    assert list(canet) == [None, "a-card", budget.SEVERAL]
+    assert {len(v) for v in canet[budget.SEVERAL].values.values()} == {10, 6}
+    cells = {
+        kind: next(r.cell for r in records if r.cell.name == "canet" and r.cell.device_class == kind)
+        for kind in (None, "a-card")
+    }
+    only = [replace(c, doubling=None) if c.device_class == "a-card" else c for c in known]
+    spoilt = replace(canet[budget.SEVERAL].doubling, verdict="still learning")
+    only = [replace(c, doubling=spoilt) if c.device_class == budget.SEVERAL else c for c in only]
+    assert {kind: budget.verdict(cell, only) for kind, cell in cells.items()} == {
+        None: "converged",
+        "a-card": "still learning",
+    }
+
+
+def test_the_page_has_courses_of_several_kinds_where_a_kind_has_none(study, tmp_path: Path) -> None:
+    study(FLAT, **CARDS), study(FLAT[:3], 2), study(FLAT, model="retinanet"), study(FLAT[:3], 2, model="retinanet")
+    on_card, on_cpu = page_content(list(scan(tmp_path / "results")), data_root=tmp_path)["sections"]
+    assert [(c["label"], c["on"]) for c in on_cpu["courses"]] == [("RetinaNet", None), ("CANet", budget.SEVERAL)]
+    assert [(c["label"], c["on"]) for c in on_card["courses"]] == [("CANet", budget.SEVERAL)]
+
+
+def test_the_ratio_of_machines_is_in_spreads_of_a_training(study, tmp_path: Path) -> None:
+    """Ten times the spread under another recipe, and ten times as far apart: the same ratio."""
+
+    def ratio() -> float | None:
+        return budget.machine_ratio(stored.run for stored in scan(tmp_path / "results"))
+
+    apart = [v - 0.006 for v in FLAT]
+    study(FLAT[:2]), study(FLAT[:2], **CARDS)
+    assert ratio() is None, "two degrees of freedom"
+    study(FLAT), study(apart, **CARDS)
+    rows = [[v / 0.01 for v in FLAT], [v / 0.01 for v in apart]]
+    one = between([rows])
+    assert one is not None
+    sd = spread_of([list(FLAT), apart])[0]
+    assert ratio() == pytest.approx(one.most * 0.01 / sd)
+    wild, far = ([10 * v - 7.5 for v in values] for values in (FLAT, apart))
+    study(wild, model="yolov8n", scale="n"), study(far, model="yolov8n", scale="n", **CARDS)
+    both = between([[[v / sd for v in of] for of in (FLAT, apart)]] * 2)
+    assert both is not None
+    assert ratio() == pytest.approx(both.most)

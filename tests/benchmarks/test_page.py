@@ -351,6 +351,7 @@ def test_a_course_has_its_schedule_and_what_diverged_at_each_length() -> None:
     )
     assert page._course(course) == {
         "label": "CANet",
+        "on": None,
         "fold": 2,
         "once": 18,
         "points": [[9, 0.4, 1, 0], [18, pytest.approx(0.55), 2, 1], [36, 0.7, 1, 0], [72, None, 0, 2]],

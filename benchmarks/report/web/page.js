@@ -428,7 +428,7 @@
       },
       spec: () => {
         const judgedAt = (c, epochs) => (epochs === c.once ? `; ${c.once} to ${2 * c.once} epochs: ${c.verdict}` : "");
-        const values = now.courses.flatMap((c) => c.points.filter(([, v]) => v !== null).map(([epochs, v, n, diverged]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings${diverged ? `, ${diverged} more diverged` : ""}${judgedAt(c, epochs)}` })));
+        const values = now.courses.flatMap((c) => c.points.filter(([, v]) => v !== null).map(([epochs, v, n, diverged]) => ({ model: c.label, x: epochs, y: 100 * v, shown: `${number(v, 1, 100)} after ${epochs} epochs, ${n} trainings${c.on ? ` on ${c.on}` : ""}${diverged ? `, ${diverged} more diverged` : ""}${judgedAt(c, epochs)}` })));
         for (const { row } of shownRows()) if (row.accuracy.AP50 && !now.courses.some((c) => c.label === row.title)) values.push({ model: row.title, x: row.epochs, y: 100 * row.accuracy.AP50[0], shown: `${percent(row.accuracy.AP50)} after ${row.epochs} epochs` });
         return new Set(values.map((v) => v.x)).size > 1 ? overlaid(values, q("x", "epochs", { scale: { zero: false, padding: 12 }, axis: { tickMinStep: 1 } }), q("y", "AP50 (%)", { scale: { zero: false, padding: 12 } })) : null;
       },
