@@ -85,6 +85,7 @@ def build_fasterrcnn_fpn(
     weights: str | None = None,
     anchors: str = "small",
     version: int = 1,
+    live: bool = False,
 ) -> TwoStageDetector:
     """Faster R-CNN with FPN for `num_classes` foreground classes, under the detector contract.
 
@@ -92,8 +93,10 @@ def build_fasterrcnn_fpn(
     stem and the first stage, as torchvision does. Raises RuntimeError when the weights cannot be had.
     anchors: "small" or "library", see the module.
     version: torchvision's; 2 has batch norms in the FPN, two convolutions in the RPN and four in the RoI head.
+    live: whether all of a pretrained backbone is trained, its stem and first stages too (torchvision's
+    `trainable_backbone_layers` of 5); its norms stay at their statistics.
     """
-    config = _plain(scale, weights, anchors)
+    config = _plain(scale, weights, anchors, live=live)
     transform = build_transform(config, image_size)
     width = config.neck_channels
     if scale != "r50":
@@ -108,7 +111,7 @@ def build_fasterrcnn_fpn(
         model.provenance = _with_prefix(_facts_of(body, config, weights), "backbone.")
         return model
     backbone, provenance = _r50_fpn(
-        weights, live_norm=version == 2, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool()
+        weights, live=live, live_norm=version == 2, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool()
     )
     parts: dict[str, Any] = {"rpn_anchor_generator": build_anchors(config)}
     if version == 2:
@@ -162,6 +165,7 @@ def build_retinanet(
     weights: str | None = None,
     anchors: str = "small",
     version: int = 1,
+    live: bool = False,
 ) -> RetinaNetDetector:
     """RetinaNet for `num_classes` foreground classes; arguments and errors as `build_fasterrcnn_fpn`.
 
@@ -169,14 +173,15 @@ def build_retinanet(
     the first has the group norm too: without a norm, four layers initialised at 0.01 learn next to nothing from
     scratch.
     """
-    config = _plain(scale, weights, anchors)
+    config = _plain(scale, weights, anchors, live=live)
     if anchors == "small":
         smallest = _SMALL if scale == "r50" else _RETINANET_SMALL
         sizes = [[round(size * 2 ** (octave / 3)) for octave in range(3)] for size in smallest]
     else:
         sizes = [[int(size * 2 ** (octave / 3)) for octave in range(3)] for size in _LIBRARY]
     generator = Anchors(sizes, _RATIOS, exact=False)
-    backbone, provenance = _dense_backbone(config, scale, weights, live_norm=version == 2, p6_from_c5=version == 2)
+    second = {"live_norm": version == 2, "p6_from_c5": version == 2}
+    backbone, provenance = _dense_backbone(config, scale, weights, live=live, **second)
     transform = build_transform(config, image_size)
     group_norm = version == 2 or scale != "r50"
     model = RetinaNetDetector(backbone, num_classes, transform, generator, group_norm=group_norm, giou=version == 2)
@@ -504,7 +509,7 @@ class SSDDetector(Detector, SSD):
         return self.to_original(found, batch)
 
 
-def _plain(scale: str, weights: str | None, anchors: str) -> CANetConfig:
+def _plain(scale: str, weights: str | None, anchors: str, *, live: bool = False) -> CANetConfig:
     """CANet's plain form at `scale`, with the anchors asked for; r50 reads the anchors and the widths alone."""
     _check_anchors(anchors)
     if weights is not None:
@@ -512,6 +517,8 @@ def _plain(scale: str, weights: str | None, anchors: str) -> CANetConfig:
     config = CANetConfig.preset("pytorch", scale=scale).plain()
     if weights is None:
         config = config.from_scratch()
+    elif live:
+        config = replace(config, frozen_stages=-1)
     return config if anchors == "small" else replace(config, anchor_sizes=tuple((size,) for size in _LIBRARY))
 
 
@@ -534,14 +541,22 @@ def _faster_rcnn(backbone: nn.Module, num_classes: int, **parts: Any) -> FasterR
 
 
 def _dense_backbone(
-    config: CANetConfig, scale: str, weights: str | None, *, live_norm: bool = False, p6_from_c5: bool = False
+    config: CANetConfig,
+    scale: str,
+    weights: str | None,
+    *,
+    live: bool = False,
+    live_norm: bool = False,
+    p6_from_c5: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """C3-C5 of ResNet with FPN, P6 and P7, and its provenance."""
     if scale != "r50":
         dense = DenseBackbone(config, p6_from_c5=p6_from_c5)
         return dense, _with_prefix(_facts_of(dense.body, config, weights), "backbone.body.")
     extra = LastLevelP6P7(2048 if p6_from_c5 else 256, 256)
-    backbone, provenance = _r50_fpn(weights, live_norm=live_norm, returned_layers=[2, 3, 4], extra_blocks=extra)
+    backbone, provenance = _r50_fpn(
+        weights, live=live, live_norm=live_norm, returned_layers=[2, 3, 4], extra_blocks=extra
+    )
     return backbone, _with_prefix(provenance, "backbone.body.")
 
 
@@ -554,9 +569,12 @@ def _facts_of(body: Backbone, config: CANetConfig, weights: str | None) -> dict[
     }
 
 
-def _r50_fpn(weights: str | None, *, live_norm: bool = False, **pyramid: Any) -> tuple[BackboneWithFPN, dict[str, Any]]:
+def _r50_fpn(
+    weights: str | None, *, live: bool = False, live_norm: bool = False, **pyramid: Any
+) -> tuple[BackboneWithFPN, dict[str, Any]]:
     """ResNet-50 with FPN as torchvision builds it, and its provenance (frozen names within the ResNet).
 
+    live: nothing is frozen with pretrained weights too.
     live_norm: batch norm stays live with pretrained weights too, as in torchvision's second versions.
     """
     if weights is None:
@@ -569,10 +587,10 @@ def _r50_fpn(weights: str | None, *, live_norm: bool = False, **pyramid: Any) ->
     state = imagenet_state(entry)
     norm = nn.BatchNorm2d if live_norm else FrozenBatchNorm2d
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=3, **pyramid
+        backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=5 if live else 3, **pyramid
     )
     backbone.body.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    frozen = ["conv1", "bn1", "layer1"]
+    frozen = [] if live else ["conv1", "bn1", "layer1"]
     return backbone, {"weights": str(entry), "frozen": frozen, "norm": "batch" if live_norm else "frozen_batch"}
 
 

@@ -59,7 +59,9 @@ class ModelSpec:
 
 _ALL = {"nano": "nano", "small": "small", "lite0": "lite0", "r50": "r50"}
 _TORCHVISION = "baselines.torchvision_models:"
-_LIBRARY_ANCHORS = {"library_anchors": {"anchors": "library"}}
+_LIBRARY_ANCHORS: Mapping[str, Mapping[str, Any]] = {"library_anchors": {"anchors": "library"}}
+_LIVE: Mapping[str, Mapping[str, Any]] = {"live_backbone": {"live": True}}
+"""Of a pretrained backbone all is trained, the stem and the first stages too."""
 
 
 def _only(scale: str) -> Mapping[str, str]:
@@ -109,7 +111,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             "two-stage",
             2,
             _ALL,
-            variants=_LIBRARY_ANCHORS,
+            variants={**_LIBRARY_ANCHORS, **_LIVE},
         ),
         ModelSpec(
             "fasterrcnn_fpn_v2",
@@ -120,7 +122,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             2,
             _ALL,
             options={"version": 2},
-            variants=_LIBRARY_ANCHORS,
+            variants={**_LIBRARY_ANCHORS, **_LIVE},
         ),
         ModelSpec(
             "fasterrcnn_mobilenet",
@@ -140,7 +142,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             "one-stage",
             4,
             _ALL,
-            variants=_LIBRARY_ANCHORS,
+            variants={**_LIBRARY_ANCHORS, **_LIVE},
         ),
         ModelSpec(
             "retinanet_v2",
@@ -151,7 +153,7 @@ MODELS: dict[str, ModelSpec] = by_name(
             4,
             _ALL,
             options={"version": 2},
-            variants=_LIBRARY_ANCHORS,
+            variants={**_LIBRARY_ANCHORS, **_LIVE},
         ),
         ModelSpec("fcos", _TORCHVISION + "build_fcos", "FCOS", "fcos", "one-stage", 3, _ALL),
         ModelSpec(
@@ -394,6 +396,8 @@ def build_model(
         raise RequestError(message)
     module, _, function = spec.builder.partition(":")
     options = {**spec.options, **spec.variants.get(variant, {})}
+    if variant in _LIVE and weights is None:
+        raise RequestError(f"variant {variant!r} of {name!r} changes nothing without pretrained weights; leave it out")
     if spec.ablatable:
         from ablations.variants import apply
         from canet.config import CANetConfig

@@ -14,6 +14,7 @@ from torchvision.models import detection as shipped_models
 from torchvision.ops import box_iou
 
 from baselines.torchvision_models import build_fasterrcnn_fpn, build_retinanet
+from benchmarks.errors import RequestError
 from benchmarks.models import MODELS, build_model
 from canet.config import CANetConfig
 from canet.detector import build_canet
@@ -262,6 +263,29 @@ def test_imagenet_weights_are_loaded_and_frozen_as_said(name: str, monkeypatch, 
     mine = next(p for p in model.parameters() if p.shape == first.shape)
     assert torch.equal(mine, first)
     assert math.isfinite(float(mine.detach().sum()))
+    if "live_backbone" in MODELS[name].variants:
+        live = build_model(name, num_classes=3, image_size=64, scale="r50", weights="imagenet", variant="live_backbone")
+        assert live.provenance == {**model.provenance, "frozen": []}
+        assert all(p.requires_grad for p in live.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if "live_backbone" in spec.variants])
+def test_a_live_backbone_is_trained_from_its_stem_on(name: str) -> None:
+    options: dict[str, Any] = {"num_classes": 3, "image_size": 64, "scale": "lite0"}
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first = {}
+    for variant in ("default", "live_backbone"):
+        model = build_model(name, weights="imagenet", variant=variant, **options)
+        model.train()
+        sum(model([image, image], _targets()).values()).backward()
+        first[variant] = next(p for key, p in model.named_parameters() if key.startswith("backbone."))
+        assert model.provenance["norm"] == "batch_eval"
+        assert bool(model.provenance["frozen"]) == (variant == "default")
+    assert torch.equal(first["default"], first["live_backbone"]), "both begin with the same weights"
+    assert first["default"].grad is None
+    assert first["live_backbone"].grad.abs().sum() > 0
+    with pytest.raises(RequestError, match="changes nothing without pretrained weights"):
+        build_model(name, variant="live_backbone", **options)
 
 
 def test_settings_are_canets() -> None:

@@ -172,6 +172,25 @@ def test_the_gpu_study_and_one_budget_are_cells_of_the_study() -> None:
     assert not any({c.id for c in of[tier]} & study for tier in ("half", "twice", "fourfold"))
 
 
+def test_what_else_was_tried_differs_from_the_study_in_one_thing_each() -> None:
+    (study,) = suites.load("small_defects").cells(
+        "study", datasets=["neu_det"], select=["fasterrcnn_fpn"], folds=[0], seeds=[0]
+    )
+    known = study.model_dump(mode="json")
+    found = {}
+    for tier in (suite := suites.load("what_else")).tiers:
+        (cell,) = suite.cells(tier, datasets=suite.datasets)
+        asked = cell.model_dump(mode="json")
+        recipe = {k: v for k, v in asked["recipe"].items() if v != known["recipe"].get(k)}
+        found[tier] = {k: v for k, v in asked.items() if v != known[k] and k != "recipe"} | recipe
+    assert found == {
+        "larger": {"image_size": 320},
+        "live": {"variant": "live_backbone"},
+        "jitter": {"augment": ["scale_jitter", "flips"]},
+        "photo": {"augment": "flips_photo"},
+    }
+
+
 def test_what_is_trained_for_half_or_twice_the_schedule_is_the_budget_studys() -> None:
     of = {(s, t): suites.load(s).results_of(t) for s in suites.names() for t in suites.load(s).tiers}
     assert of["small_defects", "quick"] == of["budget", "half"] == of["budget", "twice"] == "_budget"
