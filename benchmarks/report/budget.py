@@ -196,12 +196,19 @@ def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
     a study of their own judges as long a schedule as those of the two. Where its own class of device does not tell,
     trainings on all of them do.
     """
-    told = (_verdict(cell, recipe, known) for recipe in (recipe_of(cell), _anywhere(cell)))
+    recipes = recipe_of(cell), _anywhere(cell)
+    told = (_verdict(cell, recipes[:n], known) for n in (1, 2))
     return next((one for one in told if one != "not told"), "not told")
 
 
-def _verdict(cell: Cell, recipe: str, known: Sequence[Course]) -> Learning:
-    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipe)}
+def _verdict(cell: Cell, recipes: Sequence[str], known: Sequence[Course]) -> Learning:
+    """By the courses of the last of `recipes`; a study of the model itself may be of any of them.
+
+    What one class of device alone trained has no course over several, where the two ends may have theirs.
+    """
+    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipes[-1])}
+    studies = [c.once for c in known if (c.dataset, c.name) == (cell.dataset, cell.name) and c.recipe in recipes]
+    studied = max(studies, default=0)
 
     def one(name: str) -> Learning | None:
         course = of.get(name)
@@ -213,7 +220,7 @@ def _verdict(cell: Cell, recipe: str, known: Sequence[Course]) -> Learning:
     own = one(cell.name)
     variant = VARIANTS.get(cell.variant) if cell.model == ENDS[0] else None
     between = variant is not None and variant.between and all(name in of for name in ENDS)
-    if own is None and between and (cell.name not in of or of[cell.name].once < max(of[name].once for name in ENDS)):
+    if own is None and between and studied < max(of[name].once for name in ENDS):
         a, b = (one(name) for name in ENDS)
         own = None if a is None or b is None else worse(a, b)
     return own or "not told"

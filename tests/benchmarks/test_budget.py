@@ -198,6 +198,18 @@ def test_trainings_on_several_kinds_of_machine_tell_what_those_of_one_do_not(stu
     assert "| converged | – |" in text, "what a training takes is not one number there"
 
 
+def test_a_variant_that_its_own_trainings_do_not_tell_takes_no_verdict_of_others_on_several_kinds(
+    study, tmp_path: Path
+) -> None:
+    long = "results/_budget"
+    for end in ENDS:
+        study(FLAT, **end), study(FLAT[:3], 2, long, **end)
+        study(FLAT, **end, **CARDS), study(FLAT[:3], 2, long, **end, **CARDS)
+    study(FLAT, variant="no_sae"), study([v + 0.0195 for v in FLAT[:3]], 2, long, variant="no_sae")
+    found = told(tmp_path)
+    assert (found[f"canet {ONCE}"], found[f"canet:no_sae {ONCE}"]) == ("converged", "not told")
+
+
 def test_kinds_of_machine_that_lie_far_apart_tell_nothing_together(study, tmp_path: Path) -> None:
     study(FLAT, **CARDS), study(FLAT[:3], 2, "results/_budget")
     study(FLAT, model="retinanet"), study([v - 0.03 for v in FLAT], model="retinanet", **CARDS)
