@@ -326,10 +326,14 @@ def _anywhere(cell: Cell) -> str:
 
 
 def recipe_of(cell: Cell) -> str:
-    """All of a request but the model, fold, seed and length; two models share it, or one has its own."""
+    """All of a request but the model, fold, seed and length; two models share it, or one has its own.
+
+    Milestones are parts of the length: with the same ones twice the epochs (`--epochs`) are no longer schedule, but the
+    same with a tail at its lowest rate, which gains nothing.
+    """
     rest = cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
-    for name in ("epochs", "milestones", "warmup_iters"):
-        rest["recipe"].pop(name, None)
+    epochs = rest["recipe"].pop("epochs")
+    rest["recipe"]["milestones"] = [epoch / epochs for epoch in rest["recipe"].get("milestones", ())]
     return digest_of(rest)
 
 

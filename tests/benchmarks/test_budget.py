@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ablations.effects import between, spread_of
+from benchmarks.cells import Recipe
 from benchmarks.report import budget, draw
 from benchmarks.report.page import page_content
 from benchmarks.report.rows import rows
@@ -20,8 +21,8 @@ FLAT = (0.800, 0.805, 0.795, 0.800, 0.800)
 def study(stored, tmp_path: Path):
     """Trainings of a model at some epochs, one a seed, in the folder of the study or that of the results."""
 
-    def make(values, times: int = 1, folder: str = "results", **changes: object) -> None:
-        recipe = RECIPE.model_copy(update={"epochs": times * ONCE})
+    def make(values, times: int = 1, folder: str = "results", recipe: Recipe = RECIPE, **changes: object) -> None:
+        recipe = recipe.model_copy(update={"epochs": times * recipe.epochs})
         for seed, ap50 in enumerate(values):
             cell = make_cell(seed=seed, recipe=recipe, **changes)
             stored(folder, cell, metrics=make_metrics(ap50), timings_s={"train": 60.0 * times})
@@ -141,6 +142,15 @@ def test_a_schedule_is_judged_by_trainings_of_twice_its_own_length_once_there_ar
         f"retinanet {2 * ONCE}": "converged",
         f"fcos {2 * ONCE}": "still learning",
     }
+
+
+def test_twice_the_epochs_with_the_same_milestones_are_not_twice_the_schedule(study, tmp_path: Path) -> None:
+    """As `--epochs` makes them: all that is added is at the lowest rate. A suite's `length` moves milestones too."""
+    step = Recipe(epochs=12, batch_size=4, optimizer="sgd", lr=1e-2, schedule="step", milestones=(8, 11))
+    study(FLAT, recipe=step), study(FLAT[:3], 2, "results/_budget", recipe=step)
+    assert told(tmp_path) == {"canet 12": "not told"}
+    study(FLAT[:3], 2, "results/_budget", recipe=step.model_copy(update={"milestones": (16, 22)}))
+    assert told(tmp_path) == {"canet 12": "converged"}
 
 
 def test_one_training_is_never_converged(study, tmp_path: Path) -> None:
