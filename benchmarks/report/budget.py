@@ -33,6 +33,8 @@ SEVERAL = "machines of several kinds"
 """The `Course.device_class` of trainings on more than one class of device, judged together."""
 LEAST_FREEDOM = 5
 """Of the spread between trainings within kinds of machine: with less, what lies between them is not judged."""
+_ALIKE = ("data", "split", "recipe", "transforms", "detection")
+"""Of a `Fingerprint`, what trainings of any models share that are judged together."""
 Table = tuple[str, str, int, str | None]
 """What rows that are compared have in common: data set, split list, input size in pixels, class of device."""
 
@@ -41,6 +43,7 @@ Table = tuple[str, str, int, str | None]
 class Course:
     """A model on one data set under one recipe but for its length: AP50 in [0, 1] of each training by epochs.
 
+    recipe, builder: what its trainings share, `made_alike`, and the version of their model's builder.
     once: the epochs of the schedule that is judged. seconds: of a training of it, at most. diverged: trainings that
     did, by epochs; with any of them at the schedule or at twice it, no model is converged. doubling: None where none of
     a length ended. ratio: `machine_ratio`, of `SEVERAL` kinds; None where it is not known.
@@ -53,6 +56,7 @@ class Course:
     name: str
     label: str
     recipe: str
+    builder: int
     fold: int
     values: Mapping[int, Sequence[float]]
     seconds: float | None
@@ -70,11 +74,12 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     """Every model that was trained at some length and at twice that, on the fold where most of these trainings are.
 
     For each class of device by itself; and, where several trained a model, over all of them: the bound of a gain then
-    covers another kind of machine too.
+    covers another kind of machine too. What was made with other data, or by other versions of the code, is no length of
+    one schedule: it is another course.
     """
     known = list({run.cell_id: run for run in runs if run.status == "diverged" or _measured(run)}.values())
-    found = _courses([(run, recipe_of(run.cell)) for run in known])
-    found += _courses([(run, _anywhere(run.cell)) for run in known], machine_ratio(known), several=True)
+    found = _courses([(run, made_alike(run)) for run in known])
+    found += _courses([(run, made_alike(run, anywhere=True)) for run in known], machine_ratio(known), several=True)
     order = {name: i for i, name in enumerate(models.MODELS)}
     return sorted(
         found,
@@ -86,6 +91,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
             c.device_class or "",
             order.get(models.split_name(c.name)[0], len(order)),
             c.name,
+            c.builder,
             c.once,
         ),
     )
@@ -98,14 +104,14 @@ def machine_ratio(runs: Iterable[RunRecord]) -> float | None:
     recipe: classes differ in rounding, which moves a training as its seed does, by more where that moves it by more.
     None where too little was.
     """
-    lines: dict[tuple[str, str], dict[tuple[str, int, int], list[RunRecord]]] = {}
+    lines: dict[tuple[str, str], dict[tuple[str, int, int, int], list[RunRecord]]] = {}
     for run in runs:
         cell = run.cell
-        line = lines.setdefault((cell.dataset, _anywhere(cell)), {})
-        line.setdefault((cell.name, cell.fold, cell.recipe.epochs), []).append(run)
+        line = lines.setdefault((cell.dataset, made_alike(run, anywhere=True)), {})
+        line.setdefault((cell.name, run.fingerprint.builder, cell.fold, cell.recipe.epochs), []).append(run)
     rows = []
     for line in lines.values():
-        own = [kinds for of in line.values() if len(kinds := list(_by_class(of).values())) > 1]
+        own = [kinds for of in line.values() if len(kinds := list(_by_class(_by_newest(of)).values())) > 1]
         sd, freedom = spread_of([values for kinds in own for values in kinds])
         if freedom >= LEAST_FREEDOM and sd:
             rows += [[[value / sd for value in values] for values in kinds] for kinds in own]
@@ -120,23 +126,26 @@ def _courses(runs: Sequence[tuple[RunRecord, str]], ratio: float | None = None, 
         ratio: `machine_ratio`; None where it is not known.
         several: whether courses are of several classes of device; then those of one are left out.
     """
-    groups: dict[tuple[str, str, str, int], dict[int, list[RunRecord]]] = {}
+    groups: dict[tuple[str, str, str, int, int], list[RunRecord]] = {}
     for run, recipe in runs:
-        key = (run.cell.dataset, recipe, run.cell.name, run.cell.fold)
-        groups.setdefault(key, {}).setdefault(run.cell.recipe.epochs, []).append(run)
-    best: dict[tuple[str, str, str], tuple[int, dict[int, list[RunRecord]]]] = {}
-    for (dataset, recipe, name, fold), by_epochs in sorted(groups.items()):
+        key = (run.cell.dataset, recipe, run.cell.name, run.fingerprint.builder, run.cell.fold)
+        groups.setdefault(key, []).append(run)
+    best: dict[tuple[str, str, str, int], tuple[int, dict[int, list[RunRecord]]]] = {}
+    for (dataset, recipe, name, builder, fold), of in sorted(groups.items()):
+        by_epochs: dict[int, list[RunRecord]] = {}
+        for run in _by_newest(of):
+            by_epochs.setdefault(run.cell.recipe.epochs, []).append(run)
         if _once(by_epochs) is None:
             continue
-        known = best.get((dataset, recipe, name))
+        known = best.get((dataset, recipe, name, builder))
         if known is None or _trainings(by_epochs) > _trainings(known[1]):
-            best[dataset, recipe, name] = fold, by_epochs
+            best[dataset, recipe, name, builder] = fold, by_epochs
     spreads = {}
     for asked in {key[:2] for key in best}:  # of one recipe: what starts from random weights varies ten times as much
         lines = [line for key, (_, line) in best.items() if key[:2] == asked]
         spreads[asked] = spread_of([v for line in lines for e in _pair(line) for v in _by_class(line[e]).values()])
     out = []
-    for (dataset, recipe, name), (fold, line) in best.items():
+    for (dataset, recipe, name, builder), (fold, line) in best.items():
         once, twice = _pair(line)
         cell = line[once][0].cell
         if several and len({run.cell.device_class for e in (once, twice) for run in line[e]}) == 1:
@@ -163,6 +172,7 @@ def _courses(runs: Sequence[tuple[RunRecord, str]], ratio: float | None = None, 
                 name=name,
                 label=models.label(cell.model, cell.variant),
                 recipe=recipe,
+                builder=builder,
                 fold=fold,
                 values=values,
                 seconds=None if several or fastest is None else once * fastest,
@@ -188,16 +198,18 @@ def _uneven(runs: Sequence[RunRecord]) -> float:
     return sum(n * n for n in counts) / sum(counts) ** 2 if counts else 0.0
 
 
-def verdict(cell: Cell, known: Sequence[Course]) -> Learning:
-    """The verdict on a model as it was trained; "not told" where there is no study of it.
+def verdict(run: RunRecord, known: Sequence[Course]) -> Learning:
+    """The verdict on a model as a run trained it; "not told" where there is no study of it, made with the same.
 
     What was trained longer than a schedule that is long enough has come to its end too; of longer than one that is not,
     nothing is told. Variants of CANet take the worse verdict of CANet and Faster R-CNN, between which they lie, unless
     a study of their own judges as long a schedule as those of the two. Where its own class of device does not tell,
     trainings on all of them do.
     """
-    recipes = recipe_of(cell), _anywhere(cell)
-    told = (_verdict(cell, recipes[:n], known) for n in (1, 2))
+    # Of another end the newest builder's course, which is the last one.
+    fitting = [c for c in known if c.builder == run.fingerprint.builder or not _of_model(c.name, run.cell.model)]
+    recipes = made_alike(run), made_alike(run, anywhere=True)
+    told = (_verdict(run.cell, recipes[:n], fitting) for n in (1, 2))
     return next((one for one in told if one != "not told"), "not told")
 
 
@@ -320,9 +332,24 @@ def _measured(run: RunRecord) -> bool:
     return run.metrics is not None and run.metrics.AP50 is not None
 
 
-def _anywhere(cell: Cell) -> str:
-    """`recipe_of` whatever it was trained on."""
-    return digest_of([recipe_of(cell.model_copy(update={"device_class": None})), SEVERAL])
+def _by_newest(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Those that diverged, and of the others what the newest evaluator measured: values of two are not averaged."""
+    newest = max((run.fingerprint.evaluator for run in runs if _measured(run)), default=None)
+    return [run for run in runs if not _measured(run) or run.fingerprint.evaluator == newest]
+
+
+def _of_model(name: str, model: str) -> bool:
+    return models.split_name(name)[0] == model
+
+
+def made_alike(run: RunRecord, anywhere: bool = False) -> str:
+    """`recipe_of` with the data and the versions that a training was made with, but for those of its model's builder
+    and of the evaluator.
+
+    anywhere: whatever it was trained on.
+    """
+    cell = run.cell.model_copy(update={"device_class": None}) if anywhere else run.cell
+    return digest_of([recipe_of(cell), anywhere, *(getattr(run.fingerprint, name) for name in _ALIKE)])
 
 
 def recipe_of(cell: Cell) -> str:

@@ -401,7 +401,8 @@ def label_of(cell: Cell) -> str:
 
 
 def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengths: _Lengths) -> Row:
-    first = group[0].run
+    # Of its trainings those that were measured were made with the same.
+    first = next((s.run for s in group if s.run.metrics is not None), group[0].run)
     cell = first.cell
     measured = [s.run.metrics for s in group if s.run.metrics is not None]
     profiles = [s.profile for s in group if s.profile is not None]
@@ -445,10 +446,10 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         pretrained=_pretrained(group),
         never_found=_never_found(measured),
         request=request_of(cell),
-        learning=budget.verdict(cell, studied),
+        learning=budget.verdict(first, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
         timed_on=_circumstances(timed.provenance) if timed is not None else "",
-        twice={name: samples_of(name, lengths.twice(cell)) for name in ("AP50", "AP_small")},
+        twice={name: samples_of(name, lengths.twice(first)) for name in ("AP50", "AP_small")},
     )
 
 
@@ -464,20 +465,20 @@ def _a_run(counts: Sequence[int | None]) -> int | None:
 
 
 class _Lengths:
-    """Trainings of every model under one recipe, by their length."""
+    """Trainings of every model under one recipe and by one version of the code, by their length."""
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
         self._runs: dict[tuple[object, ...], list[RunRecord]] = {}
         for run in runs:
-            self._runs.setdefault(self._key(run.cell, run.cell.recipe.epochs), []).append(run)
+            self._runs.setdefault(self._key(run, run.cell.recipe.epochs), []).append(run)
 
     @staticmethod
-    def _key(cell: Cell, epochs: int) -> tuple[object, ...]:
-        return cell.dataset, budget.recipe_of(cell), cell.name, epochs
+    def _key(run: RunRecord, epochs: int) -> tuple[object, ...]:
+        return run.cell.dataset, budget.made_alike(run), run.cell.name, run.fingerprint.builder, epochs
 
-    def twice(self, cell: Cell) -> list[RunRecord]:
-        """Those like that of a cell, for twice its epochs."""
-        return self._runs.get(self._key(cell, 2 * cell.recipe.epochs), [])
+    def twice(self, run: RunRecord) -> list[RunRecord]:
+        """Those like a run, for twice its epochs."""
+        return self._runs.get(self._key(run, 2 * run.cell.recipe.epochs), [])
 
 
 class Spreads:

@@ -9,9 +9,9 @@ from ablations.effects import between, spread_of
 from benchmarks.cells import Recipe
 from benchmarks.report import budget, draw
 from benchmarks.report.page import page_content
-from benchmarks.report.rows import rows
+from benchmarks.report.rows import Row, rows
 from benchmarks.store import scan
-from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics
+from tests.benchmarks.conftest import RECIPE, make_cell, make_metrics, make_record
 
 ONCE = RECIPE.epochs
 FLAT = (0.800, 0.805, 0.795, 0.800, 0.800)
@@ -23,17 +23,22 @@ def study(stored, tmp_path: Path):
 
     def make(values, times: int = 1, folder: str = "results", recipe: Recipe = RECIPE, **changes: object) -> None:
         recipe = recipe.model_copy(update={"epochs": times * recipe.epochs})
+        fingerprint = make_record().fingerprint.model_copy(update=changes.pop("made_with", {}))
         for seed, ap50 in enumerate(values):
             cell = make_cell(seed=seed, recipe=recipe, **changes)
-            stored(folder, cell, metrics=make_metrics(ap50), timings_s={"train": 60.0 * times})
+            made = {"metrics": make_metrics(ap50), "timings_s": {"train": 60.0 * times}, "fingerprint": fingerprint}
+            stored(folder, cell, **made)
 
     return make
 
 
 def told(tmp_path: Path) -> dict[str, str]:
+    return {f"{r.name} {r.epochs}": r.learning for r in _rows(tmp_path)}
+
+
+def _rows(tmp_path: Path) -> list[Row]:
     results = tmp_path / "results"
-    published = list(scan(results / budget.BUDGET))
-    return {f"{r.name} {r.epochs}": r.learning for r in rows(scan(results), published)}
+    return rows(scan(results), list(scan(results / budget.BUDGET)))
 
 
 def test_a_row_is_converged_still_learning_or_not_told(study, tmp_path: Path) -> None:
@@ -220,6 +225,41 @@ def test_a_variant_that_its_own_trainings_do_not_tell_takes_no_verdict_of_others
     assert (found[f"canet {ONCE}"], found[f"canet:no_sae {ONCE}"]) == ("converged", "not told")
 
 
+@pytest.mark.parametrize("field", ["data", "builder", "transforms", "evaluator"])
+def test_what_was_made_with_something_else_tells_nothing_together_with_it(field: str, study, tmp_path: Path) -> None:
+    """A card's trainings and those on CPUs stand in two tables, which need not agree; their lengths are no schedule."""
+    study(FLAT, **CARDS), study(FLAT[:3], 2, made_with={field: "other" if field == "data" else 2})
+    study(FLAT, model="retinanet", scale="n"), study(FLAT, model="retinanet", scale="n", **CARDS)
+    results = [stored.run for stored in scan(tmp_path / "results")]
+    assert budget.courses(results) == []
+    study(FLAT, model="fcos", **CARDS), study(FLAT[:3], 2, model="fcos")
+    assert [(c.name, c.device_class) for c in budget.courses(stored.run for stored in scan(tmp_path / "results"))] == [
+        ("fcos", budget.SEVERAL)
+    ]
+
+
+def test_twice_the_schedule_of_an_older_builder_is_not_the_row_s(study, tmp_path: Path) -> None:
+    study(FLAT), study(FLAT[:3], 2, made_with={"builder": 2})
+    assert set(told(tmp_path).values()) == {"not told"}
+    assert not any(r.twice["AP50"] for r in rows(scan(tmp_path / "results")))
+
+
+def test_a_variant_takes_no_verdict_from_another_builders_network_or_other_data(study, tmp_path: Path) -> None:
+    long = "results/_budget"
+    for end in ENDS:
+        study(FLAT, 1, long, **end), study(FLAT[:3], 2, long, **end)
+        study(FLAT, 1, long, **end, **CARDS), study(FLAT[:3], 2, long, **end, **CARDS)
+    study(FLAT, variant="no_sae"), study(FLAT, variant="no_cbd", made_with={"builder": 2})
+    study(FLAT, device_class="mine"), study(FLAT, variant="no_sae", device_class="other", made_with={"data": "mine"})
+    found = {(r.name, r.device_class): r.learning for r in _rows(tmp_path)}
+    assert found == {
+        ("canet:no_sae", None): "converged",
+        ("canet:no_cbd", None): "not told",
+        ("canet", "mine"): "converged",
+        ("canet:no_sae", "other"): "not told",
+    }
+
+
 def test_kinds_of_machine_that_lie_far_apart_tell_nothing_together(study, tmp_path: Path) -> None:
     study(FLAT, **CARDS), study(FLAT[:3], 2, "results/_budget")
     study(FLAT, model="retinanet"), study([v - 0.03 for v in FLAT], model="retinanet", **CARDS)
@@ -237,14 +277,14 @@ def test_a_kind_of_machine_that_tells_by_itself_is_asked_first(study, tmp_path: 
     canet = {c.device_class: c for c in known if c.name == "canet"}
     assert list(canet) == [None, "a-card", budget.SEVERAL]
     assert {len(v) for v in canet[budget.SEVERAL].values.values()} == {10, 6}
-    cells = {
-        kind: next(r.cell for r in records if r.cell.name == "canet" and r.cell.device_class == kind)
+    runs = {
+        kind: next(r for r in records if r.cell.name == "canet" and r.cell.device_class == kind)
         for kind in (None, "a-card")
     }
     only = [replace(c, doubling=None) if c.device_class == "a-card" else c for c in known]
     spoilt = replace(canet[budget.SEVERAL].doubling, verdict="still learning")
     only = [replace(c, doubling=spoilt) if c.device_class == budget.SEVERAL else c for c in only]
-    assert {kind: budget.verdict(cell, only) for kind, cell in cells.items()} == {
+    assert {kind: budget.verdict(run, only) for kind, run in runs.items()} == {
         None: "converged",
         "a-card": "still learning",
     }
