@@ -239,10 +239,21 @@ def _verdict(cell: Cell, recipes: Sequence[str], known: Sequence[Course]) -> Lea
 
 
 def of_table(known: Sequence[Course], table: Table) -> list[Course]:
-    """The courses of a table; of models that have none there, those on several kinds of machine."""
+    """The courses of a table; of models that have none there, or none that tells where those do, those on several kinds
+    of machine: what `verdict` goes by.
+    """
     own = [c for c in known if c.table == table]
-    others = [c for c in known if c.table == (*table[:3], SEVERAL) and c.name not in {o.name for o in own}]
-    return own + others
+    names, told = {c.name for c in own}, {c.name for c in own if _tells(c)}
+    others = [
+        c
+        for c in known
+        if c.table == (*table[:3], SEVERAL) and (c.name not in names or (_tells(c) and c.name not in told))
+    ]
+    return [c for c in own if c.name not in {o.name for o in others}] + others
+
+
+def _tells(course: Course) -> bool:
+    return course.doubling is not None and course.doubling.verdict != "not told"
 
 
 def markdown(known: Sequence[Course]) -> str:

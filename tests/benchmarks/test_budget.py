@@ -297,6 +297,16 @@ def test_the_page_has_courses_of_several_kinds_where_a_kind_has_none(study, tmp_
     assert [(c["label"], c["on"]) for c in on_card["courses"]] == [("CANet", budget.SEVERAL)]
 
 
+def test_the_page_has_the_courses_that_a_verdict_goes_by(study, tmp_path: Path) -> None:
+    study(FLAT), study(FLAT[:2], 2, "results/_budget"), study(FLAT, **CARDS), study(FLAT[:3], 2, **CARDS)
+    records, studied = (list(scan(tmp_path / name)) for name in ("results", "results/_budget"))
+    sections = page_content(records, studied, data_root=tmp_path)["sections"]
+    told = {(row["epochs"], row["learning"]) for section in sections for row in section["rows"]}
+    assert told == {(ONCE, "converged"), (2 * ONCE, "converged")}
+    shown = [[(c["on"], c["verdict"]) for c in section["courses"]] for section in sections]
+    assert sorted(shown, key=repr) == [[("machines of several kinds", "converged")], [(None, "converged")]]
+
+
 def test_the_ratio_of_machines_is_in_spreads_of_a_training(study, tmp_path: Path) -> None:
     """Ten times the spread under another recipe, and ten times as far apart: the same ratio."""
 
