@@ -20,7 +20,8 @@ def table(sections: Mapping[str, Sequence[Row]]) -> list[str]:
 
     Of a table over several folds the first is given alone as well: what was trained for twice as long is of that one.
     """
-    lines = [line for title, section in sections.items() for line in _lines(title, section)]
+    # Once each: what was trained for twice as long may be a row of its own too.
+    lines = list(dict.fromkeys(line for title, section in sections.items() for line in _lines(title, section)))
     if not lines:
         return []
     ours, theirs = (models.label(name, "default") for name in ENDS)
@@ -45,18 +46,26 @@ def _lines(title: str, section: Sequence[Row]) -> list[str]:
     pairs = [(a, b) for a in ends[0] for b in ends[1] if unpaired(a, b) is None]
     out = []
     for a, b in pairs:
+        apart = [f"{row.label}: {its}" for row, of in zip((a, b), ends, strict=True) if (its := _apart(row, of))]
+        name = f"{title} ({'; '.join(apart)})" if apart else title
         shared = sorted({fold for fold, _ in set(a.samples) & set(b.samples)})
         choices = [shared, shared[:1]] if len(shared) > 1 else [shared]
         for folds in choices:
             samples = [[_of(folds, each) for each in (row.samples, row.samples_small)] for row in (a, b)]
             if min(len(each[0]) for each in samples) >= LEAST_RUNS:
                 effects = [difference(a, b, *pair) for pair in zip(*samples, strict=True)]
-                out.append(_line(title, a, b, folds, a.epochs, samples, effects))
+                out.append(_line(name, a, b, folds, a.epochs, samples, effects))
         first = [[_of(shared[:1], row.twice.get(name, {})) for name in _METRICS] for row in (a, b)]
         if min(len(each[0]) for each in first) >= LEAST_RUNS:
             later = [at_twice(a, b, name, shared[:1]) if unranked(a, b) is None else None for name in _METRICS]
-            out.append(_line(title, a, b, shared[:1], 2 * a.epochs, first, later))
+            out.append(_line(name, a, b, shared[:1], 2 * a.epochs, first, later))
     return out
+
+
+def _apart(row: Row, others: Sequence[Row]) -> str:
+    """What of its request tells a row from others of its model, but for the epochs, which have a column."""
+    names = [k for k in row.request if k != "epochs" and len({repr(other.request.get(k)) for other in others}) > 1]
+    return ", ".join(f"{name} {row.request.get(name)}" for name in names)
 
 
 def _of(folds: Sequence[int], samples: Mapping[Key, RunMetric]) -> dict[Key, RunMetric]:

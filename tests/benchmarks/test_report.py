@@ -899,6 +899,30 @@ def test_the_two_ends_stand_in_one_table_by_folds_and_schedule(stored, tmp_path:
     assert tables.headline.table(sections(single)) == tables.headline.table(sections(few)) == []
 
 
+def test_the_table_of_the_two_ends_has_each_line_once_and_tells_recipes_apart(stored, tmp_path: Path) -> None:
+    def of(model: str, ap50: float, epochs: int, lr: float = RECIPE.lr) -> None:
+        for seed in range(3):
+            metrics = make_metrics(ap50 + 0.01 * seed * (model == "canet"), draws={"AP50": (ap50,) * 50}, groups=40)
+            recipe = RECIPE.model_copy(update={"epochs": epochs, "lr": lr})
+            stored("results", make_cell(model=model, seed=seed, recipe=recipe), metrics=metrics)
+
+    of("canet", 0.6, 4), of("canet", 0.7, 8), of("fasterrcnn_fpn", 0.5, 4), of("fasterrcnn_fpn", 0.5, 8)
+
+    def lines() -> list[list[str]]:
+        ended = [replace(row, learning="converged") for row in rows(scan(tmp_path / "results"))]
+        table = tables.headline.table(sections(ended))
+        return [[line.split(" | ")[i] for i in (0, 2, 4)] for line in table if line.startswith("| syn")]
+
+    name = "| synthetic_small, 128 px"
+    assert lines() == [[name, "4", "61.0 (20.0)"], [name, "8", "71.0 (20.0)"]]
+    of("canet", 0.65, 4, 5e-4)
+    assert sorted(lines()) == [
+        [f"{name} (CANet: lr 0.0005)", "4", "66.0 (20.0)"],
+        [f"{name} (CANet: lr 0.001)", "4", "61.0 (20.0)"],
+        [f"{name} (CANet: lr 0.001)", "8", "71.0 (20.0)"],
+    ]
+
+
 def test_a_line_at_twice_the_schedule_is_of_one_fold_means_and_difference(stored, tmp_path: Path) -> None:
     """Both folds were trained for twice as long, and in the second the lead is another."""
 
