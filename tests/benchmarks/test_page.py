@@ -342,6 +342,7 @@ def test_a_course_has_its_schedule_and_what_diverged_at_each_length() -> None:
         name="canet",
         label="CANet",
         recipe="r",
+        builder=1,
         fold=2,
         values={9: [0.4], 18: [0.5, 0.6], 36: [0.7]},
         seconds=None,
