@@ -304,7 +304,7 @@ def markdown(known: Sequence[Course]) -> str:
             "too few were trained on several to tell how far these lie apart, so that no bound is told"
             if ratio is None
             else f"whose SD is taken for {ratio:.2f} of that between trainings, the upper end of its one-sided 95% "
-            "interval from all that several classes trained"
+            "interval from all that several classes trained, each model and length for itself"
         )
         lines += [
             f"On {SEVERAL}: every training of a model, whatever it ran on. The spread is that between trainings on one "
