@@ -544,16 +544,17 @@ def _trained_cell(runs: Path, dataset: str, base: str, variant: str, scale: str,
     from benchmarks.store import scan
 
     asked = (dataset, base, variant, registry.get(base).scale(scale), image_size, None)  # a run profiles tiles itself
-    found = [
-        stored.run.cell
-        for stored in scan(runs)
-        if stored.run.status == "ok" and stored.paths.weights.exists() and _asked(stored.run.cell) == asked
-    ]
+    there = [s.run.cell for s in scan(runs) if s.run.status == "ok" and s.paths.weights.exists()]
+    found = [cell for cell in there if _asked(cell) == asked]
     if not found:
         name = base if variant == "default" else f"{base}:{variant}"
+        others = sorted({(c.scale, c.image_size) for c in there if _asked(c)[:3] == asked[:3] and c.tile is None})
+        said = {own: requested for requested, own in registry.get(base).scales.items()}  # as --scale takes them
+        said[registry.get(base).scale(scale)] = scale
+        ask = " or ".join(f"--scale {said[own]} --image-size {size}" for own, size in others if own in said)
         raise RequestError(
             f"{runs} holds no trained {name} for {dataset} at scale {asked[3]} and {image_size} px, untiled; "
-            "train it with benchmarks.run, or leave out --trained"
+            + (f"ask for what it holds: {ask}" if ask else "train it with benchmarks.run, or leave out --trained")
         )
     first = min(found, key=lambda cell: (cell.fold, cell.seed, cell.id))
     ways = {digest_of(cell.model_dump(mode="json", exclude={"fold", "seed"})): cell for cell in found}

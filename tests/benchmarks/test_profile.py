@@ -97,6 +97,16 @@ def test_command_takes_trained_weights(data_root: Path, synthetic, tmp_path: Pat
     assert f"Weights of {tmp_path}" in done.output.replace("\n", "")
 
 
+def test_a_refusal_names_the_options_of_what_is_trained(tmp_path: Path):
+    paths = CellPaths.of(tmp_path, cell := make_cell(model="fasterrcnn_fpn", image_size=96))
+    write_record(paths.record, make_record(cell))
+    paths.weights.touch()
+    with pytest.raises(RequestError, match=r"ask for what it holds: --scale nano --image-size 96$"):
+        profile._trained_cell(tmp_path, "synthetic_small", "fasterrcnn_fpn", "default", "lite0", 160)
+    with pytest.raises(RequestError, match=r"train it with benchmarks\.run"):
+        profile._trained_cell(tmp_path, "synthetic_small", "retinanet", "default", "nano", 96)
+
+
 def test_an_interrupted_command_goes_on(data_root: Path, synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from benchmarks.cost import session
 
