@@ -111,6 +111,21 @@ def test_what_the_formats_say(tmp_path, root):
     assert data.boxes("2.png")[0]["bbox"] == [2, 3, 12, 17]
 
 
+def test_a_background_in_the_classes_of_masks_does_not_shift_the_others(tmp_path, root):
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[4:10, 3:13] = 2
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    files = {f"s/images/{i}.png": png(i) for i in range(5)} | {f"s/masks/{i}.png": out.getvalue() for i in range(5)}
+    write_folder(tmp_path, files | {"s/classes.txt": b"_background_\ndent\nburr\n"})
+    with pytest.raises(DataError, match="value 0 is already"):
+        own.prepare("my_parts", root, tmp_path / "s", format="masks")
+    (tmp_path / "s/classes.txt").write_bytes(b"dent\nburr\n")
+    data = own.prepare("my_parts", root, tmp_path / "s", format="masks")
+    found = {(data.classes[a["category_id"] - 1], *a["bbox"]) for a in data.annotations}
+    assert found == {("burr", 3.0, 4.0, 10.0, 6.0)}
+
+
 def edit_coco(change) -> dict[str, bytes]:
     files = coco_files()
     content = json.loads(files["set/annotations/all.json"])

@@ -18,6 +18,7 @@ from benchmarks.errors import DataError
 FOLDERS = ("masks", "mask", "labels", "label", "annotations", "ground_truth", "gt", "segmentationclass")
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 _ENDINGS = ("_mask", "_label", "_gt", "_segmentation")
+_GROUND = ("background", "_background_", "__background__")
 _GOOD = ("good", "ok", "normal", "defect_free")
 _ANOMALY = "ground_truth"
 """The folder of masks in the layout of MVTec AD: a folder below it for each kind of defect."""
@@ -162,6 +163,11 @@ def _listed(source: Source) -> tuple[str, ...]:
     classes = tuple(line.strip() for line in lines if line.strip())
     if not classes or len(set(classes)) != len(classes):
         raise DataError(f"{source.where(files[0])}: it is empty or repeats a class; correct the file")
+    if key(classes[0]) in _GROUND:  # lists that count from 0 have it: each class would be taken for the one before it
+        raise DataError(
+            f"{source.where(files[0])}: its first line is {classes[0]!r}, which value 0 is already; value k is line k: "
+            "leave that line out"
+        )
     return classes
 
 
