@@ -111,6 +111,20 @@ def test_what_the_formats_say(tmp_path, root):
     assert data.boxes("2.png")[0]["bbox"] == [2, 3, 12, 17]
 
 
+def classes_called(*names: str):
+    return lambda c: c.update(categories=[{"id": i, "name": n} for i, n in zip((7, 3), names, strict=True)])
+
+
+def test_a_coco_project_named_after_a_class_leaves_the_ids_of_classes(tmp_path, root):
+    def change(content):
+        content["categories"].insert(0, {"id": 0, "name": "burr", "supercategory": "none"})
+
+    lines: list[str] = []
+    data = own.prepare("my_parts", root, write_folder(tmp_path / "s", edit_coco(change)), report=lines.append)
+    assert data.external_category_ids() == {1 + data.classes.index("burr"): 3, 1 + data.classes.index("dent"): 7}
+    assert any("root_category=drop" in line and "id 3 is called so too" in line for line in lines)
+
+
 def test_a_background_in_the_classes_of_masks_does_not_shift_the_others(tmp_path, root):
     mask = np.zeros((30, 40), dtype=np.uint8)
     mask[4:10, 3:13] = 2

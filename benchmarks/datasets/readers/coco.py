@@ -28,6 +28,7 @@ def read(source: Source, tell: Tell) -> Content:
     classes: dict[str, str] = {}  # name -> the file that has it first
     for name, content in contents.items():
         _check(content, source.where(name))
+        content["categories"] = _one_of_a_name(content, source.where(name), tell)
         for category in content["categories"]:
             classes.setdefault(category["name"], source.where(name))
     for label in _roots(contents):
@@ -73,6 +74,24 @@ def _check(content: Any, where: str) -> None:
                 f"{where}: categories {names[number]!r} and {label!r} both have the id {category.get('id')!r}; "
                 "give each an id of its own"
             )
+
+
+def _one_of_a_name(content: dict[str, Any], where: str, tell: Tell) -> list[dict[str, Any]]:
+    """The categories of a file without those that no box has and another is called as: a project named after a class.
+
+    Of several of one name that boxes have all stay: they are one class.
+    """
+    used = {_key(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+    with_boxes = {c["name"]: _key(c.get("id")) for c in content["categories"] if _key(c.get("id")) in used}
+    out = []
+    for category in content["categories"]:
+        label, number = category["name"], _key(category.get("id"))
+        if number not in used and label in with_boxes:
+            detail = f"category {label!r} of id {number} has no box, id {with_boxes[label]} is called so too"
+            tell("root_category", where, detail)
+        else:
+            out.append(category)
+    return out
 
 
 def _roots(contents: dict[str, Any]) -> list[str]:
