@@ -62,6 +62,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
         {"drop": "it is no class", "keep": "it is a class"},
     ),
     "class_without_box": ("is a class that no box has", {"keep": "it stays a class"}),
+    "alike_class": ("is a class called as another but for capitals and blanks", {"keep": "they stay two classes"}),
     "mask_folders": (
         "lies in one of several folders of masks that images have too",
         {"keep": "one class, defect", "fix": "a class for each folder"},
@@ -112,6 +113,7 @@ DEFAULTS: dict[str, str] = {
     "unusable_part": "keep",
     "root_category": "drop",
     "class_without_box": "keep",
+    "alike_class": "keep",
     "bare_area": "keep",
     "box_below_pixel": "keep",
     "mask_folders": "keep",
@@ -201,6 +203,11 @@ class Inspector:
         if len(self._without) < len(self.classes):  # a set without any box says so by its numbers
             for label in self._without:
                 self.report("class_without_box", label, "no box is of this class")
+        alike: dict[str, str] = {}
+        for label in self.classes:  # a slip of the keyboard makes a class, which the mean over classes counts
+            other = alike.setdefault("".join(label.split()).casefold(), label)
+            if other != label:
+                self.report("alike_class", repr(label), f"another class is called {other!r}")
         errors = [f for f in self.found if f.action == "error"]
         if not errors:
             return

@@ -125,6 +125,15 @@ def test_a_coco_project_named_after_a_class_leaves_the_ids_of_classes(tmp_path, 
     assert any("root_category=drop" in line and "id 3 is called so too" in line for line in lines)
 
 
+def test_classes_that_differ_in_capitals_or_blanks_are_said(tmp_path, root):
+    source, lines = write_folder(tmp_path / "s", edit_coco(classes_called("dent", "Dent "))), list[str]()
+    data = own.prepare("my_parts", root, source, report=lines.append)
+    assert data.classes == ("dent", "Dent ")
+    assert [line for line in lines if "alike_class=keep" in line and "'Dent '" in line and "'dent'" in line]
+    with pytest.raises(DataError, match="another class is called 'dent'"):
+        own.prepare("my_parts", root, source, strict=True)
+
+
 def test_a_background_in_the_classes_of_masks_does_not_shift_the_others(tmp_path, root):
     mask = np.zeros((30, 40), dtype=np.uint8)
     mask[4:10, 3:13] = 2
@@ -252,6 +261,7 @@ CASES = {
         lambda: edit_coco(lambda c: c["categories"].append({"id": 9, "name": "x"})),
         {"keep": (6, 5)},
     ),
+    "alike_class": (lambda: edit_coco(classes_called("dent", "Dent ")), {"keep": (6, 5)}),
     "polygon": (lambda: yolo_all() | {"d/labels/train/1.txt": b"1 .1 .1 .5 .1 .5 .6"}, {"fix": (6, 5)}),
     "keypoints": (
         lambda: (
