@@ -62,6 +62,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
         {"drop": "it is no class", "keep": "it is a class"},
     ),
     "class_without_box": ("is a class that no box has", {"keep": "it stays a class"}),
+    "shared_name": ("names a class as another category with boxes does", {"keep": "they are one class"}),
     "alike_class": ("is a class called as another but for capitals and blanks", {"keep": "they stay two classes"}),
     "mask_folders": (
         "lies in one of several folders of masks that images have too",
@@ -113,6 +114,7 @@ DEFAULTS: dict[str, str] = {
     "unusable_part": "keep",
     "root_category": "drop",
     "class_without_box": "keep",
+    "shared_name": "keep",
     "alike_class": "keep",
     "bare_area": "keep",
     "box_below_pixel": "keep",

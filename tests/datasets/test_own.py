@@ -262,6 +262,7 @@ CASES = {
         {"keep": (6, 5)},
     ),
     "alike_class": (lambda: edit_coco(classes_called("dent", "Dent ")), {"keep": (6, 5)}),
+    "shared_name": (lambda: edit_coco(classes_called("dent", "dent")), {"keep": (6, 5)}),
     "polygon": (lambda: yolo_all() | {"d/labels/train/1.txt": b"1 .1 .1 .5 .1 .5 .6"}, {"fix": (6, 5)}),
     "keypoints": (
         lambda: (

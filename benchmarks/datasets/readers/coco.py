@@ -79,10 +79,16 @@ def _check(content: Any, where: str) -> None:
 def _one_of_a_name(content: dict[str, Any], where: str, tell: Tell) -> list[dict[str, Any]]:
     """The categories of a file without those that no box has and another is called as: a project named after a class.
 
-    Of several of one name that boxes have all stay: they are one class.
+    Of several of one name that boxes have all stay, and that they are one class is said.
     """
     used = {_key(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
-    with_boxes = {c["name"]: _key(c.get("id")) for c in content["categories"] if _key(c.get("id")) in used}
+    with_boxes: dict[str, str] = {}
+    for category in content["categories"]:
+        if (number := _key(category.get("id"))) not in used:
+            continue
+        label = category["name"]
+        if (first := with_boxes.setdefault(label, number)) != number:
+            tell("shared_name", where, f"categories {first} and {number} are both called {label!r}")
     out = []
     for category in content["categories"]:
         label, number = category["name"], _key(category.get("id"))
