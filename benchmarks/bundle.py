@@ -434,7 +434,9 @@ def _check(archive: Path, runs: Sequence[Sequence[str]]) -> None:
         work = Path(temporary)
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(work, filter="data")
+                # Python 3.11.4 has the filter; an argument of that name is an error before, as on Debian 12.
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                tar.extractall(work)
         except (OSError, tarfile.TarError) as e:
             raise DataError(f"{archive} cannot be unpacked: {e}") from None
         folders = [p for p in work.iterdir() if p.is_dir()]

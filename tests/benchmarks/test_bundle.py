@@ -109,7 +109,9 @@ def test_an_archive_runs_on_the_sets_that_are_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="--check turns the network off by unshare")
-def test_what_is_no_archive_of_ours_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_no_archive_of_ours_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_now = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: as_now(self, path))  # as Python 3.11.2 has it
     (tmp_path / "file").write_text("x")
     with tarfile.open(tmp_path / "flat.tar", "w") as tar:
         tar.add(tmp_path / "file", "file")
