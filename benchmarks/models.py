@@ -396,7 +396,7 @@ def build_model(
         raise RequestError(message)
     module, _, function = spec.builder.partition(":")
     options = {**spec.options, **spec.variants.get(variant, {})}
-    if variant in _LIVE and weights is None:
+    if options.get("live") and weights is None:
         raise RequestError(f"variant {variant!r} of {name!r} changes nothing without pretrained weights; leave it out")
     if spec.ablatable:
         from ablations.variants import apply

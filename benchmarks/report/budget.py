@@ -33,7 +33,7 @@ SEVERAL = "machines of several kinds"
 """The `Course.device_class` of trainings on more than one class of device, judged together."""
 LEAST_FREEDOM = 5
 """Of the spread between trainings within kinds of machine: with less, what lies between them is not judged."""
-_ALIKE = ("data", "split", "recipe", "transforms", "detection")
+ALIKE = ("data", "split", "recipe", "transforms", "detection")
 """Of a `Fingerprint`, what trainings of any models share that are judged together."""
 Table = tuple[str, str, int, str | None]
 """What rows that are compared have in common: data set, split list, input size in pixels, class of device."""
@@ -206,7 +206,6 @@ def verdict(run: RunRecord, known: Sequence[Course]) -> Learning:
     a study of their own judges as long a schedule as those of the two. Where its own class of device does not tell,
     trainings on all of them do.
     """
-    # Of another end the newest builder's course, which is the last one.
     fitting = [c for c in known if c.builder == run.fingerprint.builder or not _of_model(c.name, run.cell.model)]
     recipes = made_alike(run), made_alike(run, anywhere=True)
     told = (_verdict(run.cell, recipes[:n], fitting) for n in (1, 2))
@@ -218,7 +217,8 @@ def _verdict(cell: Cell, recipes: Sequence[str], known: Sequence[Course]) -> Lea
 
     What one class of device alone trained has no course over several, where the two ends may have theirs.
     """
-    of = {c.name: c for c in known if (c.dataset, c.recipe) == (cell.dataset, recipes[-1])}
+    newest_last = sorted(known, key=lambda c: c.builder)  # of an end that several builders made
+    of = {c.name: c for c in newest_last if (c.dataset, c.recipe) == (cell.dataset, recipes[-1])}
     studies = [c.once for c in known if (c.dataset, c.name) == (cell.dataset, cell.name) and c.recipe in recipes]
     studied = max(studies, default=0)
 
@@ -360,7 +360,7 @@ def made_alike(run: RunRecord, anywhere: bool = False) -> str:
     anywhere: whatever it was trained on.
     """
     cell = run.cell.model_copy(update={"device_class": None}) if anywhere else run.cell
-    return digest_of([recipe_of(cell), anywhere, *(getattr(run.fingerprint, name) for name in _ALIKE)])
+    return digest_of([recipe_of(cell), anywhere, *(getattr(run.fingerprint, name) for name in ALIKE)])
 
 
 def recipe_of(cell: Cell) -> str:

@@ -14,7 +14,7 @@ from benchmarks.report.escaping import markdown as md
 from benchmarks.store import Provenance, RunRecord
 
 METRICS = {"AP50": "AP50", "AP": "AP", "AP_small": "AP small"}
-_TRAINED_WITH = ("data", "split", "builder", "recipe", "transforms", "detection", "evaluator")
+_TRAINED_WITH = (*budget.ALIKE, "builder", "evaluator")
 
 Values = Mapping[str, Sequence[RunRecord]]
 """Trainings of one request, which differ in seed alone, by kind of machine."""
