@@ -171,6 +171,19 @@ class Cell(Hashed):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
+def request_of(cell: Cell) -> dict[str, object]:
+    """What a row's cells have in common, flat, by names as the suite files have them."""
+    flat: dict[str, object] = {}
+    for key, value in cell.model_dump(mode="json", exclude={"fold", "seed", "dataset", "split", "image_size"}).items():
+        if key == "recipe":
+            flat |= value
+        elif key == "tile" and value is not None:
+            flat["tile"] = f"{value['size']}, overlap {value['overlap']}"
+        else:
+            flat[key] = value
+    return flat
+
+
 class Fingerprint(Hashed):
     """With what a cell was run: when any of it changes, the cell is run again."""
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import digest_of
+from benchmarks.cells import digest_of, request_of
 from benchmarks.errors import DataError, RequestError
 from benchmarks.gate import accuracy, beginnings, costs
 from benchmarks.gate.checks import Check, Pair, Verdict, both, equal, equal_bits, name_of
 from benchmarks.gate.turns import Turns
 from benchmarks.metrics import EVALUATOR_VERSION
-from benchmarks.report.rows import request_of
 from benchmarks.results import Metrics
 from benchmarks.store import RunRecord, Stored
 from benchmarks.suites import GateLimits

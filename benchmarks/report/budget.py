@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ablations.effects import (
     CONVERGED_BELOW,
@@ -20,7 +20,7 @@ from ablations.effects import (
 )
 from ablations.variants import VARIANTS
 from benchmarks import models
-from benchmarks.cells import Cell, digest_of
+from benchmarks.cells import Cell, digest_of, request_of
 from benchmarks.report.escaping import markdown as markdown_name
 from benchmarks.store import RunRecord
 
@@ -64,6 +64,7 @@ class Course:
     doubling: Doubling | None
     diverged: Mapping[int, int]
     ratio: float | None = None
+    made: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -80,6 +81,7 @@ def courses(runs: Iterable[RunRecord]) -> list[Course]:
     known = list({run.cell_id: run for run in runs if run.status == "diverged" or _measured(run)}.values())
     found = _courses([(run, made_alike(run)) for run in known])
     found += _courses([(run, made_alike(run, anywhere=True)) for run in known], machine_ratio(known), several=True)
+    found = _told_apart(found)
     order = {name: i for i, name in enumerate(models.MODELS)}
     return sorted(
         found,
@@ -180,8 +182,34 @@ def _courses(runs: Sequence[tuple[RunRecord, str]], ratio: float | None = None, 
                 doubling=gain,
                 diverged=diverged,
                 ratio=ratio,
+                made=_made(line[once][0]),
             )
         )
+    return out
+
+
+def _made(run: RunRecord) -> dict[str, object]:
+    """What `made_alike` compares, and the builder, by name: digests shortened, milestones as parts of the length."""
+    asked = request_of(run.cell)
+    facts = {k: v for k, v in asked.items() if k not in ("model", "variant", "epochs", "device_class")}
+    if steps := facts.get("milestones"):
+        assert isinstance(steps, list)
+        facts["milestones"] = [round(step / run.cell.recipe.epochs, 3) for step in steps]
+    versions = {name: getattr(run.fingerprint, name) for name in (*ALIKE, "builder")}
+    return facts | {name: value[:8] if isinstance(value, str) else value for name, value in versions.items()}
+
+
+def _told_apart(found: Sequence[Course]) -> list[Course]:
+    """Courses of one label in one table, with what they differ in."""
+    same: dict[tuple[Table, str], list[Course]] = {}
+    for course in found:
+        same.setdefault((course.table, course.label), []).append(course)
+    out = []
+    for course in found:
+        others = same[course.table, course.label]
+        names = [k for k in course.made if len({repr(o.made.get(k)) for o in others}) > 1]
+        facts = ", ".join(f"{k} {course.made[k]}" for k in names)
+        out.append(replace(course, label=f"{course.label} ({facts})") if len(others) > 1 else course)
     return out
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models
-from benchmarks.cells import Cell, NativeRecipe, digest_of
+from benchmarks.cells import Cell, NativeRecipe, digest_of, request_of
 from benchmarks.errors import DataError
 from benchmarks.metrics.spread import LEAST_RUNS, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
@@ -297,19 +297,6 @@ def _told_apart(found: list[Row]) -> list[Row]:
         fields = [k for k in row.request if len({repr(other.request.get(k)) for other in others}) > 1]
         out.append(replace(row, apart=", ".join(f"{k} {row.request.get(k)}" for k in fields)))
     return out
-
-
-def request_of(cell: Cell) -> dict[str, object]:
-    """What a row's cells have in common, flat, by names as the suite files have them."""
-    flat: dict[str, object] = {}
-    for key, value in cell.model_dump(mode="json", exclude={"fold", "seed", "dataset", "split", "image_size"}).items():
-        if key == "recipe":
-            flat |= value
-        elif key == "tile" and value is not None:
-            flat["tile"] = f"{value['size']}, overlap {value['overlap']}"
-        else:
-            flat[key] = value
-    return flat
 
 
 def _never_found(measured: list[Metrics]) -> dict[str, int]:

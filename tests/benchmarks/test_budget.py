@@ -172,6 +172,25 @@ def test_the_table_has_lengths_gain_bound_verdict_and_cost(study, tmp_path: Path
     assert line.endswith("| converged | 1.0 |")
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"recipe": RECIPE.model_copy(update={"lr": RECIPE.lr / 2})}, (f"lr {RECIPE.lr}", f"lr {RECIPE.lr / 2}")),
+        ({"made_with": {"builder": 2}, "fold": 1}, ("builder 1", "builder 2")),
+        ({"scale": "n"}, ("scale nano", "scale n")),
+        ({"model": "retinanet"}, None),
+    ],
+)
+def test_two_courses_of_one_model_are_told_apart(other, told, study, tmp_path: Path) -> None:
+    for changes in ({}, other):
+        study(FLAT, **changes), study(FLAT[:3], 2, **changes)
+    found = budget.courses(stored.run for stored in scan(tmp_path / "results"))
+    wanted = {"CANet", "RetinaNet"} if told is None else {f"CANet ({what})" for what in told}
+    assert {c.label for c in found} == wanted
+    text = budget.markdown(found)
+    assert all(text.count(f"| {label} |") == 1 for label in wanted)
+
+
 def test_what_is_not_trained_to_the_end_is_named_and_ranked_against_nothing(study, tmp_path: Path) -> None:
     study(FLAT), study([0.6] * 5, model="fasterrcnn_fpn")
     draw.write_all(tmp_path / "results", tmp_path / "reports")
