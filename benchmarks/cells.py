@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -182,6 +183,12 @@ def request_of(cell: Cell) -> dict[str, object]:
         else:
             flat[key] = value
     return flat
+
+
+def apart(own: Mapping[str, object], all_of_them: Sequence[Mapping[str, object]], but: str | None = None) -> str:
+    """What by name is not the same in all of several requests, as one of them has it; `but` for one name."""
+    names = [k for k in own if k != but and len({repr(one.get(k)) for one in all_of_them}) > 1]
+    return ", ".join(f"{name} {own[name]}" for name in names)
 
 
 class Fingerprint(Hashed):

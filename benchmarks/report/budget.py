@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ablations.effects import (
     CONVERGED_BELOW,
@@ -20,7 +20,7 @@ from ablations.effects import (
 )
 from ablations.variants import VARIANTS
 from benchmarks import models
-from benchmarks.cells import Cell, digest_of, request_of
+from benchmarks.cells import Cell, apart, digest_of, request_of
 from benchmarks.report.escaping import markdown as markdown_name
 from benchmarks.store import RunRecord
 
@@ -47,6 +47,8 @@ class Course:
     once: the epochs of the schedule that is judged. seconds: of a training of it, at most. diverged: trainings that
     did, by epochs; with any of them at the schedule or at twice it, no model is converged. doubling: None where none of
     a length ended. ratio: `machine_ratio`, of `SEVERAL` kinds; None where it is not known.
+    made: what was asked of its trainings, and the versions that made them, by name: what tells
+    two courses of a table apart.
     """
 
     dataset: str
@@ -63,8 +65,8 @@ class Course:
     once: int
     doubling: Doubling | None
     diverged: Mapping[int, int]
+    made: Mapping[str, object]
     ratio: float | None = None
-    made: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -207,8 +209,7 @@ def _told_apart(found: Sequence[Course]) -> list[Course]:
     out = []
     for course in found:
         others = same[course.table, course.label]
-        names = [k for k in course.made if len({repr(o.made.get(k)) for o in others}) > 1]
-        facts = ", ".join(f"{k} {course.made[k]}" for k in names)
+        facts = apart(course.made, [other.made for other in others])
         out.append(replace(course, label=f"{course.label} ({facts})") if len(others) > 1 else course)
     return out
 

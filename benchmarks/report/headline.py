@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ablations.effects import LEAST_RUNS, Effect, Key, points
 from benchmarks import models
+from benchmarks.cells import apart
 from benchmarks.metrics.spread import RunMetric, estimate
 from benchmarks.report.budget import ENDS
 from benchmarks.report.comparisons import at_twice, difference, unpaired, unranked
@@ -46,8 +47,11 @@ def _lines(title: str, section: Sequence[Row]) -> list[str]:
     pairs = [(a, b) for a in ends[0] for b in ends[1] if unpaired(a, b) is None]
     out = []
     for a, b in pairs:
-        apart = [f"{row.label}: {its}" for row, of in zip((a, b), ends, strict=True) if (its := _apart(row, of))]
-        name = f"{title} ({'; '.join(apart)})" if apart else title
+        facts = []
+        for row, of in zip((a, b), ends, strict=True):  # but for the epochs, which have a column
+            if its := apart(row.request, [other.request for other in of], but="epochs"):
+                facts.append(f"{row.label}: {its}")
+        name = f"{title} ({'; '.join(facts)})" if facts else title
         shared = sorted({fold for fold, _ in set(a.samples) & set(b.samples)})
         choices = [shared, shared[:1]] if len(shared) > 1 else [shared]
         for folds in choices:
@@ -60,12 +64,6 @@ def _lines(title: str, section: Sequence[Row]) -> list[str]:
             later = [at_twice(a, b, name, shared[:1]) if unranked(a, b) is None else None for name in _METRICS]
             out.append(_line(name, a, b, shared[:1], 2 * a.epochs, first, later))
     return out
-
-
-def _apart(row: Row, others: Sequence[Row]) -> str:
-    """What of its request tells a row from others of its model, but for the epochs, which have a column."""
-    names = [k for k in row.request if k != "epochs" and len({repr(other.request.get(k)) for other in others}) > 1]
-    return ", ".join(f"{name} {row.request.get(name)}" for name in names)
 
 
 def _of(folds: Sequence[int], samples: Mapping[Key, RunMetric]) -> dict[Key, RunMetric]:

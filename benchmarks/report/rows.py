@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models
-from benchmarks.cells import Cell, NativeRecipe, digest_of, request_of
+from benchmarks.cells import Cell, NativeRecipe, apart, digest_of, request_of
 from benchmarks.errors import DataError
 from benchmarks.metrics.spread import LEAST_RUNS, RunMetric, Training, estimate, exact, pooled
 from benchmarks.report import budget
@@ -294,8 +294,7 @@ def _told_apart(found: list[Row]) -> list[Row]:
     out = []
     for row in found:
         others = same[(*row.table, row.label)]
-        fields = [k for k in row.request if len({repr(other.request.get(k)) for other in others}) > 1]
-        out.append(replace(row, apart=", ".join(f"{k} {row.request.get(k)}" for k in fields)))
+        out.append(replace(row, apart=apart(row.request, [other.request for other in others])))
     return out
 
 

@@ -349,6 +349,7 @@ def test_a_course_has_its_schedule_and_what_diverged_at_each_length() -> None:
         once=18,
         doubling=None,
         diverged={18: 1, 72: 2},
+        made={},
     )
     assert page._course(course) == {
         "label": "CANet",
