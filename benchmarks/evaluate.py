@@ -37,7 +37,9 @@ def main(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="with --detections: the data set they are of")] = None,
     split: Annotated[str | None, typer.Option(help="its split list (default: the data set's own)")] = None,
-    fold: Annotated[int, typer.Option(min=0, help="the fold whose test images are evaluated")] = 0,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="with --detections: the fold whose test images they are of (default: 0)")
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(help="detections of the fold's validation images, to choose the operating point on")
     ] = None,
@@ -63,17 +65,28 @@ def main(
             raise RequestError("--rewrite is for records; with --detections use --out")
         if evaluator != "ours":
             raise RequestError(f"--evaluator {evaluator} is for records; leave it out")
-        _of_file(detections, validation, dataset, split, fold, ids, out, data_root)
+        _of_file(detections, validation, dataset, split, fold or 0, ids, out, data_root)
         return
-    for name, value in (("dataset", dataset), ("split", split), ("validation", validation), ("ids", ids), ("out", out)):
+    with_detections = {
+        "dataset": dataset,
+        "split": split,
+        "fold": fold,
+        "validation": validation,
+        "ids": ids,
+        "out": out,
+    }
+    for name, value in with_detections.items():
         if value is not None:
             raise RequestError(f"--{name} goes with --detections; a record says itself what it is of")
+    if evaluator == "pycocotools" and rewrite:
+        raise RequestError("--rewrite writes our evaluator's metrics; leave out --evaluator")
+    runs = [p for p in records or () if not p.name.endswith(".profile.json")]  # a pattern takes them along
+    if not runs:
+        raise RequestError("only profiles are given; records are the *.json beside them")
     if evaluator == "pycocotools":
-        if rewrite:
-            raise RequestError("--rewrite writes our evaluator's metrics; leave out --evaluator")
-        _by_pycocotools([p for p in records or () if not p.name.endswith(".profile.json")], data_root)
-        return
-    _of_records([p for p in records or () if not p.name.endswith(".profile.json")], rewrite, data_root)
+        _by_pycocotools(runs, data_root)
+    else:
+        _of_records(runs, rewrite, data_root)
 
 
 def _by_pycocotools(records: Sequence[Path], data_root: Path | None) -> None:
@@ -99,7 +112,8 @@ def _by_pycocotools(records: Sequence[Path], data_root: Path | None) -> None:
     console.print(table)
     if differs:
         raise DataError(f"pycocotools has other numbers than are recorded: {', '.join(differs)}")
-    console.print("pycocotools has the recorded numbers, to 1e-9", highlight=False)
+    told = f"pycocotools has the recorded numbers of {table.row_count} records, to 1e-9"
+    console.print(told if table.row_count else "nothing was compared: every training diverged", highlight=False)
 
 
 def _of_records(records: Sequence[Path], rewrite: bool, data_root: Path | None) -> None:

@@ -23,6 +23,7 @@ from benchmarks.files import sha256_of
 from benchmarks.preflight import require_files
 from benchmarks.store import (
     CellPaths,
+    ProfileRecord,
     RunRecord,
     Stored,
     is_foreign,
@@ -185,7 +186,14 @@ def _join(theirs: Stored, files: dict[str, bytes], into: Path, out: Merged) -> N
             f"twice: {theirs.paths.record} and {paths.record} are the same cell; {whose} {why} and stays ({place})"
         )
         if whose == "ours":
+            _restore_profile(theirs, files, paths, out)
             return
+        # Of one training, evaluated again, the costs stay as they were measured.
+        if "profile" not in files and paths.profile.exists():
+            if _of_weights(load(paths).profile, theirs.run):
+                files = {**files, "profile": paths.profile.read_bytes()}
+            else:
+                out.notes.append(f"profile: {paths.profile} was of the training that went, and went with it")
         # The record first: what an interruption leaves is then a cell without a record, which the same command copies.
         for old in (paths.record, paths.profile, paths.detections, paths.val_detections, paths.checkpoint):
             old.unlink(missing_ok=True)
@@ -208,6 +216,17 @@ def _restore(theirs: Stored, files: dict[str, bytes], paths: CellPaths, out: Mer
             out.notes.append(f"restored: {path} was missing beside its record")
         elif path.read_bytes() != files[what]:
             out.notes.append(f"profile: {theirs.paths.profile} says otherwise than {path}, which stays")
+
+
+def _restore_profile(theirs: Stored, files: dict[str, bytes], paths: CellPaths, out: Merged) -> None:
+    """Their profile for our record of the same training, where it has none."""
+    if "profile" in files and not paths.profile.exists() and _of_weights(theirs.profile, load(paths).run):
+        write_atomic(paths.profile, files["profile"])
+        out.notes.append(f"restored: {paths.profile} was missing beside its record")
+
+
+def _of_weights(profile: ProfileRecord | None, run: RunRecord) -> bool:
+    return profile is not None and profile.weights_sha256 is not None and profile.weights_sha256 == run.weights_sha256
 
 
 def _is_published(into: Path) -> bool:

@@ -356,6 +356,12 @@ def label(name: str, variant: str) -> str:
     return f"{spec.label} {VARIANTS[variant].label if spec.ablatable else variant.replace('_', ' ')}"
 
 
+def label_of(name: str) -> str:
+    """The label of `model` or `model:variant`, as `Cell.name` has it."""
+    model, variant = split_name(name)
+    return label(model, variant or "default")
+
+
 def missing_extra(name: str) -> str | None:
     """The one line to print when the library behind model `name` is not installed, else None."""
     return next(iter(missing_extras([name])), None)

@@ -747,6 +747,7 @@ def _profile(
     from benchmarks.cost.reporting import reporting
     from benchmarks.trained import load_trained
 
+    plan = profiles.FULL if full else profiles.QUICK
     for name, prepared in data.items():
         first: dict[str, Cell] = {}
         for cell in cells:
@@ -757,7 +758,7 @@ def _profile(
             say(f"not profiled on {name}, since their weights are not in {out}: {', '.join(sorted(gone))}")
         chosen = list(first.values())
         sessions: set[str] = set()
-        done = [profiles.profiled(load(CellPaths.of(out, cell)), sessions) for cell in chosen]
+        done = [profiles.profiled(load(CellPaths.of(out, cell)), sessions, plan) for cell in chosen]
         if not chosen or (all(done) and len(sessions) == 1):
             continue
         needed = sum(_profile_seconds(load(CellPaths.of(out, cell)).run, full) for cell in chosen)
@@ -781,7 +782,7 @@ def _profile(
                     device=device,
                     reference=reference,
                     load_model=lambda cell, prepared=prepared: load_trained(cell, prepared, out, device),  # type: ignore[misc]
-                    plan=profiles.FULL if full else profiles.QUICK,
+                    plan=plan,
                     threads=threads,
                     report=reported,
                 )

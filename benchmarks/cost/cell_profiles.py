@@ -27,8 +27,10 @@ FULL = Plan(runs=200, warmup=50, min_seconds=10.0, seconds=2.0)
 """QUICK is the plan of a suite's quick tier, FULL that of its other tiers; a figure that is quoted needs FULL."""
 
 
-def profiled(stored: Stored, sessions: set[str]) -> bool:
-    """Whether a finished cell's profile is there, for the run it belongs to; adds its session."""
+def profiled(stored: Stored, sessions: set[str], plan: Plan) -> bool:
+    """Whether a finished cell's profile is there, for the run it belongs to, of as many rounds as are planned; adds its
+    session.
+    """
     if stored.profile is None or stored.profile.cell_id != stored.run.cell_id:
         return False
     if stored.profile.weights_sha256 is not None:
@@ -36,6 +38,9 @@ def profiled(stored: Stored, sessions: set[str]) -> bool:
             return False  # the cell was run again since
     elif stored.profile.provenance.started < stored.run.provenance.ended:
         return False  # the same, of profiles that name no weights: by the clock, which may have been set back
+    timed = stored.profile.latency
+    if timed is not None and timed.session.get("rounds", plan.runs) < plan.runs:
+        return False  # by a shorter plan, that of a quick tier
     sessions.add(stored.profile.session)
     return True
 

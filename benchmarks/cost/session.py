@@ -396,6 +396,11 @@ def session(
         timing = kept.timing(key, entries, until, latencies)
         place(size, timing["found"])
         for name in entries.keys() & timing["failed"].keys():
+            # What an earlier session found of it was timed beside other times of the others.
+            if size == 1:
+                costs[name].latency = None
+            else:
+                costs[name].batch_latency.pop(size, None)
             costs[name].missing["latency" if size == 1 else f"batch_latency.{size}"] = timing["failed"][name]
         saved(costs)
     for i, size in enumerate(plan.batch_sizes):

@@ -11,7 +11,7 @@ from ablations.effects import LEAST_RUNS, Effect, Key, holm, paired, points
 from benchmarks import models
 from benchmarks.metrics.spread import DIFFERENCE, RunMetric, estimate, independent
 from benchmarks.report.budget import ENDS
-from benchmarks.report.rows import Row
+from benchmarks.report.rows import Row, has_scales_of
 
 LEVEL = 0.05
 """Below which Holm's p, over every pair of a table that may be ranked, tells the best of it from another."""
@@ -88,17 +88,14 @@ def unpaired(a: Row, b: Row) -> str | None:
     odd = [name for name in SAME if a.request.get(name) != b.request.get(name)]
     if a.scale == b.scale and a.request.get("weights") != b.request.get("weights"):
         odd.append("weights")
-    elif a.scale != b.scale and all(_has_scales_of(*pair) for pair in ((a, b), (b, a))):
+    elif a.scale != b.scale and all(has_scales_of(one.name, other.scale) for one, other in ((a, b), (b, a))):
         odd.append("scale")
     if not odd:
-        return None
+        versions = [name for name, its in a.trained_by.items() if its != b.trained_by.get(name)]
+        told = ", ".join(f"{name} {a.trained_by[name]} and {b.trained_by.get(name)}" for name in versions)
+        return f"Trained by different versions of the code ({told}). They are not paired." if versions else None
     told = ", ".join(f"{name} {_shown(a, name)} and {_shown(b, name)}" for name in odd)
     return f"Trained by different recipes ({told}). They are not paired."
-
-
-def _has_scales_of(row: Row, other: Row) -> bool:
-    """Whether a row's model can be built at the scale of another's: scales of two libraries are no two sizes of one."""
-    return other.scale in models.get(models.split_name(row.name)[0]).scales.values()
 
 
 def _shown(row: Row, name: str) -> str:
@@ -177,7 +174,8 @@ def verdict(section: Sequence[Row]) -> list[str]:
             if (sentence := _best(ranked, name, what)) is not None:
                 out.append(sentence)
     elif len(ranked) > 1:
-        out.append(f"Trained by different recipes, and ranked against nothing: {', '.join(r.title for r in ranked)}.")
+        titles = ", ".join(row.title for row in ranked)
+        out.append(f"Trained by different recipes or versions, and ranked against nothing: {titles}.")
     elif all(row.runs == 1 for row in measured):
         out.append("One training each: nothing is ranked.")
     else:
@@ -270,10 +268,13 @@ def _best(ranked: Sequence[Row], name: str, what: str) -> str | None:
 
 
 def at_twice(a: Row, b: Row, name: str, folds: Collection[int] | None = None) -> Effect | None:
-    """The paired difference of two rows' trainings of twice the schedule; None without any that both have.
+    """The paired difference of two rows' trainings of twice the schedule; None without any that both have, and where
+    some diverged.
 
     folds: those that it is over; None is all of them.
     """
+    if any(folds is None or fold in folds for one in (a, b) for fold, _ in one.gone_at_twice):
+        return None
     ours, theirs = (
         {key: one for key, one in row.twice.get(name, {}).items() if folds is None or key[0] in folds} for row in (a, b)
     )
@@ -282,6 +283,8 @@ def at_twice(a: Row, b: Row, name: str, folds: Collection[int] | None = None) ->
 
 def _at_twice(first: Row, row: Row, name: str) -> str:
     """What became of a lead at twice the schedule: one that goes away there was a faster start."""
+    if gone := [one.title for one in (first, row) if one.gone_at_twice]:
+        return f"at twice the schedule trainings of {' and of '.join(gone)} diverged: not told there"
     effect = at_twice(first, row, name)
     if effect is None:
         return "not tried at twice the schedule"
@@ -304,7 +307,7 @@ def counterpart(row: Row, section: Sequence[Row]) -> Row | None:
     """
     whole = models.label(models.split_name(row.name)[0], "default")
     reference = next((r.reference for r in section if r.reference), ENDS[1])  # where nothing was profiled
-    label = whole if row.label != whole else models.label(reference, "default")
+    label = whole if row.label != whole else models.label_of(reference)
     if label == row.label:
         return None
     left = [r for r in section if r.label == label]

@@ -20,7 +20,7 @@ from ablations.effects import UNTRAINED_BELOW, Learning
 from benchmarks import models, published
 from benchmarks.cells import Cell
 from benchmarks.report import budget, history, latency, machines, papers, tables
-from benchmarks.report.comparisons import comparable, over_folds
+from benchmarks.report.comparisons import by_result, over_folds
 from benchmarks.report.escaping import plain
 from benchmarks.report.labels import Rectangle, place
 from benchmarks.report.rows import Row, belonging, rows
@@ -225,7 +225,7 @@ def figure(
     panels, without = [*beside], []
     for title, section in tables.sections(all_rows).items():
         # A mean over other folds may be higher since these are easier.
-        ranked = comparable(section)
+        ranked = by_result(section, "AP50")
         folds = max((row.folds for row in ranked), key=len, default=())
         ranked = [row for row in ranked if row.folds == folds]
         if marks := [mark for row in section if (mark := _mark(row, axis, ranked)) is not None]:

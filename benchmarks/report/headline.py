@@ -61,7 +61,8 @@ def _lines(title: str, section: Sequence[Row]) -> list[str]:
                 out.append(_line(name, a, b, folds, a.epochs, samples, effects))
         first = [[_of(shared[:1], row.twice.get(name, {})) for name in _METRICS] for row in (a, b)]
         if min(len(each[0]) for each in first) >= LEAST_RUNS:
-            later = [at_twice(a, b, name, shared[:1]) if unranked(a, b) is None else None for name in _METRICS]
+            ranked = unranked(a, b) is None and len(set(first[0][0]) & set(first[1][0])) >= LEAST_RUNS
+            later = [at_twice(a, b, name, shared[:1]) if ranked else None for name in _METRICS]
             out.append(_line(name, a, b, shared[:1], 2 * a.epochs, first, later))
     return out
 
@@ -83,6 +84,9 @@ def _line(
     values = ["{} ({})".format(*(_mean(metric) for metric in each)) for each in samples]
     shown = ["not ranked"] * 2 if effects[0] is None else [told(effect) for effect in effects]
     counts = f"{trainings[0]}" if trainings[0] == trainings[1] else f"{trainings[0]}, {trainings[1]}"
+    together = len(set(samples[0][0]) & set(samples[1][0]))
+    if together < min(trainings):
+        counts += f" ({together} in pairs)"
     return f"| {md(title)} | {', '.join(map(str, folds))} | {epochs} | {counts} | {' | '.join([*values, *shown])} |"
 
 

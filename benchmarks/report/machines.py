@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from ablations.effects import Between, between
 from benchmarks import models
-from benchmarks.cells import digest_of
+from benchmarks.cells import apart, digest_of, request_of
 from benchmarks.report import budget
 from benchmarks.report.escaping import markdown as md
 from benchmarks.store import Provenance, RunRecord
@@ -33,17 +33,22 @@ def section(runs: Iterable[RunRecord]) -> list[str]:
     ]
     pools: dict[tuple[str, str], list[Values]] = defaultdict(list)
     named: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
-    for row in rows:
-        cell = next(iter(row.values()))[0].cell
+    firsts = [next(iter(row.values()))[0] for row in rows]
+    names = [(run.cell.dataset, models.label(run.cell.model, run.cell.variant)) for run in firsts]
+    places = [(*name, run.cell.fold, run.cell.recipe.epochs) for name, run in zip(names, firsts, strict=True)]
+    asides = _asides(places, [_made(run) for run in firsts])
+    for row, run, (dataset, label), aside in zip(rows, firsts, names, asides, strict=True):
         shown = "; ".join(f"{kind} {100 * _mean(of):.1f} ({len(of)})" for kind, of in row.items())
-        label = models.label(cell.model, cell.variant)
-        lines.append(f"| {md(cell.dataset)} | {md(label)} | {cell.fold} | {cell.recipe.epochs} | {md(shown)} |")
-        recipe = cell.dataset, budget.recipe_of(cell.model_copy(update={"device_class": None}))
+        cell = run.cell
+        lines.append(f"| {md(dataset)} | {md(label + aside)} | {cell.fold} | {cell.recipe.epochs} | {md(shown)} |")
+        recipe = dataset, budget.recipe_of(cell.model_copy(update={"device_class": None}))
         pools[recipe].append(row)
         named[recipe][label] = None
+    titles = [(dataset, ", ".join(named[dataset, recipe])) for dataset, recipe in pools]
+    facts = [_made(next(iter(pool[0].values()))[0], of_model=False) for pool in pools.values()]
     told = [
-        f"- {md(recipe[0])}, {md(', '.join(named[recipe]))}: {'; '.join(_told(pool)) or 'not judged'}."
-        for recipe, pool in pools.items()
+        f"- {md(', '.join(title) + aside)}: {'; '.join(_told(pool)) or 'not judged'}."
+        for title, aside, pool in zip(titles, _asides(titles, facts), pools.values(), strict=True)
     ]
     return [
         *lines,
@@ -57,6 +62,23 @@ def section(runs: Iterable[RunRecord]) -> list[str]:
         f"CPUs of which records do not say what vectors they have, are left out.{_versions(rows)}",
         "",
     ]
+
+
+def _asides(titles: Sequence[Hashable], made: Sequence[Mapping[str, object]]) -> list[str]:
+    """After each title what tells it from others of the same."""
+    same: dict[Hashable, list[Mapping[str, object]]] = defaultdict(list)
+    for title, its in zip(titles, made, strict=True):
+        same[title].append(its)
+    return [f" ({it})" if (it := apart(its, same[title])) else "" for title, its in zip(titles, made, strict=True)]
+
+
+def _made(run: RunRecord, of_model: bool = True) -> dict[str, object]:
+    """What was asked of a training but its model, length and machine, and the versions that made it."""
+    asked = request_of(run.cell)
+    facts = {k: v for k, v in asked.items() if k not in ("model", "variant", "epochs", "device_class")}
+    versions = (name for name in _TRAINED_WITH if of_model or name != "builder")
+    of_set = {"split": run.cell.split, "image_size": run.cell.image_size}
+    return {**of_set, **facts, **{name: getattr(run.fingerprint, name) for name in versions}}
 
 
 def kind(its: Provenance) -> str | None:

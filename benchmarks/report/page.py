@@ -326,7 +326,7 @@ def _latency(group: Sequence[Stored], reference: str | None) -> dict[str, Any] |
         "p90": latency.p90["end_to_end"] / median,
         "p99": latency.p99["end_to_end"] / median,
         "ratio": latency.ratio,
-        "reference": models.label(latency.reference, "default"),
+        "reference": models.label_of(latency.reference),
         "shares": {name: v / median for name, v in latency.p50.items() if name != "end_to_end"},
     }
 

@@ -115,7 +115,8 @@ class Row:
     ratio_interval: tuple[float, float] | None
     reference: str | None
     training_s: Mapping[str, float]
-    """Of one training at most, by machine, threads and how it was shared: times of one are compared, of two not."""
+    """Of one training at most, by its images, machine, threads and how it was shared: times of one are compared, of two
+    not."""
     training_ratio: float | None
     """To that of the reference, of trainings in the same circumstances."""
     device_class: str | None
@@ -139,8 +140,14 @@ class Row:
     """What tells the row from others of its label in its table."""
     twice: Mapping[str, Mapping[tuple[int, int], RunMetric]] = field(default_factory=dict)
     """AP50 and AP small of each training at twice the schedule, by (fold, seed), from every record there is."""
+    gone_at_twice: tuple[tuple[int, int], ...] = ()
+    """(fold, seed) of the trainings at twice the schedule that diverged: those of `twice` are the lucky ones."""
     timed_on: str = ""
     """In what circumstances `ratio` was measured: those of two machines are not compared."""
+    session: str = ""
+    """In which it was: models of one session were timed in turns."""
+    trained_by: Mapping[str, object] = field(default_factory=dict)
+    """Versions of what trains every model: of two of them trainings are not paired."""
 
     @property
     def table(self) -> budget.Table:
@@ -310,20 +317,44 @@ def _never_found(measured: list[Metrics]) -> dict[str, int]:
     return {name: n for name, n in boxes.items() if n and name not in found}
 
 
-def _with_one_reference(found: list[Row]) -> list[Row]:
-    """Ratios of one table are to one model on one machine, the commonest: others are left out."""
+def has_scales_of(name: str, scale: str) -> bool:
+    """Whether a model can be built at a scale: scales of two libraries are no two sizes of one."""
+    return scale in models.get(models.split_name(name)[0]).scales.values()
 
-    counts: dict[budget.Table, Counter[tuple[str, str]]] = {}
+
+def _with_one_reference(found: list[Row]) -> list[Row]:
+    """Ratios of one table are to one model of one scale on one machine, the commonest: others are left out."""
+    timed: dict[budget.Table, list[Row]] = {}
     for row in found:
         if row.reference is not None:
-            counts.setdefault(row.table, Counter())[row.reference, row.timed_on] += 1
-    common = {key: names.most_common(1)[0][0] for key, names in counts.items()}
+            timed.setdefault(row.table, []).append(row)
+    scales = {id(row): _scale_of_reference(row, those) for those in timed.values() for row in those}
+
+    def to(row: Row) -> tuple[str | None, str, str | None]:
+        return row.reference, row.timed_on, scales.get(id(row))
+
+    common = {}
+    for table, those in timed.items():
+        # Where a reference's scale is not known it is the only one that its table has, or the ratio to it is left out.
+        counts = Counter(to(row) for row in those if to(row)[2] is not None) or Counter(map(to, those))
+        (name, where, scale), _ = counts.most_common(1)[0]
+        alone = len({s for n, w, s in counts if (n, w) == (name, where)}) == 1
+        common[table] = {(name, where, scale), (name, where, None if alone else scale)}
     return [
         row
-        if (row.reference, row.timed_on) == common.get(row.table)
+        if row.reference is not None and to(row) in common[row.table]
         else replace(row, ratio=None, ratio_interval=None, reference=None)
         for row in found
     ]
+
+
+def _scale_of_reference(row: Row, timed: Sequence[Row]) -> str | None:
+    """Of the model that a row's ratio is to: as it stands in the row's session, else the row's own where it has it."""
+    assert row.reference is not None
+    beside = {r.scale for r in timed if r.session == row.session and r.name == row.reference}
+    if len(beside) == 1:
+        return beside.pop()
+    return row.scale if has_scales_of(row.reference, row.scale) else None
 
 
 def _with_training_ratios(found: list[Row]) -> list[Row]:
@@ -333,6 +364,8 @@ def _with_training_ratios(found: list[Row]) -> list[Row]:
         table = [r for r in found if r.table == row.table]
         name = next((r.reference for r in table if r.reference is not None), budget.ENDS[1])
         like = [r for r in table if r.name == name and r.epochs == row.epochs and "native" not in r.label]
+        if has_scales_of(name, row.scale):
+            like = [r for r in like if r.scale == row.scale]
         reference = like[0] if len(like) == 1 else None  # of several, nobody could say which
         if reference is not None and (where := sorted(row.training_s.keys() & reference.training_s.keys())):
             fastest = min(where, key=lambda one: reference.training_s[one])
@@ -342,11 +375,13 @@ def _with_training_ratios(found: list[Row]) -> list[Row]:
 
 
 def _training_seconds(group: Iterable[Stored]) -> dict[str, float]:
-    """What a training takes at most, by where it was made: the least of those made there, since each says at most."""
+    """What a training takes at most, by where it was made and of how many images: the least of such ones, since each
+    says at most.
+    """
     out: dict[str, float] = {}
     for run in (s.run for s in group if s.run.status == "ok"):
         if (took := run.training_seconds) is not None:
-            where = _where(run)
+            where = f"{_where(run)}, {run.train_images} images"
             out[where] = min(took, out.get(where, took))
     return out
 
@@ -395,6 +430,7 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
     # One profile may lack what another has: a count that failed, a machine that was busy.
     macs = next((p.macs.macs for p in profiles if p.macs is not None), None)
     latency, timed = next(((p.latency, p) for p in profiles if p.latency is not None), (None, None))
+    twice = lengths.twice(first)
     return Row(
         dataset=cell.dataset,
         split=cell.split,
@@ -435,7 +471,10 @@ def _row(group: list[Stored], spreads: Spreads, studied: Sequence[Course], lengt
         learning=budget.verdict(first, studied),
         cell_ids=tuple(s.run.cell_id for s in sorted(group, key=lambda s: (s.run.cell.fold, s.run.cell.seed))),
         timed_on=_circumstances(timed.provenance) if timed is not None else "",
-        twice={name: samples_of(name, lengths.twice(first)) for name in ("AP50", "AP_small")},
+        session=timed.session if timed is not None else "",
+        trained_by={name: getattr(first.fingerprint, name) for name in ("recipe", "transforms")},
+        twice={name: samples_of(name, twice) for name in ("AP50", "AP_small")},
+        gone_at_twice=tuple(sorted((r.cell.fold, r.cell.seed) for r in twice if r.status == "diverged")),
     )
 
 
@@ -471,22 +510,24 @@ class Spreads:
     """The variance between trainings of a family on one data set under one recipe, from every record there is."""
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
-        self._runs: dict[str, dict[tuple[str, int], list[RunRecord]]] = {}
+        self._runs: dict[str, dict[tuple[str, int, int], list[RunRecord]]] = {}
         for run in runs:
-            row = self._runs.setdefault(self._tier(run.cell), {}).setdefault((run.cell.name, run.cell.fold), [])
-            row.append(run)
+            one = run.cell.name, run.fingerprint.builder, run.cell.fold
+            self._runs.setdefault(self._tier(run), {}).setdefault(one, []).append(run)
 
     @staticmethod
-    def _tier(cell: Cell) -> str:
-        """All of a cell but the model, the variant, the fold and the seed; of the model its family."""
-        rest = cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
-        return digest_of([models.get(cell.model).family, rest])
+    def _tier(run: RunRecord) -> str:
+        """All of a cell but the model, the variant, the fold and the seed, and what trained it; of the model its
+        family.
+        """
+        rest = run.cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
+        return digest_of([models.get(run.cell.model).family, rest, budget.made_alike(run)])
 
     def of(self, name: str, row: list[RunRecord]) -> Training | None:
         """The variance of a metric between trainings of models like that of a row, from other runs than its own."""
-        own, cell = {run.cell_id for run in row}, row[0].cell
+        own = {run.cell_id for run in row}
         found = []
-        for runs in self._runs.get(self._tier(cell), {}).values():
+        for runs in self._runs.get(self._tier(row[0]), {}).values():
             values = [run.metrics.value(name) for run in runs if run.metrics is not None and run.cell_id not in own]
             found.append([v for v in values if v is not None])
         return pooled(found)

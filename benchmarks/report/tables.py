@@ -100,7 +100,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def reference_label(row: Row) -> str:
     """The model that a row's ratios are to, as tables name it."""
-    return models.label(row.reference, "default") if row.reference else "–"
+    return models.label_of(row.reference) if row.reference else "–"
 
 
 def sections(all_rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -206,7 +206,7 @@ def _what_intervals_cover(section: Sequence[Row]) -> list[str]:
     borrowed = {value.training for value in covers.values() if value.training is not None}
     for training in sorted(borrowed, key=lambda t: (t.runs, t.variance)):
         labels = [label for label, value in covers.items() if value.training == training]
-        whose = f"{training.runs - training.own} published trainings of the family"
+        whose = f"{training.runs - training.own} other trainings of the family"
         whose += f" and its own {training.own}, {training.runs} together" if training.own else ""
         spread = f"SD {100 * training.variance**0.5:.1f} points of AP50"
         out.append(f"The spread between trainings of {', '.join(labels)} is that of {whose}: {spread}.")

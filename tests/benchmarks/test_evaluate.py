@@ -183,6 +183,9 @@ def test_neither_file_nor_folder(synthetic, test_images, tmp_path: Path) -> None
         (("--detections", "x.json", "--dataset", "synthetic_small"), "there is no x.json"),
         (("--detections", "x.json", "--dataset", "synthetic_small", "--fold", "9"), "folds 0 to 3"),
         (("r.json", "--out", "m.json"), "--out goes with --detections"),
+        (("r.json", "--fold", "0"), "--fold goes with --detections"),
+        (("r.profile.json",), "only profiles are given"),
+        (("r.profile.json", "--evaluator", "pycocotools"), "only profiles are given"),
         (("r.json", "--detections", "x.json"), "give run records, or"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
@@ -431,6 +434,7 @@ def test_a_training_that_diverged_stops_no_others(published, data_root: Path, tm
         done = call("evaluate", path, *more, "--data-root", data_root)
         assert done.returncode == 0, done.stderr
         assert "diverged, there is nothing to evaluate" in " ".join(done.stdout.split())
+        assert "pycocotools has" not in done.stdout, "of nothing"
 
 
 def test_options_of_records_are_refused_beside_detections(tmp_path: Path) -> None:

@@ -78,6 +78,41 @@ def test_files_that_ours_lacks_are_restored_and_a_profile_that_says_otherwise_is
     assert merge([tmp_path / "theirs"], tmp_path / "ours").notes == []
 
 
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("timed", ["ours", "theirs"])
+def test_what_a_training_costs_stays_when_it_is_evaluated_again(tmp_path: Path, timed: str, same: bool) -> None:
+    """Theirs, evaluated by the newer evaluator, takes the place of ours; the profile is of the weights."""
+    cell = make_cell()
+    for folder, evaluator, weights in (("ours", 1, "a" * 64), ("theirs", 2, ("a" if same else "b") * 64)):
+        versions = make_record().fingerprint.model_copy(update={"evaluator": evaluator})
+        ended = f"2026-01-01T00:0{2 if same or folder == 'ours' else 1}:00+00:00"
+        made = make_record().provenance.model_copy(update={"ended": ended})
+        run = make_record(cell, fingerprint=versions, weights_sha256=weights, provenance=made)
+        paths = CellPaths.of(tmp_path / folder, cell)
+        write_record(paths.record, run)
+        if folder == timed:
+            write_record(paths.profile, make_profile(run, weights_sha256=weights))
+    ours = CellPaths.of(tmp_path / "ours", cell)
+    found = merge([tmp_path / "theirs"], tmp_path / "ours")
+    assert read_record(ours.record, RunRecord).fingerprint.evaluator == 2
+    assert ours.profile.exists() is (same or timed == "theirs")
+    gone = [f"profile: {ours.profile} was of the training that went, and went with it"]
+    assert found.notes == (gone if timed == "ours" and not same else [])
+
+
+def test_a_record_of_ours_that_stays_takes_the_profile_of_its_training(tmp_path: Path) -> None:
+    cell = make_cell()
+    for folder, evaluator in (("ours", 2), ("theirs", 1)):
+        versions = make_record().fingerprint.model_copy(update={"evaluator": evaluator})
+        run = make_record(cell, fingerprint=versions, weights_sha256="a" * 64)
+        write_record(CellPaths.of(tmp_path / folder, cell).record, run)
+    theirs, ours = (CellPaths.of(tmp_path / folder, cell) for folder in ("theirs", "ours"))
+    write_record(theirs.profile, make_profile(read_record(theirs.record, RunRecord), weights_sha256="a" * 64))
+    found = merge([tmp_path / "theirs"], tmp_path / "ours")
+    assert found.notes == [f"restored: {ours.profile} was missing beside its record"]
+    assert ours.profile.read_bytes() == theirs.profile.read_bytes()
+
+
 def test_a_folder_of_records_within_is_named_unless_it_is_given_too(tmp_path: Path) -> None:
     put(tmp_path / "a")
     put(tmp_path / "a" / "_budget", make_cell(seed=1))

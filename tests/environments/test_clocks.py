@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cost.cell_profiles import profiled
+from benchmarks.cost.cell_profiles import FULL, profiled
 from benchmarks.store import ProfileRecord, Stored
 from tests.benchmarks.conftest import make_record
 
@@ -22,7 +22,7 @@ def test_a_profile_is_of_the_weights_that_it_names_whatever_the_clock_says() -> 
             weights_sha256=weights,
             **about,
         )
-        return profiled(Stored(run, profile, None), set())
+        return profiled(Stored(run, profile, None), set(), FULL)
 
     assert not is_adopted(late, "old"), "the cell was run again, and the clock had been set back"
     assert is_adopted(early, "new"), "the clock was set back after the training"

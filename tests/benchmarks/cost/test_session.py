@@ -170,6 +170,20 @@ def test_a_kept_timing_that_lacks_an_entry_is_measured_again(tmp_path: Path):
     assert costs["b"].throughput
 
 
+def test_what_fails_in_a_later_session_has_no_times_of_an_earlier_one(tmp_path: Path):
+    """They would stand beside times of the others from another process."""
+    plan = replace(PLAN, runs=40, latency_batches=(1, 2), batch_sizes=(), memory=False, count_images=0)
+    kept = partial(Kept, tmp_path / "kept", "it")
+    cut = _session({"a": Small(net=5.0), "b": Small(net=5.0)}, plan, deadline=time.monotonic() + 0.3, kept=kept())
+    assert cut["b"].latency["session"]["cut"]
+    broken = Small()
+    broken.body = nn.Conv2d(4, 4, 3)  # not of three channels
+    costs = _session({"a": Small(), "b": broken}, plan, kept=kept())
+    assert (costs["b"].latency, costs["b"].batch_latency) == (None, {})
+    assert {"latency", "batch_latency.2"} <= set(costs["b"].missing)
+    assert len(costs["a"].latency["samples_ms"]["end_to_end"]) == 40
+
+
 def test_energy_that_was_measured_is_there_when_the_time_is_up_or_nothing_meters_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
