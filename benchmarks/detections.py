@@ -100,6 +100,8 @@ class Detections:
             ) from e
 
 
+LEAST_ROWS = 10
+"""Fewer boxes do not tell what their numbers are."""
 OUTSIDE_PX = 1.0
 """How far a box may reach over the border of its image, in pixels: rounding does that, other coordinates do more."""
 
@@ -116,10 +118,14 @@ class Read:
     """Rows of the set's other images."""
     repeated: int = 0
     """Rows of these images that stand in the file before, to the last digit."""
+    counted: tuple[str, ...] = ()
+    """Classes by the numbers that the file has, from 0; () where it has ids."""
 
     def notes(self, per_image: int) -> list[str]:
         """What a reader of the numbers must know, a line each."""
         out = []
+        if len(self.counted) > 1:
+            out.append(f"classes by their numbers: {', '.join(f'{k} {name}' for k, name in enumerate(self.counted))}")
         if self.elsewhere:
             out.append(f"left out: {self.elsewhere} detections of images that are not in this part of the split")
         counts = np.diff(self.detections.offsets)
@@ -132,6 +138,13 @@ class Read:
             out.append(
                 f"repeated to the last digit: {self.repeated} rows, which count as false detections; a padded "
                 "distributed sampler makes such"
+            )
+        x, y, right, below = self.detections.boxes.astype(float).T
+        inside = (x > 0) & (y > 0)
+        if not self.counted and inside.sum() >= LEAST_ROWS and ((right > 2 * x) & (below > 2 * y))[inside].all():
+            out.append(
+                "of every box the third number is above the first, and the fourth above the second: are they x1 y1 x2 "
+                "y2? COCO's are x y width height"
             )
         over = int((counts - per_image).clip(min=0).sum())
         if over:
@@ -157,6 +170,8 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str], ids: Path
     """
     if not path.exists():
         raise RequestError(f"there is no {path}")
+    if path.is_dir() and ids is not None:
+        raise RequestError(f"--ids is for COCO results; {path} is a folder of YOLO files, which name images and count")
     if path.is_dir():
         rows = list(_yolo(path, data))
     elif path.suffix.lower() == ".json":
@@ -186,7 +201,7 @@ def read(path: Path, data: PreparedDataset, file_names: Sequence[str], ids: Path
         np.array([row[2] for row in kept], dtype=np.float64),
         np.array([row[3] for row in kept], dtype=np.int64),
     )
-    return Read(detections, elsewhere, repeated)
+    return Read(detections, elsewhere, repeated, tuple(data.classes) if path.is_dir() else ())
 
 
 def _stems(data: PreparedDataset) -> dict[str, str]:
@@ -215,7 +230,9 @@ class _Images:
     """Which image a row is of."""
 
     def __init__(self, data: PreparedDataset, part: Sequence[str], ids: dict[_Id, str] | None) -> None:
-        self._data = data
+        from benchmarks.datasets.readers.base import IMAGE_SUFFIXES  # metrics need no data sets
+
+        self._data, self._part, self._suffixes = data, set(part), IMAGE_SUFFIXES
         self._stems = _stems(data)
         self._names = {image["file_name"] for image in data.images}
         self._bare = Counter(Path(name).stem for name in self._names)
@@ -259,7 +276,7 @@ class _Images:
         if same:
             return same[0] if len(same) == 1 else None
         # A picture that was encoded anew has another suffix than in its source.
-        anew = str(Path(text).with_suffix(".png")) if Path(text).suffix else ""
+        anew = str(Path(text).with_suffix(".png")) if Path(text).suffix.lower() in self._suffixes else ""
         if anew in self._names:
             return anew
         # A stem without a folder may be that of images in several.
@@ -294,13 +311,32 @@ class _Images:
                 stems.setdefault(int(stem.rpartition("/")[2]), []).append(name)
         if not numbers or not all(n in stems for n in numbers):
             return
-        if not all(n in self._by_id for n in numbers):
-            self._by_id = stems
-        elif not self._sourced and any(self._by_id[n] != stems[n] for n in numbers):
+        complete = all(n in self._by_id for n in numbers)
+        if complete and all(self._by_id[n] == stems[n] for n in numbers):
+            return
+
+        def covered(of: dict[_Id, list[str]]) -> int:
+            return len({name for n in numbers for name in of.get(n, ())} & self._part)
+
+        if complete and (not self._sourced or covered(stems) > covered(self._by_id)):
             raise DataError(
                 f"{path}: image_id may be an id or the number that a file of {self._data.name} is called by; "
                 "write file_name beside it, or say with --ids FILE which COCO file has these ids"
             )
+        if not complete and covered(stems) >= covered(self._by_id):
+            self._by_id = stems
+
+    def check_bare(self, called: Collection[str], path: Path) -> None:
+        """DataError where a file calls images by names without their folders, and several images have one of these."""
+        texts = [text.replace("\\", "/") for text in called]
+        if any("/" in text for text in texts):
+            return
+        for text in texts:
+            if len(same := sorted(self._bases.get(text, []))) > 1:
+                raise DataError(
+                    f"{path} may mean {same[0]} or {same[1]} by {text!r}, since it names no folder; write file_name as "
+                    f"in {self._data.root / 'annotations.json'}"
+                )
 
     def of(self, entry: dict[str, Any], where: str) -> str:
         """File name of the image of a row. DataError where nothing or no one thing says it."""
@@ -429,7 +465,10 @@ def _coco(path: Path, data: PreparedDataset, part: Sequence[str], ids: Path | No
     if ids is None:
         bare = [_plain(entry.get("image_id")) for _, entry in rows if not isinstance(entry.get("file_name"), str)]
         images.choose({n for n in bare if isinstance(n, int)}, path)
+        called = (entry.get("file_name", entry.get("image_id")) for _, entry in rows)
+        images.check_bare({one for one in called if isinstance(one, str)}, path)
     known: dict[_Id, str] = {}
+    _check_boxes(path, [entry["bbox"] for _, entry in rows])
     for where, entry in rows:
         name = images.of(entry, where)
         number = _plain(entry.get("image_id"))
@@ -440,6 +479,16 @@ def _coco(path: Path, data: PreparedDataset, part: Sequence[str], ids: Path | No
             raise DataError(f"{where}: bbox is not four finite numbers, x y width height")
         x, y, w, h = (float(v) for v in box)
         yield _checked(data, where, name, (x, y, x + w, y + h), entry["score"], classes.of(entry, where))
+
+
+def _check_boxes(path: Path, boxes: Sequence[Any]) -> None:
+    """DataError where all boxes of a file are fractions: they lie inside of every image."""
+    found = [b for b in boxes if isinstance(b, list) and len(b) == 4 and all(map(_is_number, b))]
+    if found and all(0 <= v <= 1 for b in found for v in b) and any(0 < v < 1 for b in found for v in b):
+        raise DataError(
+            f"{path}: every bbox lies in 0 to 1: fractions of the image; multiply x and width by its width, y and "
+            "height by its height"
+        )
 
 
 def _yolo(folder: Path, data: PreparedDataset) -> Iterator[_Row]:

@@ -164,8 +164,10 @@ def _of_file(
     val = None if validation is None else read(validation, data, split.val, ids)
     metrics = measure(data, split, test.detections, None if val is None else val.detections)
     console.print(summary(f"{path.name} on {dataset}, {split.name}, fold {fold}", metrics))
-    for line in test.notes(MAX_DETECTIONS):
-        console.print(line, highlight=False, soft_wrap=True)
+    read_files = {"": test} | ({} if val is None else {"validation: ": val})
+    for prefix, one in read_files.items():
+        for line in one.notes(MAX_DETECTIONS):
+            console.print(f"{prefix}{line}", highlight=False, soft_wrap=True)
     if out is not None:
         content = {
             "detections": path.name,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -47,7 +47,7 @@ class Tier(_Strict):
     datasets: tuple[str, ...] = Field((), description="instead of the suite's")
     split: dict[str, str] = Field({}, description="split lists of data sets, instead of their default ones")
     scale: str
-    image_size: int | Literal["native"]
+    image_size: Annotated[int, Field(ge=LEAST_PX)] | Literal["native"]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     recipe: dict[str, Any]
@@ -252,6 +252,9 @@ class Suite(_Strict):
             native = max(min(spec.native_size, cut.size) if cut else spec.native_size, LEAST_PX)
             title = (split or {}).get(dataset) or t.split.get(dataset) or spec.split
             count = spec.folds if title == spec.split else count_folds(dataset, title, root)
+            if folds is None and all(f >= count for f in t.folds):
+                asked = ", ".join(map(str, t.folds))
+                raise RequestError(f"tier {tier!r} has folds {asked}, and {title} 0 to {count - 1}; choose with --fold")
             for fold in folds if folds is not None else [f for f in t.folds if f < count]:
                 if not 0 <= fold < count:
                     raise RequestError(f"{title} has folds 0 to {count - 1}, not {fold}")

@@ -191,7 +191,10 @@ def _deep(image: Image.Image, data: bytes) -> NDArray[np.float64] | None:
         import torch
         from torchvision.io import ImageReadMode, decode_png
 
-        whole = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+        try:
+            whole = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+        except RuntimeError:  # its text names a path of the machine that built the reader
+            raise DataError("a PNG that is cut or damaged; replace the file") from None
         channels = whole.to(torch.int32).permute(1, 2, 0).numpy().astype(np.float64)
         return channels[..., : 1 if channels.shape[2] < 3 else 3]
     if image.format == "TIFF" and max(image.tag_v2.get(258, (8,)), default=8) > 8:  # type: ignore[attr-defined]

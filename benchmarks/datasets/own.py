@@ -100,7 +100,10 @@ def prepare(
         began = time.monotonic()
         inspector = Inspector((), policy or {}, strict)
         if inspector.policy.get("deep_image") == "fix":
-            inspector.deep = _deep_range(_read(opened, reader, format, unverified, lambda *_: "keep"))
+            before = Inspector((), policy or {}, strict)
+            content = _read(opened, reader, format, unverified, before.report)
+            before.expect(content.classes)
+            inspector.deep = _deep_range(content, before)
         content = _read(opened, reader, format, unverified, inspector.report)
         inspector.expect(content.classes)
         spec = catalogue.own_spec(name, unverified.title if unverified is not None else name, content.classes, 0, 0, 0)
@@ -145,12 +148,17 @@ def _renamed(parts: Mapping[str, str], renamed: Mapping[str, str]) -> dict[str, 
     return {name: part for name, part in parts.items() if name not in renamed} | moved
 
 
-def _deep_range(content: Content) -> images.Range:
-    """The smallest and largest value of all images with more than 8 bits: 12 bits in 16 are scaled as 12."""
+def _deep_range(content: Content, inspector: Inspector) -> images.Range:
+    """The smallest and largest value of all images with more than 8 bits: 12 bits in 16 are scaled as 12.
+
+    Of those that an inspector with the set's policy lets into it.
+    """
     found = [
         used
         for sample in content.samples
-        if sample.data is not None and (used := images.deep_values(sample.data, sample.file_name)) is not None
+        if sample.data is not None
+        and (used := images.deep_values(sample.data, sample.file_name)) is not None
+        and any(True for _ in inspector.clean([sample]))
     ]
     return images.Range(min(r.low for r in found), max(r.high for r in found)) if found else images.FULL
 
@@ -205,7 +213,8 @@ def _finish(
     """Add the split lists, and what the catalogue must know, to the manifest."""
     theirs = _their_split(data, parts, say)
     if len(data.images) < folds and not theirs:
-        raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {folds} folds; add images")
+        fewer = f", or --folds {len(data.images)}" if len(data.images) >= grouping.LEAST_FOLDS else ""
+        raise DataError(f"{data.name}: {len(data.images)} images cannot be split into {folds} folds; add images{fewer}")
     lists = {f"{data.name}-own-v1": theirs} if theirs else {}
     title = f"{data.name}-{folds}fold-v1"
     try:

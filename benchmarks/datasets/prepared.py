@@ -398,6 +398,8 @@ def build(
         )
     if not entries:
         raise DataError(f"{spec.name}: no image is left of the source")
+    if not annotations:
+        raise DataError(f"{spec.name}: no box in {len(entries)} images; do their labels lie where the format has them?")
     coco = {
         "info": {"description": spec.title, "version": str(spec.version), "url": spec.homepage},
         "licenses": [{"id": 1, "name": spec.licence, "url": spec.homepage}],

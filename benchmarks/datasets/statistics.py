@@ -76,7 +76,10 @@ def draw(data: PreparedDataset, frame: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    with sns.axes_style("whitegrid"), plt.rc_context({"svg.hashsalt": "canet-bench", "font.size": 9}):
+    with (
+        sns.axes_style("whitegrid"),
+        plt.rc_context({"svg.hashsalt": "canet-bench", "font.size": 9, "text.parse_math": False}),
+    ):
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
         palette = dict(zip(data.classes, sns.color_palette("colorblind", len(data.classes)), strict=True))
         style = {"hue": "class", "hue_order": data.classes, "palette": palette, "legend": False}

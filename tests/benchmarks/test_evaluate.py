@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.datasets import own
 from benchmarks.datasets.exporting import export
+from benchmarks.datasets.prepared import PreparedDataset
 from benchmarks.datasets.splits import load_split
 from benchmarks.detections import Detections, read
 from benchmarks.errors import DataError, RequestError
@@ -568,3 +569,103 @@ def test_evaluating_again_keeps_what_a_training_left_out(published, data_root: P
     assert update(record.model_copy(update={"train_images": 7}), paths, data_root).train_images == 7
     split = load_split("synthetic_small", SPLIT, 0)
     assert update(record.model_copy(update={"train_images": None}), paths, data_root).train_images == len(split.train)
+
+
+def numbered(tmp_path: Path, drop: str = "") -> tuple[PreparedDataset, tuple[str, ...], list[dict]]:
+    """Ten images whose ids are one above the numbers that their files are called by: set, test part, perfect rows."""
+    names = [f"{k:03d}.png" for k in range(10)]
+    content = coco_of(names, list(range(1, 11)), CATEGORIES)
+    files = {f"s/{name}": png(k) for k, name in enumerate(names)} | {"s/all.json": json.dumps(content).encode()}
+    if drop:
+        files[f"s/{drop}"] = b"no image"
+    source = write_folder(tmp_path / "numbered", files)
+    data = own.prepare("numbered", tmp_path / "data", source, policy={"corrupt_image": "drop"})
+    test = load_split("numbered", "numbered-5fold-v1", 0, tmp_path / "data").test
+    return data, test, perfect(content)
+
+
+def test_ids_of_the_source_stay_ids_where_one_of_its_images_was_dropped(tmp_path: Path) -> None:
+    """Every number is also one that a file is called by; they were all taken for such, and every box was wrong."""
+    data, test, rows = numbered(tmp_path, drop="004.png")
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([row for row in rows if row["image_id"] <= 9]))
+    with pytest.raises(DataError, match="has no image 5"):
+        read(file, data, test)
+    file.write_text(json.dumps([row for row in rows if row["image_id"] != 5]))
+    got = read(file, data, test).detections
+    assert len(got.labels) == len(test)
+    wanted = [2 + int(name[:3]) for name in got.file_names]
+    assert got.boxes[:, 0].tolist() == wanted
+
+
+def test_numbers_that_files_are_called_by_are_not_taken_for_ids_of_the_source(tmp_path: Path) -> None:
+    data, test, rows = numbered(tmp_path)
+    called = {int(name[:3]) for name in test}
+    file = tmp_path / "found.json"
+    file.write_text(
+        json.dumps([{**r, "image_id": r["image_id"] - 1} for r in rows if r["image_id"] - 1 in called - {0}])
+    )
+    with pytest.raises(DataError, match="may be an id or the number that a file"):
+        read(file, data, test)
+
+
+def test_a_name_with_dots_is_no_other_images(tmp_path: Path) -> None:
+    """Tools write the stem, which may end in what looks like a suffix."""
+    names = [f"part{k}{more}.png" for k in range(2) for more in ("", ".1", ".2")]
+    content = coco_of(names, list(range(6)), CATEGORIES)
+    data, order = own_set(tmp_path, content)
+    stems = {i["id"]: i["file_name"].removesuffix(".png") for i in content["images"]}
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{**row, "image_id": stems[row["image_id"]]} for row in perfect(content)]))
+    got = read(file, data, order).detections
+    assert got.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_boxes_as_fractions_are_refused_and_corners_are_told(tmp_path: Path) -> None:
+    content = coco_of(NAMES, [9, 8, 7, 6, 5, 4], CATEGORIES)
+    data, names = own_set(tmp_path, content)
+    rows = perfect(content)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{**row, "bbox": [v / 100 for v in row["bbox"]]} for row in rows]))
+    with pytest.raises(DataError, match="every bbox lies in 0 to 1: fractions"):
+        read(file, data, names)
+    corners = [{**row, "bbox": [x, y, x + w, y + h]} for row in rows for x, y, w, h in [row["bbox"]]]
+    said = "are they x1 y1 x2 y2?"
+    for found, doubtful in ((corners, False), ([*corners, *corners], True)):
+        file.write_text(json.dumps([{**row, "score": 0.9 - k / 100} for k, row in enumerate(found)]))
+        assert (said in " ".join(read(file, data, names).notes(100))) is doubtful, "six boxes tell too little"
+    away = {**rows[0], "bbox": [20, 18, 4, 4], "score": 0.1}
+    file.write_text(json.dumps([*({**r, "score": 0.9 - k / 100} for k, r in enumerate([*corners, *corners])), away]))
+    assert said not in " ".join(read(file, data, names).notes(100))
+
+
+def test_a_bare_name_that_images_of_two_folders_have_is_refused(tmp_path: Path) -> None:
+    names = ["a.png", "sub/a.png", "b.png", "c.png", "d.png", "e.png"]
+    content = coco_of(names, list(range(6)), CATEGORIES)
+    data, order = own_set(tmp_path, content)
+    named = {i["id"]: i["file_name"] for i in content["images"]}
+    file = tmp_path / "found.json"
+    rows = [{**row, "image_id": named[row["image_id"]].rpartition("/")[2]} for row in perfect(content)]
+    file.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"may mean a\.png or sub/a\.png by 'a\.png'"):
+        read(file, data, order)
+    file.write_text(json.dumps([{**row, "image_id": named[row["image_id"]]} for row in perfect(content)]))
+    assert read(file, data, order).detections.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_of_yolo_files_the_classes_numbers_are_told_and_ids_refused(tmp_path: Path) -> None:
+    data, order = own_set(tmp_path, coco_of(NAMES, list(range(6)), CATEGORIES))
+    labels = write_folder(tmp_path / "labels", {f"p{k}.txt": b"0 0.5 0.5 0.2 0.2 0.9\n" for k in range(6)})
+    assert read(labels, data, order).notes(100) == ["classes by their numbers: 0 dent, 1 burr"]
+    with pytest.raises(RequestError, match="--ids is for COCO results"):
+        read(labels, data, order, tmp_path / "nothing.json")
+
+
+def test_what_validation_lacks_is_said_too(synthetic, test_images, data_root: Path, tmp_path: Path) -> None:
+    file, val = tmp_path / "found.json", tmp_path / "val.json"
+    file.write_text(json.dumps(results(synthetic, test_images)))
+    val.write_text(json.dumps(results(synthetic, load_split("synthetic_small", SPLIT, 0).val[:1])))
+    arguments = ("--detections", file, "--dataset", "synthetic_small", "--validation", val)
+    done = call("evaluate", *arguments, "--data-root", data_root)
+    assert done.returncode == 0, done.stderr
+    assert "validation: without any row: " in " ".join(done.stdout.split())

@@ -53,6 +53,7 @@ def test_the_full_tier_is_the_protocol_of_the_paper() -> None:
         (("epochs: 1", "epochs: none"), "epochs"),
         (("reference: canet", "reference: yolov8n"), "reference"),
         (("title: x", "title: [x"), "not YAML"),
+        (("image_size: native", "image_size: 16"), "greater than or equal to 32"),
         (("folds: [0]", "folds: [0]\n    tile: {neu_det: {size: 100, overlap: 20}}"), "neu_det"),
         (("folds: [0]", "folds: [0]\n    tile: {synthetic_small: {size: 100, overlap: 90}}"), "overlap 90"),
         (("schedule: constant", "schedule: constant, augment: [flips, copy_past]"), "copy_paste"),
@@ -65,6 +66,13 @@ def test_a_wrong_suite_names_the_field(change: tuple[str, str], field: str) -> N
         suites.parse(MINIMAL.replace(*change), "x.yaml")
     assert "x.yaml" in str(error.value)
     assert field in str(error.value)
+
+
+def test_a_tier_of_folds_that_a_split_list_has_not_is_no_run_of_nothing() -> None:
+    suite = suites.parse(MINIMAL.replace("folds: [0]", "folds: [7]"), "x.yaml")
+    (tier,) = suite.tiers
+    with pytest.raises(RequestError, match="has folds 7, and synthetic_small-4fold-v2 0 to 3; choose with --fold"):
+        suite.cells(tier, datasets=["synthetic_small"])
 
 
 def test_narrowing() -> None:

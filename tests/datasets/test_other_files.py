@@ -290,6 +290,7 @@ READ: dict[str, tuple[Callable[[], Files], int, int]] = {
     ),
     "folders that are only called so": (lambda: vocs(6, "photographs/{}.png", "descriptions/{}.xml"), 6, 6),
     "the size as text": (lambda: coco(i_width="48", i_height=32.0), 6, 6),
+    "a width of hundreds of digits": (lambda: coco(i_width=10**400), 6, 6),
     "two data.yaml, each for its folder, in another order": (
         lambda: (
             yolo(3, "a/images/p{}.png", "a/labels/p{}.txt")
@@ -453,6 +454,26 @@ REFUSED: dict[str, tuple[Callable[[], Files], str, str]] = {
         "image 'images/q.png' is not in the source",
         "s:t.txt",
     ),
+    "a blank line among the classes": (
+        lambda: without(yolo(), "data.yaml") | {"classes.txt": b"dent\n\nscratch\n"},
+        "line 2 is blank, and classes are numbered by their lines",
+        "s:classes.txt",
+    ),
+    "no label at all": (
+        lambda: {"data.yaml": YAML} | {f"images/p{i}.png": image(i) for i in range(6)},
+        "no box in 6 images",
+        "mine",
+    ),
+    "a corner of a polygon that is nowhere": (
+        lambda: yolo(line=b"0 0.1 0.1 nan 0.2 0.3 0.3 0.1 0.3\n"),
+        "bad_object",
+        "labels/p0.txt",
+    ),
+    "a deep image that was cut": (
+        lambda: yolo() | {f"images/p{i}.png": deep(i, 3)[:-20] for i in range(6)},
+        "corrupt_image",
+        "p0.png: a PNG that is cut or damaged",
+    ),
     "pose lines of another length": (
         lambda: yolo(line=LINE.strip() + b" 0.4 0.4\n") | {"data.yaml": b"kpt_shape: [2, 2]\nnames: [dent]\n"},
         "bad_object",
@@ -538,6 +559,33 @@ def test_twelve_bits_in_sixteen(tmp_path, channels):
     assert len(np.unique(np.asarray(Image.open(data.path("p1.png"))))) > 200
     assert np.asarray(Image.open(data.path("p0.png"))).max() in (63, 64)  # of the set's range, not its own
     assert any("6 x deep_image=fix" in line and "values 0 to 4095" in line for line in lines)
+
+
+def test_the_range_of_deep_images_is_of_those_in_the_set(tmp_path):
+    """A bright image that the set does not list, and that is left out, does not darken the others."""
+    files = {f"images/p{i}.png": deep(i, 1, 4096) for i in range(6)} | {"images/white.png": deep(7, 1)}
+    listed = {
+        "data.yaml": b"train: t.txt\nval: t.txt\nnames: [dent, scratch]\n",
+        "t.txt": b"".join(b"images/p%d.png\n" % i for i in range(6)),
+    }
+    source = write_folder(tmp_path / "s", yolo() | files | listed)
+    data = own.prepare("mine", tmp_path / "data", source, policy={"deep_image": "fix"})
+    assert len(data.images) == 6
+    assert np.asarray(Image.open(data.path(data.images[0]["file_name"]))).max() == 255
+
+
+def test_a_blank_line_among_the_classes_of_masks_is_refused(tmp_path):
+    files = {f"images/p{i}.png": image(i) for i in range(6)}
+    files |= {f"masks/p{i}.png": mask((18, 12, 12, 8)) for i in range(6)} | {"classes.txt": b"\ndent\n"}
+    with pytest.raises(DataError, match=r"classes\.txt: line 1 is blank"):
+        own.prepare("mine", tmp_path / "data", write_folder(tmp_path / "s", files), format="masks")
+
+
+def test_notes_that_name_no_class_by_a_text_are_none(tmp_path):
+    for k, wrong in enumerate(('{"id": 0, "name": 5}', '{"id": 0, "name": ["a"]}', '{"id": [], "name": "a"}')):
+        files = yolo() | {"notes.json": f'{{"categories": [{wrong}]}}'.encode()}
+        data = own.prepare(f"mine{k}", tmp_path / "data", write_folder(tmp_path / f"s{k}", files))
+        assert data.classes == ("dent", "scratch")
 
 
 def test_several_boxes_in_one_object(tmp_path):

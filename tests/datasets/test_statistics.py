@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,14 @@ def test_classes_together(synthetic):
     images = frame.groupby("class")["image"].agg(set)
     assert both.loc["pit", "crack"] == len(images["pit"] & images["crack"])
     assert both.loc["pit", "pit"] == len(images["pit"])
+
+
+def test_names_of_classes_are_no_formulas(synthetic, tmp_path):
+    odd = ("100% $x_$", r"\frac{", "$", "a_b")
+    names = dict(zip(synthetic.classes, odd, strict=False))
+    frame = statistics.boxes(synthetic).replace({"class": names})
+    statistics.draw(replace(synthetic, classes=tuple(names.values())), frame, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -53,6 +53,19 @@ def images_of(source: Source) -> list[str]:
     return [name for name in source.names() if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
+def listed_classes(source: Source, name: str) -> list[str]:
+    """The classes of a file with one in each line. DataError where one before the last is blank: it has a number."""
+    lines = [line.strip() for line in source.read(name).decode("utf-8-sig", errors="replace").splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise DataError(
+            f"{source.where(name)}: line {lines.index('') + 1} is blank, and classes are numbered by their lines; name "
+            "the class or remove the line"
+        )
+    return lines
+
+
 def load_json(source: Source, name: str) -> Any:
     try:
         return json.loads(source.read(name))

@@ -255,7 +255,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     """Width and height as stated, whatever type they have; None where they are not, or as 0."""
     try:
         width, height = (float(image[side]) for side in ("width", "height"))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     if not (math.isfinite(width) and math.isfinite(height)) or width <= 0 or height <= 0:
         return None

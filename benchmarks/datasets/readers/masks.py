@@ -11,7 +11,18 @@ import numpy as np
 
 from benchmarks.datasets import masks
 from benchmarks.datasets.images import shades, values
-from benchmarks.datasets.readers.base import PARTS, Content, Names, Pairing, Problem, Tell, folders, images_of, key
+from benchmarks.datasets.readers.base import (
+    PARTS,
+    Content,
+    Names,
+    Pairing,
+    Problem,
+    Tell,
+    folders,
+    images_of,
+    key,
+    listed_classes,
+)
 from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
@@ -159,8 +170,7 @@ def _listed(source: Source) -> tuple[str, ...]:
     files = [name for name in source.names() if key(posixpath.basename(name)) == "classes.txt"]
     if not files:
         return ()
-    lines = source.read(files[0]).decode("utf-8-sig", errors="replace").splitlines()
-    classes = tuple(line.strip() for line in lines if line.strip())
+    classes = tuple(listed_classes(source, files[0]))
     if not classes or len(set(classes)) != len(classes):
         raise DataError(f"{source.where(files[0])}: it is empty or repeats a class; correct the file")
     if key(classes[0]) in _GROUND:  # lists that count from 0 have it: each class would be taken for the one before it

@@ -6,6 +6,7 @@ data.yaml it is the box and then keypoints. By the format's own rule an image wi
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,17 @@ from pathlib import PurePosixPath
 
 import yaml
 
-from benchmarks.datasets.readers.base import PARTS, Content, Names, Problem, Tell, images_of, key, load_json
+from benchmarks.datasets.readers.base import (
+    PARTS,
+    Content,
+    Names,
+    Problem,
+    Tell,
+    images_of,
+    key,
+    listed_classes,
+    load_json,
+)
 from benchmarks.datasets.sources import Box, RawSample, Source
 from benchmarks.errors import DataError
 
@@ -83,15 +94,15 @@ def _statements(source: Source) -> list[Statement]:
     found = [_from_yaml(source, name) for name in _yamls(source)]
     for name in source.names():
         if _is_list(name):
-            lines = source.read(name).decode("utf-8-sig", errors="replace").splitlines()
-            listed = [line.strip() for line in lines if line.strip()]
+            listed = listed_classes(source, name)
             found.append(Statement(name, dict(enumerate(_unique(listed, source.where(name))))))
         elif key(posixpath.basename(name)) == _NOTES:
             content = load_json(source, name)
             categories = content.get("categories") if isinstance(content, dict) else None
             if isinstance(categories, list) and all(isinstance(c, dict) for c in categories):
-                named = {c.get("id"): c.get("name") for c in categories}
-                found.append(Statement(name, {i: n for i, n in named.items() if isinstance(i, int) and n}))
+                named = [(c.get("id"), c.get("name")) for c in categories]
+                known = {i: n for i, n in named if isinstance(i, int) and isinstance(n, str) and n}
+                found.append(Statement(name, known))
     return found
 
 
@@ -340,8 +351,8 @@ def _boxes(
             continue
         try:
             index, values = float(fields[0]), [float(f) for f in fields[1:]]
-            if not index.is_integer():
-                raise ValueError("no class")
+            if not index.is_integer() or (len(values) != 4 and not all(map(math.isfinite, values))):
+                raise ValueError("no class, or a polygon with a corner that is nowhere")
         except ValueError:
             problems.append(("bad_object", where, f"line {number} is not a class and numbers: {line[:60]!r}"))
             continue
