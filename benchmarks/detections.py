@@ -334,8 +334,8 @@ class _Images:
         for text in texts:
             if len(same := sorted(self._bases.get(text, []))) > 1:
                 raise DataError(
-                    f"{path} may mean {same[0]} or {same[1]} by {text!r}, since it names no folder; write file_name as "
-                    f"in {self._data.root / 'annotations.json'}"
+                    f"{path} may mean {same[0]} or {same[1]} by {text!r}, since it names no folder; write the folder "
+                    f"before each name ('./{text}' for none)"
                 )
 
     def of(self, entry: dict[str, Any], where: str) -> str:

@@ -517,11 +517,8 @@ class Spreads:
 
     @staticmethod
     def _tier(run: RunRecord) -> str:
-        """All of a cell but the model, the variant, the fold and the seed, and what trained it; of the model its
-        family.
-        """
-        rest = run.cell.model_dump(mode="json", exclude={"model", "variant", "fold", "seed"})
-        return digest_of([models.get(run.cell.model).family, rest, budget.made_alike(run)])
+        """The family of a model, and what trainings of one recipe and length by one version of the code share."""
+        return digest_of([models.get(run.cell.model).family, run.cell.recipe.epochs, budget.made_alike(run)])
 
     def of(self, name: str, row: list[RunRecord]) -> Training | None:
         """The variance of a metric between trainings of models like that of a row, from other runs than its own."""

@@ -649,8 +649,12 @@ def test_a_bare_name_that_images_of_two_folders_have_is_refused(tmp_path: Path) 
     file.write_text(json.dumps(rows))
     with pytest.raises(DataError, match=r"may mean a\.png or sub/a\.png by 'a\.png'"):
         read(file, data, order)
-    file.write_text(json.dumps([{**row, "image_id": named[row["image_id"]]} for row in perfect(content)]))
-    assert read(file, data, order).detections.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    for root in ("", "./"):
+        states = {k: name if "/" in name else root + name for k, name in named.items()}
+        file.write_text(json.dumps([{**row, "image_id": states[row["image_id"]]} for row in perfect(content)]))
+        assert read(file, data, order).detections.boxes[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    file.write_text(json.dumps([{**perfect(content)[0], "image_id": "./a.png"}]))
+    assert read(file, data, order).detections.boxes[:, 0].tolist() == [2], "where no other row states a folder"
 
 
 def test_of_yolo_files_the_classes_numbers_are_told_and_ids_refused(tmp_path: Path) -> None:
